@@ -57,8 +57,9 @@ lacks() {
     result "$1" $? "$work/said"
 }
 
-cargo build --quiet --locked --package quarry-deploy-check || exit 1
-check=${CARGO_TARGET_DIR:-../target}/debug/quarry-deploy-check
+# QUARRY_PROGRAMS: a folder with the programs of this workspace, if they are built already.
+[ -n "${QUARRY_PROGRAMS:-}" ] || cargo build --quiet --locked --package quarry-deploy-check || exit 1
+check=${QUARRY_PROGRAMS:-${CARGO_TARGET_DIR:-../target}/debug}/quarry-deploy-check
 ./helm.sh version >/dev/null || exit 1
 
 ./helm.sh lint --strict --quiet chart >"$work/said" 2>&1

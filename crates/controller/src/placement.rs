@@ -12,9 +12,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use quarry_proto::csi::v1 as csi;
-use quarry_volume::{
-    Agent, COPY, ContentSource, Error, FencingToken, NameLookup, Reason, Result, SizeRange, Volume, VolumeSpec,
-};
+use quarry_volume::{COPY, ContentSource, Error, FencingToken, NameLookup, Reason, Result, Volume, VolumeSpec};
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
@@ -281,10 +279,6 @@ async fn create(
     };
     // The caller did not name the node: the scheduler or this controller selected it. So the error names it.
     let named = |error: Error| error.context(format_args!("node {node}"));
-    let spec = match &source {
-        Some(source) if spec.size.required == 0 => sized_as(&*agent, spec, source, until).await.map_err(named)?,
-        _ => spec,
-    };
     let (volume, change) = agent.create(spec, token, left(until)).await.map_err(named)?;
     member.reply(&instance, change);
     match source {
@@ -294,33 +288,6 @@ async fn create(
             volume.id
         ))),
         _ => Ok(volume),
-    }
-}
-
-/// The request, with the size of the source as the minimum. Unchanged if the source does not exist: the volume may
-/// have been filled from it before.
-///
-/// # Errors
-/// `SizeOutOfRange` if the request permits no volume of that size; `Unavailable` if the size cannot be read now.
-async fn sized_as(agent: &dyn Agent, spec: VolumeSpec, source: &ContentSource, until: Instant) -> Result<VolumeSpec> {
-    let size = match source {
-        ContentSource::Snapshot(id) => agent.get_snapshot(id, left(until)).await.map(|snapshot| snapshot.size),
-        ContentSource::Volume(id) => agent.get(id, left(until)).await.map(|volume| volume.size),
-    };
-    let required = match size {
-        Ok(size) => size,
-        Err(error) if error.reason == Reason::NotFound => return Ok(spec),
-        Err(error) => return Err(error),
-    };
-    match spec.size.limit {
-        Some(limit) if limit < required => Err(Error::new(
-            Reason::SizeOutOfRange,
-            format!(
-                "volume {:?} may have at most {limit} bytes, and {source}, from which it is to be filled, has {required}",
-                spec.name
-            ),
-        )),
-        _ => Ok(VolumeSpec { size: SizeRange { required, ..spec.size }, ..spec }),
     }
 }
 

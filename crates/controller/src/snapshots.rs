@@ -110,8 +110,8 @@ impl Cluster {
     ///
     /// # Errors
     /// `Unavailable` until the nodes are listed, and until the only node that could have the snapshots has reported
-    /// them. Also if that node is too old to report any.
-    pub(crate) fn snapshots(
+    /// them, unless it is gone for good. Also if that node is too old to report any.
+    pub(crate) async fn snapshots(
         &self,
         only: &Only,
         after: Option<&SnapshotId>,
@@ -119,6 +119,15 @@ impl Cluster {
     ) -> Result<(Vec<Snapshot>, bool)> {
         if !self.synced() {
             return Err(Error::unavailable("the controller has not listed the nodes yet: retry"));
+        }
+        if let Some(node) = only.node().filter(|node| self.member(node).is_none()) {
+            return match self.inner.nodes.fate(node).await {
+                Fate::Gone => Ok((Vec::new(), false)),
+                _ => Err(Error::unavailable(format!(
+                    "node {node} has no plugin pod, so that its snapshots are not known: check that the DaemonSet runs \
+                     there, then retry"
+                ))),
+            };
         }
         let mut page = Vec::new();
         for member in self.members() {

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use quarry_volume::{Extents, Largest, Layout, Placement, Space, show_size};
 
+use crate::PvUuid;
 use crate::types::{LogicalVolume, PhysicalVolume, VolumeGroup};
 
 /// Unused space after a physical volume is reported from this size on, in bytes. Less may be alignment, or a
@@ -45,9 +46,16 @@ pub fn largest(group: &VolumeGroup, layout: &Layout, reserve: u64) -> Largest {
 ///
 /// striped and raid1 use those with the most free extents. linear uses the one with the fewest that is large
 /// enough: a volume on a single disk depends on that disk only, and large free areas are kept. If none is
-/// large enough, it uses all of them.
+/// large enough, it uses all of them. A linear copy of another volume (`copy_of`) goes to another disk than that one if it
+/// can: the snapshot that it is copied from needs the free extents of those disks.
 #[must_use]
-pub fn choose(group: &VolumeGroup, layout: &Layout, extents: Extents, reserve: u64) -> Option<Vec<PathBuf>> {
+pub fn choose(
+    group: &VolumeGroup,
+    layout: &Layout,
+    extents: Extents,
+    reserve: u64,
+    copy_of: Option<&LogicalVolume>,
+) -> Option<Vec<PathBuf>> {
     let most = largest(group, layout, reserve).extents;
     if extents == Extents::NONE || extents > most || !extents.0.is_multiple_of(u64::from(layout.stripes()).max(1)) {
         return None;
@@ -55,8 +63,15 @@ pub fn choose(group: &VolumeGroup, layout: &Layout, extents: Extents, reserve: u
     let volumes = usable(group);
     let chosen: Vec<&PhysicalVolume> = match layout {
         Layout::Linear => {
+            let of_source = |pv: &PvUuid| {
+                copy_of.is_some_and(|source| {
+                    let images = group.images_of(&source.name);
+                    source.physical_volumes.contains(pv)
+                        || images.iter().any(|image| image.physical_volumes.contains(pv))
+                })
+            };
             let holding = volumes.iter().filter(|volume| volume.free_extents >= extents);
-            match holding.min_by_key(|volume| volume.free_extents) {
+            match holding.min_by_key(|volume| (of_source(&volume.uuid), volume.free_extents)) {
                 Some(one) => vec![one],
                 None => volumes.into_iter().filter(|volume| volume.free_extents > Extents::NONE).collect(),
             }

@@ -45,7 +45,7 @@ fn extents(group: &VolumeGroup, layout: Layout, reserve: u64) -> u64 {
 }
 
 fn choose(group: &VolumeGroup, layout: &Layout, extents: u64, reserve: u64) -> Option<Vec<PathBuf>> {
-    quarry_lvm::capacity::choose(group, layout, Extents(extents), reserve)
+    quarry_lvm::capacity::choose(group, layout, Extents(extents), reserve, None)
 }
 
 fn devices(names: &[&str]) -> Option<Vec<PathBuf>> {
@@ -95,6 +95,28 @@ fn disks_are_chosen() {
     assert_eq!(choose(&group, &RAID1, 69, 0), devices(&["/dev/sda", "/dev/sdb"]));
     assert_eq!(choose(&group, &RAID1, 70, 0), None);
     assert_eq!(choose(&group, &Layout::Linear, 205, 6 * EXTENT), None);
+}
+
+#[test]
+fn a_linear_clone_leaves_the_disk_of_its_source_to_the_snapshot() {
+    let mut group = group(&[100, 70, 40]);
+    let source = LogicalVolume {
+        name: "source".to_owned(),
+        physical_volumes: [group.physical_volumes[2].uuid].into(),
+        ..LogicalVolume::default()
+    };
+    group.logical_volumes.push(source.clone());
+    let clone = |extents| {
+        quarry_lvm::capacity::choose(&group, &Layout::Linear, Extents(extents), 0, Some(&source)).expect("it fits")
+    };
+    assert_eq!(clone(30), [PathBuf::from("/dev/sdb")]);
+    assert_eq!(clone(71), [PathBuf::from("/dev/sda")]);
+    // There is no other disk.
+    for pv in &mut group.physical_volumes[..2] {
+        pv.free_extents = Extents(10);
+    }
+    let chosen = quarry_lvm::capacity::choose(&group, &Layout::Linear, Extents(30), 0, Some(&source));
+    assert_eq!(chosen, devices(&["/dev/sdc"]));
 }
 
 #[test]

@@ -30,7 +30,7 @@ impl Agent for Host {
         let key = safe_name(&spec.name);
         let name = spec.name.clone();
         self.tasks()
-            .run(&key, CREATE, wait, |handle| async move {
+            .run_long(&key, CREATE, wait, |handle| async move {
                 // The task holds the name now.
                 if let Some(token) = &token {
                     host.check_token(token)?;
@@ -85,7 +85,12 @@ impl Agent for Host {
         let (host, wanted) = (self.clone(), id.clone());
         self.tasks().require_none(&id.volume, &[CREATE, DELETE])?;
         self.tasks()
-            .run(&new_space(id), EXPAND, wait, |handle| async move { host.expand_now(&wanted, size, handle).await })
+            .run_long(
+                &new_space(id),
+                EXPAND,
+                wait,
+                |handle| async move { host.expand_now(&wanted, size, handle).await },
+            )
             .await
             .map_err(|error| error.context(format_args!("expanding volume {id}")))
     }
@@ -104,7 +109,9 @@ impl Agent for Host {
 
     async fn watch(&self) -> Result<UpdateStream> {
         // A controller connects soon after a start.
-        self.clean_up_after_copies_later();
+        if self.is_first_watch() {
+            self.clean_up_after_copies_later();
+        }
         Ok(self.publisher().listen())
     }
 }
@@ -115,11 +122,11 @@ pub(crate) const CREATE: &str = "create";
 pub(crate) const DELETE: &str = "delete";
 
 /// The task that expands a volume.
-const EXPAND: &str = "expand";
+pub(crate) const EXPAND: &str = "expand";
 
 /// What an expansion works on, as the name of its task. Zeroing the new space can take long, and must not keep the
 /// volume from being unpublished. So this is not the volume itself; the pool serializes the rest.
-fn new_space(id: &VolumeId) -> String {
+pub(crate) fn new_space(id: &VolumeId) -> String {
     format!("{} (new space)", id.volume)
 }
 

@@ -1,4 +1,4 @@
-//! The copies that are running on this host, in memory: for the metrics, for the reported state, and to keep their
+//! The copies that are running on this host, in memory: for the metrics, for the reported state, and to protect their
 //! sources.
 
 use std::collections::BTreeMap;
@@ -6,14 +6,28 @@ use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Snapshot, Volume};
+use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Reason, Result, Snapshot, SnapshotCondition, Volume};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::copy::{Meter, Rate};
+use crate::tasks::Handle;
+
+/// How many copies transfer bytes at the same time. Each has threads and buffers of its own, and more of them would only
+/// compete for the disks.
+const AT_ONCE: usize = 2;
 
 /// The copies that are running. Cheap to clone; all clones are the same list.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Copies {
     inner: Arc<Mutex<Inner>>,
+    /// Those that may transfer bytes now.
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Copies {
+    fn default() -> Self {
+        Self { inner: Arc::default(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
 }
 
 #[derive(Default)]
@@ -23,8 +37,9 @@ struct Inner {
     copied: u64,
     /// The limits of speed, by the name of the pool.
     rates: BTreeMap<String, Rate>,
-    /// Why the last attempt to copy a snapshot failed, by the name of the snapshot.
-    failures: BTreeMap<String, Failure>,
+    /// Why the last attempt to make a full copy failed, by the name of the snapshot. It is shown as its problem until a
+    /// later attempt completes it; a caller gets the error from [`crate::Tasks::run_long`], once.
+    failures: BTreeMap<String, Error>,
 }
 
 /// What a copy fills, by its name in its pool.
@@ -43,18 +58,14 @@ pub(crate) struct Copy {
     pub(crate) source: ContentSource,
     /// The pool of what is being filled.
     pub(crate) pool: String,
+    /// The size of that, in bytes.
+    size: u64,
+    /// Whether the source must not be used while it is copied: it is a volume whose pool cannot take snapshots.
+    offline: bool,
     /// How much an earlier call copied.
-    pub(crate) start: Gib,
-    /// How far it is.
-    pub(crate) meter: Meter,
-}
-
-/// Why a snapshot could not be copied.
-#[derive(Clone, Debug)]
-struct Failure {
-    error: Error,
-    /// Whether a caller got this error.
-    is_told: bool,
+    start: Gib,
+    /// How far it is. Empty until the source and what is being filled are open.
+    meter: Meter,
 }
 
 /// A copy in the list, until this is dropped.
@@ -86,23 +97,25 @@ impl Copy {
         self.meter.measured().done.saturating_sub(self.start.bytes())
     }
 
-    /// How many bytes are left.
+    /// How many bytes are left; before it begins, at most.
     pub(crate) fn left(&self) -> u64 {
         let measured = self.meter.measured();
-        measured.total.saturating_sub(measured.done)
-    }
-
-    /// How far it is, once it has begun.
-    fn progress(&self) -> Option<CopyProgress> {
-        let measured = self.meter.measured();
-        (measured.total > 0).then_some(CopyProgress { copied: measured.done, total: measured.total })
+        if measured.total == 0 { self.size } else { measured.total.saturating_sub(measured.done) }
     }
 }
 
 impl Inner {
-    /// How far the running copy is that fills this in that pool.
-    fn progress(&self, target: &CopyTarget, pool: &str) -> Option<CopyProgress> {
-        self.running.get(target).filter(|copy| copy.pool == pool).and_then(Copy::progress)
+    fn is_running(&self, target: &CopyTarget, pool: &str) -> bool {
+        self.running.get(target).is_some_and(|copy| copy.pool == pool)
+    }
+
+    /// Shows how far the running copy is that fills this in that pool, with `size` bytes.
+    fn show(&self, target: &CopyTarget, pool: &str, size: u64, shown: &mut Option<CopyProgress>) {
+        let copy = self.running.get(target).filter(|copy| copy.pool == pool);
+        let measured = copy.map(|copy| copy.meter.measured()).filter(|measured| measured.total > 0);
+        if let (Some(measured), Some(progress)) = (measured, shown) {
+            *progress = CopyProgress { copied: measured.done, total: size };
+        }
     }
 }
 
@@ -119,8 +132,10 @@ impl Copies {
         limited.map(|(_, rate)| rate.clone()).collect()
     }
 
-    /// Adds a copy to the list.
-    pub(crate) fn begin(&self, target: CopyTarget, copy: Copy) -> Running {
+    /// Adds the copy from `source` into `target`, which has `size` bytes in that pool, to the list.
+    pub(crate) fn begin(&self, target: CopyTarget, pool: &str, size: u64, source: &ContentSource) -> Running {
+        let (source, pool) = (source.clone(), pool.to_owned());
+        let copy = Copy { source, pool, size, offline: false, start: Gib::NONE, meter: Meter::default() };
         self.inner.lock().running.insert(target.clone(), copy);
         Running { copies: self.clone(), target }
     }
@@ -133,9 +148,9 @@ impl Copies {
     /// Shows how far the running copies into these volumes of that pool are.
     pub(crate) fn show(&self, pool: &str, volumes: &mut [Volume]) {
         let inner = self.inner.lock();
-        for volume in volumes.iter_mut().filter(|volume| volume.copying.is_some()) {
-            let progress = inner.progress(&CopyTarget::Volume(volume.id.volume.clone()), pool);
-            volume.copying = progress.or(volume.copying);
+        for volume in volumes.iter_mut().filter(|_| !inner.running.is_empty()) {
+            let target = CopyTarget::Volume(volume.id.volume.clone());
+            inner.show(&target, pool, volume.size, &mut volume.copying);
         }
     }
 
@@ -143,34 +158,26 @@ impl Copies {
     pub(crate) fn show_snapshots(&self, pool: &str, snapshots: &mut [Snapshot]) {
         let inner = self.inner.lock();
         for snapshot in snapshots.iter_mut().filter(|snapshot| snapshot.copying.is_some()) {
-            let name = &snapshot.id.snapshot;
-            let progress = inner.progress(&CopyTarget::Snapshot(name.clone()), pool);
-            snapshot.copying = progress.or(snapshot.copying);
-            if let (None, Some(failure), true) = (progress, inner.failures.get(name), snapshot.problem.is_empty()) {
-                snapshot.problem = format!("it is not copied completely, and a retry continues: {}", failure.error);
-                snapshot.condition = quarry_volume::SnapshotCondition::Other;
+            let target = CopyTarget::Snapshot(snapshot.id.snapshot.clone());
+            inner.show(&target, pool, snapshot.size, &mut snapshot.copying);
+            if let Some(error) = inner.failures.get(&snapshot.id.snapshot).filter(|_| !inner.is_running(&target, pool))
+            {
+                snapshot.problem = format!("it is not copied completely, and a retry continues: {error}");
+                snapshot.condition = SnapshotCondition::Other;
             }
         }
     }
 
-    /// Stores why a snapshot could not be copied; `None`: it was, or is not needed any more.
+    /// Stores why the last attempt to complete a snapshot failed; `None`: it is complete, or not needed any more.
     pub(crate) fn set_failure(&self, snapshot: &str, error: Option<Error>) {
         let mut inner = self.inner.lock();
         match error {
-            Some(error) => inner.failures.insert(snapshot.to_owned(), Failure { error, is_told: false }),
+            Some(error) => inner.failures.insert(snapshot.to_owned(), error),
             None => inner.failures.remove(snapshot),
         };
     }
 
-    /// Why a snapshot could not be copied, if no caller got that error yet.
-    pub(crate) fn tell_failure(&self, snapshot: &str) -> Option<Error> {
-        let mut inner = self.inner.lock();
-        let failure = inner.failures.get_mut(snapshot).filter(|failure| !failure.is_told)?;
-        failure.is_told = true;
-        Some(failure.error.clone())
-    }
-
-    /// Whether copies fill any volume of that pool now.
+    /// Whether copies fill anything in that pool now.
     pub(crate) fn fill_pool(&self, pool: &str) -> bool {
         self.inner.lock().running.values().any(|copy| copy.pool == pool)
     }
@@ -186,6 +193,52 @@ impl Copies {
         let inner = self.inner.lock();
         inner.running.iter().find(|(_, copy)| copy.source == *source).map(|(target, _)| target.clone())
     }
+
+    /// The same, if this source must not be used until that is done.
+    pub(crate) fn offline_of(&self, source: &ContentSource) -> Option<CopyTarget> {
+        let inner = self.inner.lock();
+        let mut offline = inner.running.iter().filter(|(_, copy)| copy.offline && copy.source == *source);
+        offline.next().map(|(target, _)| target.clone())
+    }
+}
+
+impl Running {
+    /// Waits until this copy may transfer bytes: as long as the result lives. The first to ask is the first to get it.
+    ///
+    /// # Errors
+    /// `UnderWay` if the task was asked to stop.
+    pub(crate) async fn wait_for_turn(&self, handle: &Handle) -> Result<OwnedSemaphorePermit> {
+        if let Ok(turn) = Arc::clone(&self.copies.turns).try_acquire_owned() {
+            return Ok(turn);
+        }
+        handle.progress(format!("waits for {AT_ONCE} other copies"));
+        let turn = tokio::select! {
+            turn = Arc::clone(&self.copies.turns).acquire_owned() => turn.ok(),
+            () = handle.cancel.cancelled() => None,
+        };
+        handle.progress(String::new());
+        turn.ok_or_else(|| {
+            Error::new(Reason::UnderWay, "it was stopped while it waited for other copies; a retry continues it")
+        })
+    }
+
+    /// From now on, the source must not be used until the copy ends.
+    pub(crate) fn set_offline(&self) {
+        self.change(|copy| copy.offline = true);
+    }
+
+    /// The meter of this copy, which begins after what an earlier call copied.
+    pub(crate) fn meter(&self, start: Gib) -> Meter {
+        let meter = Meter::default();
+        self.change(|copy| (copy.start, copy.meter) = (start, meter.clone()));
+        meter
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Copy)) {
+        if let Some(copy) = self.copies.inner.lock().running.get_mut(&self.target) {
+            change(copy);
+        }
+    }
 }
 
 impl Drop for Running {
@@ -193,5 +246,65 @@ impl Drop for Running {
         let mut inner = self.copies.inner.lock();
         let copied = inner.running.remove(&self.target).map_or(0, |copy| copy.copied());
         inner.copied = inner.copied.saturating_add(copied);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quarry_volume::{SnapshotId, VolumeId};
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn progress(copied: u64) -> Option<CopyProgress> {
+        Some(CopyProgress { copied, total: 40 * MIB })
+    }
+
+    #[test]
+    fn the_progress_is_the_share_of_the_volume_that_is_filled() {
+        let source: ContentSource = "s1:aaaaaaaaaa:n:s".parse().unwrap();
+        let (copies, target) = (Copies::default(), CopyTarget::Volume("v".to_owned()));
+        let running = copies.begin(target.clone(), "p", 40 * MIB, &source);
+        let shown = || {
+            let id: VolumeId = "v1:aaaaaaaaaa:n:v".parse().unwrap();
+            let mut volumes = [Volume { size: 40 * MIB, copying: progress(0), ..Volume::new(id) }];
+            copies.show("p", &mut volumes);
+            volumes[0].copying
+        };
+        assert_eq!(copies.of(&source), Some(target.clone()));
+        assert_eq!((shown(), copies.list()[&target].left()), (progress(0), 40 * MIB), "it has not begun");
+        let meter = running.meter(Gib::NONE);
+        // The source is smaller.
+        meter.begin(0, 10 * MIB);
+        meter.reach(4 * MIB);
+        assert_eq!((shown(), copies.list()[&target].left()), (progress(4 * MIB), 6 * MIB));
+        assert_eq!(copies.copied(), 4 * MIB);
+        drop(running);
+        assert_eq!((shown(), copies.of(&source), copies.copied()), (progress(0), None, 4 * MIB));
+    }
+
+    #[test]
+    fn a_failure_is_shown_until_a_later_attempt_begins() {
+        let source: ContentSource = "v1:aaaaaaaaaa:n:v".parse().unwrap();
+        let copies = Copies::default();
+        let shown = |pool| {
+            let id: SnapshotId = "s1:aaaaaaaaaa:n:s".parse().unwrap();
+            let source = "v1:aaaaaaaaaa:n:v".parse().unwrap();
+            let mut snapshots = [Snapshot { size: 40 * MIB, copying: progress(MIB), ..Snapshot::new(id, source) }];
+            copies.show_snapshots(pool, &mut snapshots);
+            let [Snapshot { copying, problem, condition, .. }] = snapshots;
+            assert_eq!(problem.is_empty(), condition == SnapshotCondition::Healthy);
+            (copying, problem.contains("bad sector"))
+        };
+        copies.set_failure("s", Some(Error::host("bad sector")));
+        assert_eq!(shown("p"), (progress(MIB), true));
+        let running = copies.begin(CopyTarget::Snapshot("s".to_owned()), "p", 40 * MIB, &source);
+        assert_eq!((shown("p"), shown("q")), ((progress(MIB), false), (progress(MIB), true)));
+        running.meter(Gib::NONE).begin(2 * MIB, 40 * MIB);
+        assert_eq!(shown("p"), (progress(2 * MIB), false));
+        drop(running);
+        copies.set_failure("s", None);
+        assert_eq!(shown("p"), (progress(MIB), false));
     }
 }

@@ -45,7 +45,7 @@ impl Host {
         let (pool, volume, fresh) = match found {
             Some(Located { pool, volume }) => {
                 compatible(spec, requested.name(), pool.name(), &volume)?;
-                let (volume, fresh) = resume(&pool, volume, spec).await?;
+                let (volume, fresh) = self.resume(&pool, volume, spec).await?;
                 (pool, volume, fresh)
             }
             None => (Arc::clone(requested), self.create_in_pool(requested, spec).await?, true),
@@ -62,6 +62,7 @@ impl Host {
 
     async fn create_in_pool(&self, pool: &Arc<dyn Pool>, spec: &VolumeSpec) -> Result<PoolVolume> {
         pool.supports(spec)?;
+        let spec = &self.sized(spec).await?;
         let size = pool.size_of(spec).await?;
         if let Some(kind) = spec.filesystem
             && size < filesystem::minimum_size(kind)
@@ -89,7 +90,8 @@ impl Host {
     /// Handles a failed preparation of a created volume and returns the error for the caller. If this call created the
     /// volume and a retry would fail too (the host or its disk failed, or the pool has no space for the updated record),
     /// or if its source can no longer be used, the volume is removed and the error is final. Otherwise the volume stays
-    /// and the caller must retry; until it is prepared or removed, the volume shows the problem.
+    /// and the caller must retry; until it is prepared or removed, the volume shows the problem. A volume that is being
+    /// filled stays also if the host failed: what was copied is not copied again.
     async fn clean_up_unprepared(
         &self,
         pool: &Arc<dyn Pool>,
@@ -98,7 +100,8 @@ impl Host {
         failure: Failure,
     ) -> Error {
         let Failure { mut error, useless } = failure;
-        if useless || fresh && matches!(error.reason, Reason::Host | Reason::NoSpace) {
+        let is_filled = volume.record().is_ok_and(|record| record.source.is_some());
+        if useless || fresh && !is_filled && matches!(error.reason, Reason::Host | Reason::NoSpace) {
             match self.remove_unprepared(pool, &volume.name).await {
                 Ok(()) => {
                     error.message.push_str("; the partly created volume was removed");
@@ -122,23 +125,23 @@ impl Host {
         pool.remove(&volume).await
     }
 
+    /// Resumes the creation of a volume that an earlier call created. The flag is true if the volume had to be
+    /// created again.
+    async fn resume(&self, pool: &Arc<dyn Pool>, volume: PoolVolume, spec: &VolumeSpec) -> Result<(PoolVolume, bool)> {
+        match &volume.health {
+            Health::Incomplete(why) if volume.record()?.state == State::New => {
+                tracing::warn!(volume = volume.name, why, "creating the volume again: its creation was interrupted");
+                pool.remove(&volume).await.map_err(Error::not_final)?;
+                Ok((pool.create(&self.sized(spec).await?).await?, true))
+            }
+            // It exists, and may be complete again when its disk is back.
+            Health::Incomplete(why) | Health::Lost(why) => Err(Error::unavailable(why.clone())),
+            Health::Whole | Health::Degraded(_) => Ok((volume, false)),
+        }
+    }
+
     fn id_of(&self, volume: &PoolVolume) -> VolumeId {
         VolumeId { storage: volume.storage.clone(), node: self.node().to_owned(), volume: volume.name.clone() }
-    }
-}
-
-/// Resumes the creation of a volume that an earlier call created. The flag is true if the volume had to be
-/// created again.
-async fn resume(pool: &Arc<dyn Pool>, volume: PoolVolume, spec: &VolumeSpec) -> Result<(PoolVolume, bool)> {
-    match &volume.health {
-        Health::Incomplete(why) if volume.record()?.state == State::New => {
-            tracing::warn!(volume = volume.name, why, "creating the volume again: its creation was interrupted");
-            pool.remove(&volume).await.map_err(Error::not_final)?;
-            Ok((pool.create(spec).await?, true))
-        }
-        // It exists, and may be complete again when its disk is back.
-        Health::Incomplete(why) | Health::Lost(why) => Err(Error::unavailable(why.clone())),
-        Health::Whole | Health::Degraded(_) => Ok((volume, false)),
     }
 }
 

@@ -1,12 +1,17 @@
-//! Deactivates a volume after it was unstaged, so that nothing on the host (udev, a nested volume group, a
-//! shutdown) uses a device that no pod uses. No caller waits for this; if it fails, the volume stays active.
+//! Deactivates a volume after it was unstaged, or after a snapshot of it was removed, so that nothing on the host (udev,
+//! a nested volume group, a shutdown) uses a device that no pod uses. If this fails, the volume stays active.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quarry_volume::VolumeId;
 
-use crate::errors;
-use crate::host::Host;
+use crate::host::{Host, Located};
+use crate::{device, errors};
+
+/// How long a raw block volume may be staged before it is published: until then, nothing shows that it is in use.
+const UNPUBLISHED: Duration = Duration::from_secs(10 * 60);
+/// How long a caller waits for the deactivation of the source of a snapshot. It continues.
+const WAIT: Duration = Duration::from_secs(10);
 
 impl Host {
     /// Deactivates a volume in the background, unless it is staged again first. `unused_since`: when the
@@ -31,6 +36,24 @@ impl Host {
         };
         if let Err(error) = result {
             tracing::info!(volume = %id, %error, "cannot deactivate an unstaged volume; it stays active");
+        }
+    }
+
+    /// Deactivates a volume that nothing uses, after a snapshot of it was removed: taking or reading a snapshot activates
+    /// its source, and a pool does not deactivate a volume that has snapshots.
+    pub(crate) async fn deactivate_if_unused(&self, id: &VolumeId) {
+        let (host, wanted) = (self.clone(), id.clone());
+        let work = |_| async move {
+            let Some(since) = Instant::now().checked_sub(UNPUBLISHED) else { return Ok(()) };
+            let Some(Located { pool, volume }) = host.locate(&wanted).await? else { return Ok(()) };
+            let Some(device) = device::active(&pool, &volume)? else { return Ok(()) };
+            host.require_unused(&wanted, device).await?;
+            pool.deactivate(&volume, since).await
+        };
+        // Nothing stages or publishes it meanwhile.
+        match self.tasks().run(&id.volume, "deactivate", WAIT, work).await {
+            Ok(()) => {}
+            Err(error) => tracing::debug!(volume = %id, %error, "a source of a snapshot stays active"),
         }
     }
 }

@@ -22,8 +22,8 @@ pub(crate) fn mount(error: quarry_mount::Error) -> Error {
         // From mount(2), this means that the kernel does not have this filesystem.
         Mount::Syscall { source: Errno::ENODEV, .. } => Reason::Host,
         Mount::Syscall { source, .. } if is_device_failure(*source as i32) => Reason::Unavailable,
-        // The kernel read the superblock and refused to mount the filesystem.
-        Mount::Syscall { source: Errno::EUCLEAN, .. } => Reason::Precondition,
+        // The kernel read the filesystem and refused to mount it: it is damaged, or a checksum in it is wrong.
+        Mount::Syscall { source: Errno::EUCLEAN | Errno::EBADMSG, .. } => Reason::Precondition,
         Mount::Unverified { .. } | Mount::Syscall { .. } | Mount::Table(_) => Reason::Host,
     };
     match &error {

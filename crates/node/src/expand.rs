@@ -20,6 +20,7 @@ use crate::zero::{Progress, zero_all};
 
 impl Host {
     pub(crate) async fn expand_now(&self, id: &VolumeId, size: SizeRange, handle: Handle) -> Result<(Volume, Change)> {
+        self.require_no_offline_copy_of(id)?;
         let Located { pool, volume } = self.locate(id).await?.ok_or_else(|| Error::not_found("it does not exist"))?;
         match self.expand_in_pool(&pool, volume, size, &handle).await {
             Ok(volume) => {

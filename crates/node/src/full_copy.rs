@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 use quarry_pool::{Device, Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord, State};
 use quarry_volume::{ContentSource, CowSize, Error, Gib, Reason, Result};
 
-use crate::copies::{Copy, CopyTarget};
-use crate::copy::{Meter, Tail};
-use crate::fill::copy_simulated;
+use crate::copies::{CopyTarget, Running};
+use crate::copy::Tail;
+use crate::fill::{copy_simulated, require_snapshot_unchanged};
 use crate::host::Host;
 use crate::kernel::DeviceCopy;
-use crate::snapshot::LocatedSnapshot;
+use crate::snapshot::{LocatedSnapshot, describe_snapshot};
 use crate::tasks::Handle;
 use crate::zero::Progress;
 
@@ -56,13 +56,6 @@ fn is_copying(snapshot: &PoolSnapshot) -> bool {
     is_copy && record.state == State::New && snapshot.health == SnapshotHealth::Whole
 }
 
-/// Releases the device of a full copy, if nothing has activated it since. Nothing is done to another snapshot.
-pub(crate) async fn deactivate_copy(pool: &Arc<dyn Pool>, snapshot: &PoolSnapshot, unused_since: Instant) {
-    if let Err(error) = pool.deactivate_snapshot(snapshot, unused_since).await {
-        tracing::info!(snapshot = snapshot.name, %error, "cannot deactivate a full copy; it stays active");
-    }
-}
-
 impl Host {
     /// Begins the full copy of a volume, as the snapshot with that record. Nothing is copied yet.
     ///
@@ -77,10 +70,11 @@ impl Host {
     ) -> Result<PoolSnapshot> {
         // One that an interrupted call left has the contents of an earlier instant.
         self.remove_serving(pool, &record.id_name()).await.map_err(Error::not_final)?;
+        self.tasks().forget_failure(&copying(&record.id_name()));
         let serving = pool.take_snapshot(volume, &record.of_kind(SnapshotKind::ForCopy), cow_size).await?;
         quarry_fault::point(|| "snapshot:create copy:before".to_owned());
         match pool.create_copy(&serving.record.served_copy(), &serving).await {
-            Err(error) if error.reason.is_final() => Err(undo(pool, &[&serving], error).await),
+            Err(error) if error.reason.is_final() => Err(undone(error, self.remove_temporary(pool, &serving).await)),
             // It may exist, and then it needs the serving one.
             result => result,
         }
@@ -90,40 +84,44 @@ impl Host {
     /// snapshot as it is then. `is_fresh`: this call has created it.
     ///
     /// # Errors
-    /// Why the last attempt failed; each failure is returned once, and the next call continues. It is final only if
-    /// nothing is left.
+    /// Why the copy failed, now or after an earlier call; the next call continues it. It is final only if nothing is left.
+    /// A copy that can never be complete is no error: external-snapshotter does not delete a snapshot whose last call failed
+    /// with an error that is not final, and after a final one, it may assume that there is nothing to delete.
     pub(crate) async fn continue_copy(&self, located: LocatedSnapshot, is_fresh: bool) -> Result<LocatedSnapshot> {
-        let LocatedSnapshot { pool, snapshot } = located;
-        let is_copy = matches!(snapshot.record.kind, SnapshotKind::Copy { .. });
-        let is_unserved = || async { Ok::<_, Error>(serving(&pool, &snapshot.name).await?.is_none()) };
-        if !is_copy || !is_copying(&snapshot) && is_unserved().await? {
+        let LocatedSnapshot { pool, mut snapshot } = located;
+        if !matches!(snapshot.record.kind, SnapshotKind::Copy { .. }) {
             return Ok(LocatedSnapshot { pool, snapshot });
         }
         let name = snapshot.name.clone();
-        if let Some(error) = self.copies().tell_failure(&name) {
-            return Err(error.not_final());
-        }
-        let work = {
-            let (host, pool, name) = (self.clone(), Arc::clone(&pool), name.clone());
-            |handle: Handle| async move { host.copy_now(&pool, &name, &handle).await }
-        };
-        let ended = self.tasks().run(&copying(&name), COPY, COPY_WAIT, work).await;
-        if let Some(error) = self.copies().tell_failure(&name) {
-            if !is_fresh || !error.reason.is_final() {
-                return Err(error.not_final());
+        if snapshot.record.state == State::New || serving(&pool, &name).await?.is_some() {
+            let work = {
+                let (host, pool, name) = (self.clone(), Arc::clone(&pool), name.clone());
+                |handle: Handle| async move { host.copy_now(&pool, &name, &handle).await }
+            };
+            match self.tasks().run_long(&copying(&name), COPY, COPY_WAIT, work).await {
+                Ok(()) => {}
+                // It continues.
+                Err(error) if matches!(error.reason, Reason::UnderWay | Reason::TimedOut) => {}
+                Err(error) if is_fresh && error.reason.is_final() => return Err(self.undo(&pool, &name, error).await),
+                Err(error) => return Err(error.not_final()),
             }
-            // In this order: without the serving one, a copy would count as lost.
-            let left = [pool.snapshot(&name).await?, serving(&pool, &name).await?];
-            self.copies().set_failure(&name, None);
-            return Err(undo(&pool, &left.iter().flatten().collect::<Vec<_>>(), error).await);
+            let gone = || Error::unavailable("the snapshot was removed in the meantime; retry");
+            snapshot = pool.snapshot(&name).await?.ok_or_else(gone)?;
         }
-        match ended {
-            Err(error) if !matches!(error.reason, Reason::UnderWay | Reason::TimedOut) => return Err(error.not_final()),
-            _ => {}
-        }
-        let gone = || Error::unavailable("the snapshot was removed in the meantime; retry");
-        let snapshot = pool.snapshot(&name).await?.ok_or_else(gone)?;
         Ok(LocatedSnapshot { pool, snapshot })
+    }
+
+    /// Removes what this call has created of the copy with that name in the pool, because of that error.
+    async fn undo(&self, pool: &Arc<dyn Pool>, copy: &str, error: Error) -> Error {
+        let removed = async {
+            if let Some(copy) = pool.snapshot(copy).await? {
+                pool.remove_snapshot(&copy).await?;
+            }
+            self.remove_serving(pool, copy).await
+        };
+        let removed = removed.await;
+        self.copies().set_failure(copy, None);
+        undone(error, removed)
     }
 
     /// Fails while a task copies into the snapshot with that name in its pool.
@@ -145,10 +143,34 @@ impl Host {
 
     /// Removes the snapshot that serves, or served, the full copy with that name in the pool.
     pub(crate) async fn remove_serving(&self, pool: &Arc<dyn Pool>, copy: &str) -> Result<()> {
-        let Some(serving) = serving(pool, copy).await? else { return Ok(()) };
-        quarry_fault::point(|| "snapshot:remove serving:before".to_owned());
-        let removed = pool.remove_snapshot(&serving).await;
-        removed.map_err(|error| error.context(format_args!("removing the snapshot that served to copy {copy}")))
+        match serving(pool, copy).await? {
+            Some(serving) => self.remove_temporary(pool, &serving).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Releases the device of a full copy that was read or written, if nothing else uses it. Nothing is done to another
+    /// snapshot. `id`: how running copies name it as their source. The caller's own copy is not running any more.
+    pub(crate) async fn deactivate_full_copy(&self, pool: &Arc<dyn Pool>, copy: &PoolSnapshot, id: &ContentSource) {
+        // In this order: another copy is first listed, and then activates its source. So either it is found, or the pool
+        // finds the later activation.
+        let unused_since = Instant::now();
+        if self.copies().of(id).is_some() {
+            return;
+        }
+        deactivate(pool, copy, unused_since).await;
+    }
+
+    /// Releases the devices of the complete full copies in a pool that a killed process left active.
+    pub(crate) async fn deactivate_full_copies(&self, pool: &Arc<dyn Pool>) {
+        let is_complete = |copy: &PoolSnapshot| {
+            matches!(copy.record.kind, SnapshotKind::Copy { .. }) && copy.record.state == State::Ready
+        };
+        // Only a restore activates one.
+        for copy in pool.snapshots().await.unwrap_or_default().into_iter().filter(is_complete) {
+            let id = ContentSource::Snapshot(describe_snapshot(self.node(), pool.name(), &copy).id);
+            self.deactivate_full_copy(pool, &copy, &id).await;
+        }
     }
 
     /// The task: completes the copy.
@@ -166,36 +188,43 @@ impl Host {
     }
 
     async fn complete_copy(&self, pool: &Arc<dyn Pool>, name: &str, handle: &Handle) -> Result<()> {
-        let Some(mut copy) = pool.snapshot(name).await? else { return Ok(()) };
-        if is_copying(&copy) {
-            if !copy.record.empty {
-                self.copy_contents_of_snapshot(pool, &mut copy, handle).await?;
-            }
+        let Some(copy) = pool.snapshot(name).await? else { return Ok(()) };
+        let is_new = is_copying(&copy);
+        if is_new {
+            let copy =
+                if copy.record.empty { copy } else { self.copy_contents_of_snapshot(pool, copy, handle).await? };
             quarry_fault::point(|| "snapshot:ready:before".to_owned());
             pool.set_snapshot_record(&copy, &copy.record.ready(copy.record.created)).await?;
             tracing::info!(snapshot = copy.record.name, source = %copy.record.source, "a snapshot was copied completely");
         }
-        self.remove_serving(pool, name).await
+        if let Err(error) = self.remove_serving(pool, name).await {
+            // The copy is complete, or can never be.
+            tracing::warn!(snapshot = name, %error, "the snapshot that served a full copy is removed later");
+            if is_new {
+                self.clean_up_after_copies_later();
+            }
+        }
+        Ok(())
     }
 
-    /// Copies what is left.
+    /// Copies what is left. Returns the copy with its new record.
     ///
     /// # Errors
     /// `Precondition` if the serving snapshot became full: then it is removed, because it only slows its source down.
     async fn copy_contents_of_snapshot(
         &self,
         pool: &Arc<dyn Pool>,
-        copy: &mut PoolSnapshot,
+        mut copy: PoolSnapshot,
         handle: &Handle,
-    ) -> Result<()> {
-        let gone = || Error::unavailable("the snapshot that it is copied from was removed; retry");
-        let from = serving(pool, &copy.name).await?.ok_or_else(gone)?;
-        let source = pool.activate_snapshot(&from).await?;
-        let target = pool.activate_snapshot(copy).await?;
-        let activated = Instant::now();
-        let copied = self.transfer_snapshot((source, from.size), pool, copy, target, handle).await;
-        deactivate_copy(pool, copy, activated).await;
-        let Err(error) = copied else { return Ok(()) };
+    ) -> Result<PoolSnapshot> {
+        let source = ContentSource::Volume(copy.record.source.clone());
+        let target = CopyTarget::Snapshot(copy.name.clone());
+        let running = self.copies().begin(target, pool.name(), copy.size, &source);
+        let copied = self.transfer_snapshot(pool, &mut copy, &running, handle).await;
+        drop(running);
+        // Nothing else uses a copy that is not ready.
+        deactivate(pool, &copy, Instant::now()).await;
+        let Err(error) = copied else { return Ok(copy) };
         match pool.snapshot(&copy.name).await?.map(|copy| copy.health) {
             Some(SnapshotHealth::Invalid(why)) => {
                 if let Err(error) = self.remove_serving(pool, &copy.name).await {
@@ -209,33 +238,30 @@ impl Host {
 
     async fn transfer_snapshot(
         &self,
-        (source, size): (Device, u64),
         pool: &Arc<dyn Pool>,
         copy: &mut PoolSnapshot,
-        target: Device,
+        running: &Running,
         handle: &Handle,
     ) -> Result<()> {
+        let _turn = running.wait_for_turn(handle).await?;
+        // It may have changed meanwhile.
+        let gone = || Error::unavailable("the snapshot that it is copied from was removed; retry");
+        let from = serving(pool, &copy.name).await?.ok_or_else(gone)?;
+        let source = pool.activate_snapshot(&from).await?;
+        let target = pool.activate_snapshot(copy).await?;
         let start = match copy.record.kind {
             SnapshotKind::Copy { copied } => copied,
             SnapshotKind::Cow | SnapshotKind::ForClone | SnapshotKind::ForCopy => Gib::NONE,
         };
-        let meter = Meter::default();
-        let entry = Copy {
-            source: ContentSource::Volume(copy.record.source.clone()),
-            pool: pool.name().to_owned(),
-            start,
-            meter: meter.clone(),
-        };
-        let _running = self.copies().begin(CopyTarget::Snapshot(copy.name.clone()), entry);
+        let (size, meter) = (from.size, running.meter(start));
         match (source, target) {
             (Device::Node(source), Device::Node(target)) => {
-                let rates = self.copies().rates(pool.name(), pool.name());
+                let (opened, rates) = (source.clone(), self.copies().rates(pool.name(), pool.name()));
                 // Its filesystem keeps its UUID, and is as large as the source, so that nothing lies beyond it.
-                let (tail, filesystem) = (Tail::WipeSignatures, None);
-                let retry = "CreateSnapshot";
-                let whole =
-                    DeviceCopy { source, size, offline: false, target, start, tail, filesystem, rates, meter, retry };
-                self.kernel().copy(whole, handle, &mut Stored { pool, copy }).await
+                let (offline, tail, filesystem, retry) = (false, Tail::WipeSignatures, None, "CreateSnapshot");
+                let whole = DeviceCopy { source, size, offline, target, start, tail, filesystem, rates, meter, retry };
+                self.kernel().copy(whole, handle, &mut Stored { pool, copy }).await?;
+                require_snapshot_unchanged(pool, &from, &opened).await.map_err(|failure| failure.error)
             }
             (Device::Simulated(source), Device::Simulated(target)) => {
                 copy_simulated(&source, &target, start.bytes()..size, size, handle).await
@@ -245,15 +271,22 @@ impl Host {
     }
 }
 
-/// Removes what a call has created, so that its error can be final.
-async fn undo(pool: &Arc<dyn Pool>, created: &[&PoolSnapshot], error: Error) -> Error {
-    for snapshot in created {
-        if let Err(why) = pool.remove_snapshot(snapshot).await {
-            let message = format!("{}; and snapshot {} could not be removed: {why}", error.message, snapshot.name);
-            return Error::unavailable(message);
+async fn deactivate(pool: &Arc<dyn Pool>, copy: &PoolSnapshot, unused_since: Instant) {
+    if let Err(error) = pool.deactivate_snapshot(copy, unused_since).await {
+        tracing::info!(snapshot = copy.name, %error, "cannot deactivate a full copy; it stays active");
+    }
+}
+
+/// The error of a call that has removed what it created; it is not final if that failed.
+fn undone(error: Error, removed: Result<()>) -> Error {
+    match removed {
+        Ok(()) => error,
+        Err(why) => {
+            let message =
+                format!("{}; and what was created of the snapshot could not be removed: {why}", error.message);
+            Error::unavailable(message)
         }
     }
-    error
 }
 
 /// The progress in the record of the copy.

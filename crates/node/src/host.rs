@@ -1,6 +1,7 @@
 //! One host: its pools, and the operations in progress on them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -38,6 +39,8 @@ struct Inner {
     publisher: StatePublisher,
     /// The highest fencing token that this run of the agent has seen.
     fence: Mutex<u64>,
+    /// Whether a controller has connected to this run of the agent.
+    watched: AtomicBool,
 }
 
 /// A volume and the pool that contains it.
@@ -77,8 +80,9 @@ impl Host {
         let node = node.into();
         let copies = Copies::default();
         let publisher = StatePublisher::new(&node, pod_uid.into(), pools.clone(), copies.clone());
-        let (tasks, checks, fence) = (Tasks::default(), Checks::default(), Mutex::new(0));
-        Self { inner: Arc::new(Inner { node, pools, kernel, tasks, checks, copies, publisher, fence }) }
+        let (tasks, checks, fence, watched) =
+            (Tasks::default(), Checks::default(), Mutex::new(0), AtomicBool::new(false));
+        Self { inner: Arc::new(Inner { node, pools, kernel, tasks, checks, copies, publisher, fence, watched }) }
     }
 
     /// Limits how many bytes per second all copies together read from or write to the pool with that name. Copies that
@@ -129,6 +133,11 @@ impl Host {
     /// The state publisher of this node.
     pub(crate) fn publisher(&self) -> &StatePublisher {
         &self.inner.publisher
+    }
+
+    /// Whether no controller has connected before. Only the first call returns that.
+    pub(crate) fn is_first_watch(&self) -> bool {
+        !self.inner.watched.swap(true, Ordering::Relaxed)
     }
 
     /// Rejects fencing tokens lower than this one from now on.

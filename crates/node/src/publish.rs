@@ -14,6 +14,9 @@ use crate::host::{Host, Located};
 use crate::kernel::Mounts;
 use crate::{device, errors, identity, read_only};
 
+/// The task that publishes a volume.
+pub(crate) const PUBLISH: &str = "publish";
+
 /// The parameters of NodePublishVolume.
 #[derive(Clone, Debug)]
 pub(crate) struct Publish {
@@ -29,7 +32,7 @@ impl Host {
         let host = self.clone();
         let id = publish.id.clone();
         self.tasks()
-            .run(&id.volume, "publish", wait, |_| async move { host.publish_now(publish).await })
+            .run(&id.volume, PUBLISH, wait, |_| async move { host.publish_now(publish).await })
             .await
             .map_err(|error| error.context(format_args!("publishing volume {id}")))
     }

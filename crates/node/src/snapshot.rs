@@ -185,6 +185,7 @@ impl Host {
                 self.publisher().refresh_soon(pool.name());
                 return Err(error);
             }
+            self.deactivate_if_unused(&snapshot.record.source).await;
         }
         Ok(self.publisher().changed_snapshot(pool.name(), id, None).await)
     }

@@ -2,8 +2,11 @@
 //! full copy.
 //!
 //! A source must not vanish while it is copied. The creation of a volume first writes the record that names the source,
-//! and then looks whether the source is being deleted. A deletion first holds the source's name, and then looks for such
-//! records. So one of the two notices the other. The records also protect the source of an interrupted copy.
+//! adds itself to the copies that are running ([`crate::copies`]), and then looks whether the source is being deleted. A
+//! deletion first holds the source's name, and then looks for copies and records. So one of the two notices the other,
+//! whichever pools they are in. The records also protect the source of an interrupted copy.
+//!
+//! In the same way, nothing uses a volume while it is copied without a snapshot.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +15,20 @@ use futures::future::join_all;
 use quarry_pool::{Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord, State};
 use quarry_volume::{ContentSource, Error, Reason, Result, VolumeId, safe_name};
 
-use crate::agent::{CREATE, DELETE};
+use crate::agent::{CREATE, DELETE, EXPAND, new_space};
 use crate::copies::CopyTarget;
 use crate::fill;
 use crate::host::{Host, OTHER_POOLS};
+use crate::publish::PUBLISH;
 use crate::snapshot::{DELETE_SNAPSHOT, subject};
+use crate::stage::STAGE;
 
-/// The task that removes a snapshot that no clone needs any more. It works on the name of the clone.
+/// The task that removes a snapshot that no clone or full copy needs any more. It works on the name of that.
 const CLEAN_UP: &str = "clean up after";
 /// How long that task is waited for. It continues.
 const CLEAN_UP_WAIT: Duration = Duration::from_secs(60);
+/// How long after a failure it is tried again.
+const CLEAN_UP_AGAIN: Duration = Duration::from_secs(60);
 
 impl Host {
     /// Fails while this source is being deleted.
@@ -37,12 +44,40 @@ impl Host {
         self.tasks().require_none(&id.volume, &[CREATE, DELETE])
     }
 
+    /// Fails while this volume is being staged, published or expanded.
+    pub(crate) fn require_no_change_of(&self, id: &VolumeId) -> Result<()> {
+        self.tasks().require_none(&id.volume, &[STAGE, PUBLISH])?;
+        self.tasks().require_none(&new_space(id), &[EXPAND])
+    }
+
+    /// Fails while this volume must not be used, because it is being copied, and its pool cannot take snapshots. Call it
+    /// in the task that changes the volume or makes it usable: see [`Host::require_no_change_of`].
+    ///
+    /// # Errors
+    /// `UnderWay`, with the name of what is being filled.
+    pub(crate) fn require_no_offline_copy_of(&self, id: &VolumeId) -> Result<()> {
+        match self.copies().offline_of(&ContentSource::Volume(id.clone())) {
+            None => Ok(()),
+            Some(_) if quarry_fault::disabled("copy-offline") => Ok(()),
+            Some(target) => Err(Error::new(
+                Reason::UnderWay,
+                format!(
+                    "{target} is being filled from it, and its pool has no snapshots, so that nothing can use it \
+                     meanwhile; retry when that is done, or delete that {} first",
+                    target.kind()
+                ),
+            )),
+        }
+    }
+
     /// Fails while a volume, or a snapshot that is a full copy, is being filled from this source, which is in the pool
     /// `own`, or the filling of a volume was interrupted.
     ///
-    /// Other pools are searched for the latter only if the source is a snapshot, and as far as they answer soon. If a
-    /// clone there has copied anything of a volume, `own` has the snapshot that serves it, and rejects the removal of
-    /// the volume.
+    /// Volumes of all pools that are being filled now are found. Those whose filling was interrupted are found in `own`
+    /// and, if the source is a snapshot, in the other pools that answer soon. Where one is not found, its creation
+    /// finds that the source is gone, and removes the volume: what was copied is not mixed with other contents. (If a
+    /// clone can continue what was interrupted, `own` has the snapshot that serves it, and rejects the removal of the
+    /// volume.)
     ///
     /// # Errors
     /// `UnderWay`, with the name of what is being filled. `Unavailable` if `own` cannot be read.
@@ -76,12 +111,21 @@ impl Host {
         Ok(())
     }
 
+    /// The snapshot of `source` that serves, or served, the clone named `clone`, and its pool.
+    async fn clone_snapshot(
+        &self,
+        source: &ContentSource,
+        clone: &str,
+    ) -> Result<Option<(Arc<dyn Pool>, PoolSnapshot)>> {
+        let ContentSource::Volume(id) = source else { return Ok(None) };
+        let pool = self.pool_of(id).await?;
+        Ok(snapshot_for_clone(&pool, clone).await?.map(|snapshot| (pool, snapshot)))
+    }
+
     /// Removes the snapshot of `source` that serves, or served, the clone named `clone`; the caller holds that name.
     pub(crate) async fn remove_clone_snapshot(&self, source: &ContentSource, clone: &str) -> Result<()> {
-        let ContentSource::Volume(id) = source else { return Ok(()) };
-        let pool = self.pool_of(id).await?;
-        match snapshot_for_clone(&pool, clone).await? {
-            Some(snapshot) => remove(&pool, &snapshot).await,
+        match self.clone_snapshot(source, clone).await? {
+            Some((pool, snapshot)) => self.remove_temporary(&pool, &snapshot).await,
             None => Ok(()),
         }
     }
@@ -89,41 +133,60 @@ impl Host {
     /// Like [`Self::remove_clone_snapshot`]; but if the storage of the source cannot be read, the snapshot is removed
     /// later.
     pub(crate) async fn remove_clone_snapshot_if_found(&self, source: &ContentSource, clone: &str) -> Result<()> {
-        let ContentSource::Volume(id) = source else { return Ok(()) };
-        let found = async {
-            let pool = self.pool_of(id).await?;
-            Ok::<_, Error>(snapshot_for_clone(&pool, clone).await?.map(|snapshot| (pool, snapshot)))
-        };
-        match found.await {
-            Ok(Some((pool, snapshot))) => remove(&pool, &snapshot).await,
+        match self.clone_snapshot(source, clone).await {
+            Ok(Some((pool, snapshot))) => self.remove_temporary(&pool, &snapshot).await,
             Ok(None) => Ok(()),
             Err(error) => {
-                tracing::warn!(clone, source = %id, %error, "not searched for the snapshot that served a clone");
+                tracing::warn!(clone, %source, %error, "not searched for the snapshot that served a clone");
+                self.clean_up_after_copies_later();
                 Ok(())
             }
         }
     }
 
-    /// Removes, in the background, the snapshots for clones and full copies that earlier runs of the agent left.
+    /// Removes a snapshot that serves, or served, a clone or a full copy.
+    pub(crate) async fn remove_temporary(&self, pool: &Arc<dyn Pool>, snapshot: &PoolSnapshot) -> Result<()> {
+        quarry_fault::point(|| "remove temporary snapshot:before".to_owned());
+        let SnapshotRecord { source, name, kind, .. } = &snapshot.record;
+        let removed = pool.remove_snapshot(snapshot).await;
+        removed.map_err(|error| {
+            let served = match kind {
+                SnapshotKind::ForCopy => format!("snapshot {name}, a full copy"),
+                SnapshotKind::Cow | SnapshotKind::ForClone | SnapshotKind::Copy { .. } => "the clone".to_owned(),
+            };
+            error.context(format_args!("removing the temporary snapshot for {served} of volume {source}"))
+        })?;
+        self.deactivate_if_unused(source).await;
+        Ok(())
+    }
+
+    /// Removes, in the background, the snapshots for clones and full copies that do not need them any more, and releases
+    /// the devices of full copies that nothing reads. What cannot be removed now is tried again.
     pub(crate) fn clean_up_after_copies_later(&self) {
         for pool in self.pools() {
             let (host, pool) = (self.clone(), Arc::clone(pool));
-            tokio::spawn(async move { host.clean_up_after_copies(&pool, None).await });
+            tokio::spawn(async move {
+                host.deactivate_full_copies(&pool).await;
+                while !host.clean_up_after_copies(&pool, None).await {
+                    tokio::time::sleep(CLEAN_UP_AGAIN).await;
+                }
+            });
         }
     }
 
     /// Removes the snapshots in a pool for clones and full copies that no longer need them: of `source`, or of all
-    /// volumes. What cannot be removed now is logged, and removed later.
-    pub(crate) async fn clean_up_after_copies(&self, pool: &Arc<dyn Pool>, source: Option<&VolumeId>) {
-        let Ok(snapshots) = pool.snapshots().await else { return };
+    /// volumes. Returns whether that is done; what cannot be removed now is logged.
+    pub(crate) async fn clean_up_after_copies(&self, pool: &Arc<dyn Pool>, source: Option<&VolumeId>) -> bool {
+        let Ok(snapshots) = pool.snapshots().await else { return false };
         let concerned = |snapshot: &PoolSnapshot| {
             snapshot.record.serves() && source.is_none_or(|source| snapshot.record.source == *source)
         };
+        let mut done = true;
         for snapshot in snapshots.into_iter().filter(concerned) {
             let (host, pool, record) = (self.clone(), Arc::clone(pool), snapshot.record);
             let name = safe_name(&record.name);
             let is_for_copy = record.kind == SnapshotKind::ForCopy;
-            let key = if is_for_copy { subject(&name) } else { name.clone() };
+            let key = if is_for_copy { subject(&name) } else { name };
             let work = |_| async move {
                 match is_for_copy {
                     true => host.clean_up_after_copy(&pool, &record).await,
@@ -131,9 +194,11 @@ impl Host {
                 }
             };
             if let Err(error) = self.tasks().run(&key, CLEAN_UP, CLEAN_UP_WAIT, work).await {
-                tracing::info!(name, %error, "a snapshot that serves a clone or a full copy is kept");
+                tracing::debug!(served = key, %error, "a snapshot that serves a clone or a full copy is kept");
+                done = false;
             }
         }
+        done
     }
 
     /// Removes the snapshot with that record, unless the full copy still needs it.
@@ -180,14 +245,6 @@ async fn volumes_that_answer(pools: impl Iterator<Item = &Arc<dyn Pool>>) -> Vec
         })
     });
     join_all(answers).await.into_iter().flatten().collect()
-}
-
-/// Removes a snapshot that serves, or served, a clone.
-async fn remove(pool: &Arc<dyn Pool>, snapshot: &PoolSnapshot) -> Result<()> {
-    quarry_fault::point(|| "clone:remove snapshot:before".to_owned());
-    let removed = pool.remove_snapshot(snapshot).await;
-    let source = &snapshot.record.source;
-    removed.map_err(|error| error.context(format_args!("removing the snapshot that served to clone volume {source}")))
 }
 
 /// The snapshot in the pool that serves, or served, the clone with that name.

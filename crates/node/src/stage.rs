@@ -24,6 +24,9 @@ use crate::kernel::Kernel;
 use crate::prepare::{is_zeroed, update_record};
 use crate::{device, errors};
 
+/// The task that stages a volume.
+pub(crate) const STAGE: &str = "stage";
+
 /// How long a pool may take to look up a volume ID: a little longer than a report may take.
 const QUESTION: Duration = Duration::from_secs(40);
 
@@ -42,7 +45,7 @@ impl Host {
         let host = self.clone();
         let id = stage.id.clone();
         self.tasks()
-            .run(&id.volume, "stage", wait, |_| async move { host.stage_now(stage).await })
+            .run(&id.volume, STAGE, wait, |_| async move { host.stage_now(stage).await })
             .await
             .map_err(|error| error.context(format_args!("staging volume {id}")))
     }
@@ -155,8 +158,10 @@ impl Host {
         }
     }
 
-    /// Finds the volume to stage or publish, and checks that it was created for this use.
+    /// Finds the volume to stage or publish, and checks that it was created for this use. The caller's task holds the
+    /// volume's name.
     pub(crate) async fn usable(&self, id: &VolumeId, capability: &Capability) -> Result<(Located, Record)> {
+        self.require_no_offline_copy_of(id)?;
         // An unresponsive pool must not hold the volume's lock: the volume could not be unpublished.
         let located = tokio::time::timeout(QUESTION, self.locate(id)).await.map_err(|_| {
             Error::unavailable(format!("its pool did not answer within {} s; retry", QUESTION.as_secs()))

@@ -3,7 +3,7 @@
 //! A gRPC handler is dropped as soon as its caller gives up. That must not abandon an `lvcreate` or `mkfs`
 //! halfway, and the caller's retry must not start a second one. So every mutating call runs as a spawned task
 //! keyed by the volume, and the caller only waits for it. A retry finds the task in progress (`UnderWay`), or
-//! its result on the storage.
+//! its result on the storage, or, if the work is long, the error of a task that failed meanwhile.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -17,10 +17,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use self::failures::Failures;
+
+mod failures;
+#[cfg(test)]
+mod tests;
+
 /// The tasks of one node.
 #[derive(Clone, Default)]
 pub struct Tasks {
     inner: Arc<Mutex<HashMap<String, Entry>>>,
+    /// Lock this one after `inner`.
+    failures: Arc<Mutex<Failures>>,
 }
 
 /// A running task.
@@ -99,6 +107,47 @@ impl Tasks {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
+        self.start(volume, what, false, wait, work).await
+    }
+
+    /// Like [`Tasks::run`], for work that can take hours. If it fails when its caller has given up, the next caller of
+    /// the same kind gets that error, once, and nothing is run: otherwise the work would begin again, and could fail
+    /// again, and no caller would see why.
+    ///
+    /// # Errors
+    /// As [`Tasks::run`]; or the error of an earlier task.
+    pub async fn run_long<T, F>(
+        &self,
+        volume: &str,
+        what: &'static str,
+        wait: Duration,
+        work: impl FnOnce(Handle) -> F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.start(volume, what, true, wait, work).await
+    }
+
+    /// Forgets the error that [`Tasks::run_long`] keeps for the next caller: what it was about does not exist any more.
+    pub(crate) fn forget_failure(&self, volume: &str) {
+        self.failures.lock().forget(volume);
+    }
+
+    /// `long`: whether the error of an earlier task is returned, see [`Tasks::run_long`].
+    async fn start<T, F>(
+        &self,
+        volume: &str,
+        what: &'static str,
+        long: bool,
+        wait: Duration,
+        work: impl FnOnce(Handle) -> F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
         let (progress_sender, progress) = watch::channel(String::new());
         let (ended_sender, ended) = watch::channel(());
         let cancel = CancellationToken::new();
@@ -115,6 +164,9 @@ impl Tasks {
             if let Some(entry) = tasks.get(&key) {
                 return Err(in_progress(volume, entry));
             }
+            if let Some(error) = self.failures.lock().take(volume, what) {
+                return Err(error.context("an earlier call failed, and a retry tries again"));
+            }
             let entry =
                 Entry { what, since: Instant::now(), progress: progress.clone(), cancel: cancel.clone(), ended };
             tasks.insert(key.clone(), entry);
@@ -122,15 +174,29 @@ impl Tasks {
         let registered = Registered { tasks: self.clone(), volume: key, _ended: ended_sender };
         let future = work(Handle { progress: Arc::new(progress_sender), cancel });
         let span = tracing::debug_span!("task", what, volume);
+        let caller = Arc::new(());
+        let (waiting, failures, name) = (Arc::downgrade(&caller), Arc::clone(&self.failures), volume.to_owned());
         let task = tokio::spawn(
             async move {
                 // Held until the work has ended, even if the caller is gone.
                 let _registered = registered;
-                future.await
+                let result = future.await;
+                if let Err(error) = &result
+                    && error.reason != Reason::UnderWay
+                    && waiting.strong_count() == 0
+                {
+                    tracing::warn!(what, volume = name, %error, "failed after its caller had given up");
+                    if long {
+                        failures.lock().keep(&name, what, error.clone());
+                    }
+                }
+                result
             }
             .instrument(span),
         );
-        match tokio::time::timeout(wait, task).await {
+        let ended = tokio::time::timeout(wait, task).await;
+        drop(caller);
+        match ended {
             Ok(Ok(result)) => result,
             // It is not known how far the task came, so this error must not be final.
             Ok(Err(join)) => Err(Error::unavailable(format!(
@@ -258,115 +324,4 @@ fn in_progress(volume: &str, entry: &Entry) -> Error {
             entry.since.elapsed()
         ),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    const LONG: Duration = Duration::from_secs(30);
-
-    #[tokio::test]
-    async fn a_second_operation_on_a_volume_is_rejected_until_the_first_has_ended() {
-        let tasks = Tasks::default();
-        let (go, gate) = tokio::sync::oneshot::channel::<()>();
-        let first = {
-            let tasks = tasks.clone();
-            tokio::spawn(async move { tasks.run("v", "create", LONG, |_| async { Ok(gate.await.is_ok()) }).await })
-        };
-        while tasks.list().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        let second = tasks.run("v", "delete", LONG, |_| async { Ok(()) }).await.unwrap_err();
-        assert_eq!(second.reason, Reason::UnderWay);
-        assert!(tasks.run("other", "delete", LONG, |_| async { Ok(()) }).await.is_ok());
-        go.send(()).unwrap();
-        assert!(first.await.unwrap().unwrap());
-        assert!(tasks.run("v", "delete", LONG, |_| async { Ok(()) }).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn work_continues_when_its_caller_gives_up() {
-        let tasks = Tasks::default();
-        let done = Arc::new(AtomicUsize::new(0));
-        let (go, gate) = tokio::sync::oneshot::channel::<()>();
-        let work = {
-            let done = done.clone();
-            tasks.run("v", "create", LONG, |_| async move {
-                let _ = gate.await;
-                done.fetch_add(1, Ordering::SeqCst);
-                Ok(())
-            })
-        };
-        // The caller's future is dropped, as tonic does.
-        assert!(tokio::time::timeout(Duration::from_millis(20), work).await.is_err());
-        assert_eq!(tasks.list().len(), 1);
-        go.send(()).unwrap();
-        assert_eq!(tasks.drain(LONG).await, 0);
-        assert_eq!(done.load(Ordering::SeqCst), 1);
-    }
-
-    #[tokio::test]
-    async fn a_timed_out_wait_reports_the_progress() {
-        let tasks = Tasks::default();
-        let wait = Duration::from_millis(20);
-        let silent = tasks.run("a", "create", wait, |_| std::future::pending::<Result<()>>()).await.unwrap_err();
-        assert_eq!(silent.reason, Reason::TimedOut);
-        let reporting = tasks
-            .run("b", "create", wait, |handle| async move {
-                handle.progress("zeroed 3 of 10 GiB".to_owned());
-                std::future::pending::<Result<()>>().await
-            })
-            .await
-            .unwrap_err();
-        assert_eq!(reporting.reason, Reason::UnderWay);
-        assert!(reporting.message.contains("3 of 10 GiB"));
-    }
-
-    #[tokio::test]
-    async fn a_panic_frees_the_volume() {
-        let tasks = Tasks::default();
-        let error = tasks.run::<(), _>("v", "create", LONG, |_| async { panic!("bug") }).await.unwrap_err();
-        assert_eq!(error.reason, Reason::Unavailable);
-        assert!(tasks.list().is_empty());
-    }
-
-    #[tokio::test]
-    async fn run_after_waits_only_for_the_named_kinds() {
-        let tasks = Tasks::default();
-        let short = Duration::from_millis(20);
-        let (go, gate) = tokio::sync::oneshot::channel::<()>();
-        let unstage = tasks.run("v", "unstage", short, |_| async { Ok(gate.await.is_ok()) });
-        assert_eq!(unstage.await.unwrap_err().reason, Reason::TimedOut);
-        let delete = |before: &'static [&'static str], wait: Duration| {
-            let tasks = tasks.clone();
-            tokio::spawn(async move { tasks.run_after("v", "delete", before, wait, |_| async { Ok(7) }).await })
-        };
-        let other = delete(&["publish"], LONG).await.unwrap().unwrap_err();
-        assert_eq!(other.reason, Reason::UnderWay, "another kind is not waited for");
-        let early = delete(&["unstage"], short).await.unwrap().unwrap_err();
-        assert_eq!(early.reason, Reason::UnderWay, "the caller's wait is the limit");
-        let waiting = delete(&["unstage"], LONG);
-        tokio::time::sleep(short).await;
-        assert!(!waiting.is_finished());
-        go.send(()).unwrap();
-        assert_eq!(waiting.await.unwrap().unwrap(), 7);
-    }
-
-    #[tokio::test]
-    async fn stop_cancels_only_the_named_kind() {
-        let tasks = Tasks::default();
-        let wait = Duration::from_millis(10);
-        let _ = tasks
-            .run("v", "create", wait, |handle| async move {
-                handle.cancel.cancelled().await;
-                Err::<(), _>(Error::new(Reason::UnderWay, "stopped"))
-            })
-            .await;
-        tasks.stop("v", "stage", wait).await;
-        assert_eq!(tasks.list().len(), 1);
-        tasks.stop("v", "create", LONG).await;
-        assert!(tasks.list().is_empty());
-    }
 }

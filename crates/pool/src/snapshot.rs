@@ -16,7 +16,7 @@ pub struct PoolSnapshot {
     pub storage: StorageId,
     /// Identifies it on its storage.
     pub(crate) key: VolumeKey,
-    /// The size of its source when it was taken, in bytes.
+    /// The size of its source, in bytes: it cannot change while there is a snapshot. 0 if the snapshot has lost it.
     pub size: u64,
     /// The space that it uses on its storage, in bytes.
     pub allocated: u64,

@@ -39,17 +39,16 @@ pub struct Volume {
     /// What it was, or is still being, filled with; `None` if it was created empty, or if its node is too old to
     /// report it.
     pub source: Option<ContentSource>,
-    /// How much of its source was copied; `None` if nothing is being copied. Until that is complete, it cannot be
-    /// used.
+    /// How much of it is filled; `None` if it is not being filled. Until that is complete, it cannot be used.
     pub copying: Option<CopyProgress>,
 }
 
-/// How much of a volume's source was copied, in bytes.
+/// How much of a volume is filled with the contents of its source, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CopyProgress {
-    /// Copied and flushed.
+    /// Copied, or cleaned beyond the contents of the source; perhaps not flushed.
     pub copied: u64,
-    /// The size of the source.
+    /// The size of the volume.
     pub total: u64,
 }
 
@@ -277,8 +276,8 @@ pub trait Agent: Send + Sync {
     fn node(&self) -> &str;
 
     /// Creates a volume, or finds the one that an earlier, equal call created. `token` is set if the request
-    /// also permits other nodes. A spec with a source is only for nodes with the capability [`COPY`], and has a
-    /// minimum size.
+    /// also permits other nodes. A spec with a source is only for nodes with the capability [`COPY`]. If it has no
+    /// minimum size, the new volume has that of its source; a repeated call finds it even if the source has grown.
     ///
     /// # Errors
     /// `NoSpace` if it does not fit here; `Unavailable` if another controller was elected meanwhile. With a source:
@@ -314,8 +313,8 @@ pub trait Agent: Send + Sync {
     ///
     /// # Errors
     /// `NotFound` if the source does not exist; `Exists` if a snapshot of another volume, or with another method, has
-    /// the name; `NoSpace` if it does not fit; `Precondition` if the source's pool does not support snapshots, or if its storage is lost;
-    /// `Unsupported` if the node is older than this call.
+    /// the name; `NoSpace` if it does not fit; `Precondition` if the source's pool does not support snapshots, or if
+    /// its storage is lost; `Unsupported` if the node is older than this call.
     async fn create_snapshot(&self, spec: SnapshotSpec, wait: Duration) -> Result<(Snapshot, Change)>;
 
     /// Deletes a snapshot; succeeds if it does not exist.

@@ -57,6 +57,7 @@ fn check(document: &Value) -> anyhow::Result<()> {
         ("storage.k8s.io/v1", "CSIDriver") => typed::<CSIDriver>(document),
         ("storage.k8s.io/v1", "StorageClass") => typed::<StorageClass>(document),
         ("snapshot.storage.k8s.io/v1", "VolumeSnapshotClass") => typed::<VolumeSnapshotClass>(document),
+        ("snapshot.storage.k8s.io/v1", "VolumeSnapshot") => typed::<VolumeSnapshot>(document),
         (version, kind) => bail!("{version} {kind} is not expected here"),
     }
 }
@@ -72,6 +73,29 @@ struct VolumeSnapshotClass {
     deletion_policy: DeletionPolicy,
     #[serde(default)]
     parameters: BTreeMap<String, String>,
+}
+
+/// A snapshot of a claim's volume: a custom resource of external-snapshotter.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VolumeSnapshot {
+    api_version: String,
+    kind: String,
+    metadata: ObjectMeta,
+    spec: VolumeSnapshotSpec,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VolumeSnapshotSpec {
+    volume_snapshot_class_name: String,
+    source: VolumeSnapshotSource,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VolumeSnapshotSource {
+    persistent_volume_claim_name: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -138,6 +162,15 @@ mod tests {
         objects(text).unwrap();
         assert!(error(&text.replace("parameters", "parameter")).contains("parameter is not known"));
         assert!(error(&text.replace("Policy: Delete", "Policy: Remove")).contains("Remove"));
+    }
+
+    #[test]
+    fn a_snapshot_is_known() {
+        let text = "apiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshot\nmetadata: {name: a}\n\
+                    spec: {volumeSnapshotClassName: c, source: {persistentVolumeClaimName: p}}\n";
+        objects(text).unwrap();
+        assert!(error(&text.replace("source", "sources")).contains("missing field"));
+        assert!(error(&text.replace("volumeSnapshotClassName", "className")).contains("missing field"));
     }
 
     #[test]

@@ -20,7 +20,8 @@ pub struct Plan {
     pub nodes: u8,
     /// The disks of each node.
     pub disks: Vec<Disk>,
-    /// The operating systems of the nodes, which take turns: with two of them, `node-1` has the first and `node-2` the second.
+    /// The operating systems of the nodes, which take turns: with two of them, `node-1` has the first and `node-2`
+    /// the second.
     pub systems: Vec<System>,
     /// Image archives that every node gets, in groups: what changes seldom comes first, and is prepared once.
     pub images: Vec<Vec<PathBuf>>,

@@ -1,7 +1,7 @@
 //! containerd on a node, and what every node has before its first boot: programs and images.
 //!
-//! On an emulated processor an import takes the better part of a minute, so it is done once, in the state that all nodes start
-//! from (see [`Preparation`]), and not on each of them.
+//! On an emulated processor an import takes the better part of a minute, so it is done once, in the state that all
+//! nodes start from (see [`Preparation`]), and not on each of them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -75,8 +75,8 @@ pub(crate) async fn start(guest: &Guest) -> Result<()> {
     guest.sh(serves).await.map(drop).context("containerd does not serve; see /var/log/containerd.log")
 }
 
-/// Starts a long-running program: as a service where systemd is the first process. Elsewhere it is in a control group next to
-/// that of the pods, as a service would be: without one it would take CPU time from all pods together.
+/// Starts a long-running program: as a service where systemd is the first process. Elsewhere it is in a control group
+/// next to that of the pods, as a service would be: without one it would take CPU time from all pods together.
 pub(crate) async fn daemon(guest: &Guest, name: &str, arguments: &[String]) -> Result<()> {
     let script = format!(
         "if [ -d /run/systemd/system ]; then

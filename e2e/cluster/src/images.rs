@@ -81,7 +81,8 @@ async fn archive(cache: &Cache, name: &str, image: Image) -> Result<PathBuf> {
     Ok(folder.join("image.tar"))
 }
 
-/// Builds the image that is shipped, as it is now, into a folder; with the program that `QUARRY_E2E_BINARY` names, if it does.
+/// Builds the image that is shipped, as it is now, into a folder; with the program that `QUARRY_E2E_BINARY` names, if
+/// it does.
 ///
 /// # Errors
 /// When it cannot be built.
@@ -115,7 +116,8 @@ pub(crate) async fn postgresql(cache: &Cache) -> Result<PathBuf> {
         "--dpkgopt=path-exclude=/usr/share/man/*",
         "--dpkgopt=path-exclude=/usr/share/locale/*",
         "--dpkgopt=path-exclude=/usr/lib/*/libLLVM*",
-        // What only installing needed, and compiling queries: each MiB takes a second to import on an emulated processor.
+        // What only installing needed, and compiling queries: each MiB takes a second to import on an emulated
+        // processor.
         "--customize-hook=rm -rf \"$1\"/usr/lib/*/perl \"$1\"/usr/share/perl \"$1\"/usr/lib/*/libz3* \"$1\"/usr/share/i18n \
             \"$1\"/usr/lib/postgresql/15/lib/bitcode \"$1\"/var/lib/apt \"$1\"/var/cache/apt",
         "bookworm",

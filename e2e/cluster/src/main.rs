@@ -15,7 +15,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use quarry_cache::Cache;
 use quarry_cluster::binaries::Binaries;
-use quarry_cluster::{Cluster, Plan, binaries, fresh_folder, images, install, scenarios};
+use quarry_cluster::scenarios::{self, Tally};
+use quarry_cluster::{Cluster, Plan, binaries, fresh_folder, images, install};
 use quarry_vm::{Disk, System};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,7 +38,7 @@ enum Action {
         nodes: u8,
         /// Only scenarios whose name contains one of these.
         only: Vec<String>,
-        /// How many minutes after the start a scenario may still start; those left out are named.
+        /// How many minutes after the start the run ends. Scenarios that have not ended then are left out and named.
         #[arg(long)]
         within: Option<u64>,
         /// Say what there is.
@@ -180,26 +181,33 @@ async fn serve(cache: &Cache, folder: &Path, nodes: u8) -> Result<()> {
     }
 }
 
-/// Starts a cluster whose nodes have two disks each, and runs the scenarios. None starts after `end`.
+/// Starts a cluster whose nodes have two disks each, and runs the scenarios until `end`.
 async fn test(cache: &Cache, nodes: u8, only: &[String], end: Option<Instant>) -> Result<()> {
     let folder = cache.root().join(format!("cluster-test-{}", std::process::id()));
+    let mut tally = Tally::new(only)?;
     fresh_folder(&folder)?;
-    let (binaries, images) = parts(cache, &folder).await?;
     let disks = vec![Disk::new("d1", 10 << 30), Disk::new("d2", 4 << 30)];
     // Every other node boots systemd, unless QUARRY_VM_GUEST selects one system for all nodes.
     let systems = System::by_environment()?.map_or_else(|| System::ALL.to_vec(), |system| vec![system]);
     let say = |line: &str| println!("      {line}");
     let tested = async {
+        let (binaries, images) = parts(cache, &folder).await?;
         let mut cluster = Cluster::start(&binaries, &folder, Plan { nodes, disks, systems, images }, &say).await?;
         install::quarry(&cluster, &say).await?;
-        scenarios::run(&mut cluster, only, end).await
-    }
-    .await;
+        tally.run(&mut cluster).await;
+        Ok(())
+    };
+    let tested: Result<()> = match end {
+        // Past the end, what has ended counts, and the rest is left out.
+        Some(end) => tokio::time::timeout_at(end.into(), tested).await.unwrap_or(Ok(())),
+        None => tested.await,
+    };
     if std::env::var_os("QUARRY_VM_KEEP").is_none() {
         // Remnants do no harm.
         let _ = fs::remove_dir_all(&folder);
     }
-    let (_, failed) = tested?;
+    tested?;
+    let failed = tally.print();
     if failed > 0 {
         bail!("{failed} scenarios failed");
     }

@@ -50,7 +50,8 @@ impl Authority {
         (self.folder.join("tokens.key"), self.folder.join("tokens.pub"))
     }
 
-    /// A certificate for a client: the API server takes the common name for its user, and the organization for its group.
+    /// A certificate for a client: the API server takes the common name for its user, and the organization for its
+    /// group.
     pub(crate) fn client(&self, file: &str, user: &str, group: Option<&str>) -> Result<Pair> {
         self.issue(file, user, group, &[], ExtendedKeyUsagePurpose::ClientAuth)
     }

@@ -8,8 +8,8 @@ use quarry_cache::Cache;
 use quarry_image::{Architecture, quarry};
 use quarry_vm::{Build, build_static_in};
 
-/// The commit, unless `QUARRY_UPGRADE_FROM` names another one: the last one before Quarry ran in a real Kubernetes. Later
-/// ones follow with each release.
+/// The commit, unless `QUARRY_UPGRADE_FROM` names another one: the last one before Quarry ran in a real Kubernetes.
+/// Later ones follow with each release.
 const COMMIT: &str = "b2d23b50b3abf4aabeebe2dc654481100797b079";
 /// The tag of its image.
 pub(crate) const TAG: &str = "quarry.dev/quarry:previous";

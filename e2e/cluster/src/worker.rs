@@ -35,7 +35,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the machine, with these disks, puts everything in its place and starts containerd. kubelet does not run yet.
+    /// Starts the machine, with these disks, puts everything in its place and starts containerd. kubelet does not run
+    /// yet.
     pub(crate) async fn start(
         control: &ControlPlane,
         preparations: &[Preparation],

@@ -1,12 +1,12 @@
 //! Simulated faults of the connections between controllers and nodes: thousands of runs, each derived from
 //! its seed.
 //!
-//! A run has two controllers with their sidecars and three nodes. The code is the product's: `quarry_controller` on one
-//! side, `quarry_node` on the other, `quarry_agent` between them. Simulated are the network and the time (turmoil), the
-//! storage (`quarry_pool::SimulatedPool`), and what Kubernetes knows. Messages are late, held or lost, links are cut one
-//! way or both, programs die with and without a word, machines are replaced, addresses change hands, the right to choose
-//! is lost and its holder learns it late. In the end all is well again, and the storages are looked through: see
-//! [`check`].
+//! A run has two controllers with their sidecars and three nodes. The code is the product's: `quarry_controller` on
+//! one side, `quarry_node` on the other, `quarry_agent` between them. Simulated are the network and the time
+//! (turmoil), the storage (`quarry_pool::SimulatedPool`), and what Kubernetes knows. Messages are late, held or lost,
+//! links are cut one way or both, programs die with and without a word, machines are replaced, addresses change
+//! hands, the right to choose is lost and its holder learns it late. In the end all is well again, and the storages
+//! are looked through: see [`check`].
 //!
 //! `--runs N` runs N seeds, one process each. `--seed N` runs one and logs every event: the same seed gives
 //! the same run. `--break name-lock` and `--break fence` disable a safeguard: if no run then finds the

@@ -46,8 +46,8 @@ struct Args {
     /// The seed of every random choice instead of the commit's; printed with each run.
     #[arg(long)]
     seed: Option<u64>,
-    /// The guests that they run in: bookworm, trixie or both. When not given: both in a soak, else QUARRY_VM_GUEST, else one by
-    /// the seed. A scenario that needs one guest runs in no other.
+    /// The guests that they run in: bookworm, trixie or both. When not given: both in a soak, else QUARRY_VM_GUEST,
+    /// else one by the seed. A scenario that needs one guest runs in no other.
     #[arg(long)]
     guest: Option<Guests>,
     /// How many scenarios run at a time.

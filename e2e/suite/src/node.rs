@@ -137,8 +137,8 @@ impl Node {
         self.starter = if first { "unshare --pid --fork" } else { "" };
     }
 
-    /// Runs quarry with what the chart shows to its container of `/run/udev`, from its next start on: udev's database, and no
-    /// socket of udevd. Mounts are the host's own.
+    /// Runs quarry with what the chart shows to its container of `/run/udev`, from its next start on: udev's
+    /// database, and no socket of udevd. Mounts are the host's own.
     pub async fn in_pod(&mut self) -> Result<()> {
         self.vm.write(IN_POD, include_bytes!("in-pod.sh"), 0o755).await?;
         self.starter = "unshare --mount --propagation unchanged in-pod";

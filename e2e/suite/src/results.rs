@@ -130,7 +130,8 @@ impl Sums {
     }
 }
 
-/// Prints the sums of the slices that were run, for each number of slices and choice of guests. Returns how many scenarios failed in them.
+/// Prints the sums of the slices that were run, for each number of slices and choice of guests. Returns how many
+/// scenarios failed in them.
 pub fn sums() -> Result<usize> {
     let folder = folder();
     let mut sets: BTreeMap<(u64, String), Sums> = BTreeMap::new();

@@ -317,9 +317,9 @@ impl Guest {
         Ok(connection)
     }
 
-    /// Connects to a TCP port from inside the guest, for a client on the host: a port of the guest itself (also one that
-    /// listens on its loopback interface only), or of another node on its network. See [`Guest::forward`] for clients
-    /// that want an address.
+    /// Connects to a TCP port from inside the guest, for a client on the host: a port of the guest itself (also one
+    /// that listens on its loopback interface only), or of another node on its network. See [`Guest::forward`] for
+    /// clients that want an address.
     ///
     /// # Errors
     /// Nothing listens there, or it does not answer.

@@ -243,7 +243,8 @@ impl Qemu {
     }
 }
 
-/// The accelerator to use: KVM where a guest really boots under it, else emulation. `QUARRY_VM_ACCEL=kvm|tcg` overrides.
+/// The accelerator to use: KVM where a guest really boots under it, else emulation. `QUARRY_VM_ACCEL=kvm|tcg`
+/// overrides.
 pub(crate) async fn accelerator(cache: &Cache, image: &Image) -> Result<Accelerator> {
     match std::env::var("QUARRY_VM_ACCEL").as_deref() {
         Ok("kvm") => return Ok(Accelerator::Kvm),

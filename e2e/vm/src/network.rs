@@ -19,8 +19,8 @@ use std::thread;
 use anyhow::{Context, Result};
 use parking_lot::{Mutex, MutexGuard};
 
-/// Where a program of the host that listens on 127.0.0.1 is found from inside a node that has a [`Network`]: at the same
-/// port of this address. It is another way than the network, so it works also while the node's link is down.
+/// Where a program of the host that listens on 127.0.0.1 is found from inside a node that has a [`Network`]: at the
+/// same port of this address. It is another way than the network, so it works also while the node's link is down.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
 /// The longest frame that QEMU sends: 64 KiB of payload and some headers.

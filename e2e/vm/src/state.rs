@@ -23,8 +23,8 @@ const RESTORE: Duration = Duration::from_secs(60);
 /// How long a guest may take to power off in good order.
 const POWER_OFF: Duration = Duration::from_secs(60);
 
-/// Finds the folder with the machine's saved state (`state`, and `root.qcow2` as it was then), or makes it: boots the image,
-/// and then, for each preparation, does it on the state before and boots what that made of the disk.
+/// Finds the folder with the machine's saved state (`state`, and `root.qcow2` as it was then), or makes it: boots the
+/// image, and then, for each preparation, does it on the state before and boots what that made of the disk.
 pub(crate) async fn saved(cache: &Cache, machine: &Machine<'_>, preparations: &[Preparation]) -> Result<PathBuf> {
     let mut state_key = machine.key().await?;
     let mut saved = cache

@@ -45,8 +45,8 @@ pub async fn build_static(build: &Build<'_>) -> Result<BTreeMap<String, PathBuf>
 
 /// As [`build_static`], from the files of another commit of this workspace.
 ///
-/// It has a target folder of its own: cargo takes the crates of two workspaces for the same ones if their paths within the
-/// workspace are the same, and would use what it built of this one.
+/// It has a target folder of its own: cargo takes the crates of two workspaces for the same ones if their paths
+/// within the workspace are the same, and would use what it built of this one.
 ///
 /// # Errors
 /// As [`build_static`].

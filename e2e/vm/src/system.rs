@@ -18,8 +18,8 @@ tokio::task_local! {
 pub enum System {
     /// Debian 12 with lvm 2.03.16 and udevd. A script is the first process.
     Bookworm,
-    /// Debian 13 with lvm 2.03.31, as an ordinary host runs it: systemd is the first process, and multipathd and dmeventd are
-    /// ready to be started.
+    /// Debian 13 with lvm 2.03.31, as an ordinary host runs it: systemd is the first process, and multipathd and
+    /// dmeventd are ready to be started.
     Trixie,
 }
 

@@ -123,7 +123,8 @@ async fn a_power_cut_loses_unflushed_writes() -> Result<()> {
     vm.sh("vgcreate -qq pool /dev/disk/by-id/virtio-d1 && lvcreate -qq -Wn -Zn -L 200M -n a pool").await?;
     vm.sh("mkfs.ext4 -q /dev/pool/a && mkdir -p /mnt/a && mount /dev/pool/a /mnt/a").await?;
     vm.sh("echo kept >/mnt/a/synced && sync /mnt/a/synced && sync /mnt/a && echo lost >/mnt/a/unsynced").await?;
-    // The raw disk: a first write that is flushed, and a second one in the same place that reaches the disk, not its platter.
+    // The raw disk: a first write that is flushed, and a second one in the same place that reaches the disk, not its
+    // platter.
     let disk = "/dev/disk/by-id/virtio-d2";
     let write = |text: &str, flags: &str| {
         format!("printf %-4096s {text} | dd of={disk} bs=4096 count=1 iflag=fullblock oflag=direct {flags} status=none")

@@ -301,7 +301,7 @@ impl csi::controller_server::Controller for ControllerService {
         &self,
         request: Request<csi::ListSnapshotsRequest>,
     ) -> Result<Response<csi::ListSnapshotsResponse>, Status> {
-        answer(async move { snapshots::list(&self.cluster, &request.into_inner()) }).await
+        answer(async move { snapshots::list(&self.cluster, &request.into_inner()).await }).await
     }
 
     async fn get_snapshot(

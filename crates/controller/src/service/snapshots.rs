@@ -21,13 +21,13 @@ pub(super) fn spec(request: &csi::CreateSnapshotRequest) -> Result<SnapshotSpec>
 }
 
 /// A page of the snapshots that the nodes reported. A filter that names nothing of Quarry's matches nothing.
-pub(super) fn list(cluster: &Cluster, request: &csi::ListSnapshotsRequest) -> Result<csi::ListSnapshotsResponse> {
+pub(super) async fn list(cluster: &Cluster, request: &csi::ListSnapshotsRequest) -> Result<csi::ListSnapshotsResponse> {
     let (after, most) = (paging::after(&request.starting_token)?, paging::most(request.max_entries)?);
     let id = filter::<SnapshotId>("snapshot_id", &request.snapshot_id)?;
     let source = filter::<VolumeId>("source_volume_id", &request.source_volume_id)?;
     let (Ok(id), Ok(source)) = (id, source) else { return Ok(csi::ListSnapshotsResponse::default()) };
     let only = Only { id, source };
-    let (snapshots, more) = cluster.snapshots(&only, after.as_ref(), most)?;
+    let (snapshots, more) = cluster.snapshots(&only, after.as_ref(), most).await?;
     let next_token = match snapshots.last() {
         Some(last) if more => paging::token(&last.id),
         _ => String::new(),

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use quarry_controller::{ControllerService, Fate};
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_proto::csi::v1::volume_content_source::{SnapshotSource, Type, VolumeSource};
+use quarry_volume::SizeRange;
 use tonic::{Code, Request, Status};
 
 use crate::support::{self, World, create, fill, until};
@@ -130,9 +132,17 @@ async fn fields_are_checked_and_foreign_identifiers_are_unknown() {
     }
     // A filter that names nothing of Quarry's matches nothing.
     take(&service, "s", &volume).await.unwrap();
-    for (id, source) in
-        [("none-exist-id", ""), ("", "fake-vol"), ("none-exist-id", volume.as_str()), ("", "v1:aaaaaaaaaa:nowhere:v")]
-    {
+    for (id, source) in [("none-exist-id", ""), ("", "fake-vol"), ("none-exist-id", volume.as_str())] {
+        assert_eq!(list(&service, id, source).await.unwrap(), Vec::<String>::new(), "{id:?} {source:?}");
+    }
+    // A node without a plugin pod may have snapshots, unless it is gone for good.
+    for (id, source) in [("s1:aaaaaaaaaa:nowhere:s", ""), ("", "v1:aaaaaaaaaa:nowhere:v")] {
+        for fate in [Fate::Ready, Fate::NotReady(Duration::MAX), Fate::Unknown] {
+            world.fates.lock().unwrap().insert("nowhere".into(), fate);
+            let error = list(&service, id, source).await.unwrap_err();
+            assert!(error.code() == Code::Unavailable && error.message().contains("node nowhere"), "{error}");
+        }
+        world.fates.lock().unwrap().insert("nowhere".into(), Fate::Gone);
         assert_eq!(list(&service, id, source).await.unwrap(), Vec::<String>::new(), "{id:?} {source:?}");
     }
     assert_eq!(list(&service, &long, "").await.unwrap_err().code(), Code::InvalidArgument);
@@ -277,13 +287,19 @@ async fn a_volume_is_filled_on_the_node_of_its_source_only() {
 #[tokio::test]
 async fn without_a_minimum_a_volume_is_as_large_as_its_source() {
     let world = World::new(&[("a", 100)]);
-    let (_, service) = world.controller().await;
+    let (cluster, service) = world.controller().await;
     let volume = create(&service, "v", 10, &["a"], &["a"]).await.unwrap().volume_id;
     let snapshot = take(&service, "s", &volume).await.unwrap().snapshot_id;
     for (name, source) in [("r", from_snapshot(&snapshot)), ("c", from_volume(&volume))] {
         let filled = fill(&service, name, 0, &["a"], &["a"], source).await.unwrap();
         assert_eq!(filled.capacity_bytes, 10 << 20, "{name}");
     }
+    // A retry, after the source has grown.
+    let id = volume.parse().unwrap();
+    let size = SizeRange { required: 20 << 20, limit: None };
+    cluster.expand(&id, size, Duration::from_secs(10)).await.unwrap();
+    let again = fill(&service, "c", 0, &["a"], &["a"], from_volume(&volume)).await.unwrap();
+    assert_eq!(again.capacity_bytes, 10 << 20);
     // A retry, after the source was deleted.
     remove(&service, &snapshot).await.unwrap();
     let again = fill(&service, "r", 0, &["a"], &["a"], from_snapshot(&snapshot)).await.unwrap();

@@ -147,18 +147,22 @@ impl Agent for Connected {
         }
         let existing = self.0.volumes.lock().unwrap().get(&spec.name).cloned();
         if let Some(volume) = existing {
+            if !spec.size.admits(volume.size) {
+                return Err(Error::new(Reason::Exists, "with another size"));
+            }
             return Ok((volume.clone(), self.0.change(vec![volume], vec![])));
         }
-        match &spec.source {
-            Some(ContentSource::Snapshot(id)) => drop(self.get_snapshot(id, Duration::ZERO).await?),
-            Some(ContentSource::Volume(id)) => drop(self.get(id, Duration::ZERO).await?),
-            None => {}
-        }
-        if self.0.pool().space.largest(&spec.class.layout).bytes < spec.size.required {
+        let of_source = match &spec.source {
+            Some(ContentSource::Snapshot(id)) => self.get_snapshot(id, Duration::ZERO).await?.size,
+            Some(ContentSource::Volume(id)) => self.get(id, Duration::ZERO).await?.size,
+            None => 0,
+        };
+        let size = if spec.size.required == 0 { of_source } else { spec.size.required };
+        if self.0.pool().space.largest(&spec.class.layout).bytes < size {
             return Err(Error::new(Reason::NoSpace, "full"));
         }
         self.0.created.fetch_add(1, SeqCst);
-        self.0.put(&spec.name, spec.size.required);
+        self.0.put(&spec.name, size);
         let volume = {
             let mut volumes = self.0.volumes.lock().unwrap();
             let volume = volumes.get_mut(&spec.name).unwrap();

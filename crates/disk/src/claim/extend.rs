@@ -4,7 +4,7 @@
 //! tables follow. Until all is written, the slots have the old size, too, and a reader accepts tables with either.
 //! Before that, only the backup table moves, which leaves the old claim valid.
 
-use super::contents::{DiskContents, fetch};
+use super::contents::{DiskContents, HeaderLocation, fetch};
 use super::geometry::{Geometry, Lba, SectorSize};
 use super::gpt::{self, TableCopy};
 use super::interpret::read;
@@ -36,18 +36,30 @@ pub fn prepare_extension(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Err
     move_backup(disk, &claim, target)
 }
 
-/// Extends a claim's volume to the end of its disk, and replaces its record. The new bytes are clean. `seen` is the claim
-/// that [`read`] returned after [`prepare_extension`]. Blocks until everything is on the disk; a power cut before that
-/// leaves the volume with the old size and record, or with the new ones. Then [`complete_extension`] does the rest.
+/// Extends a claim's volume to its `capacity`, and replaces its record. The bytes up to there are clean. `seen` is
+/// the claim that [`read`] returned after [`prepare_extension`]. Blocks until everything is on the disk; a power cut
+/// before that leaves the volume with the old size and record, or with the new ones. Then [`complete_extension`] does
+/// the rest.
 ///
 /// The caller tells the kernel of the new size. The volume may be in use.
 ///
 /// # Errors
-/// As [`prepare_extension`], and [`Error::RecordTooLong`]. After an I/O error, the volume may have either size.
+/// As [`prepare_extension`], and [`Error::RecordTooLong`]. [`Error::Unexpected`] also if the disk has another size
+/// than when the claim was read: which bytes are clean is only known for that size. After an I/O error, the volume
+/// may have either size.
 pub fn extend(disk: &impl Sectors, seen: &Claim, record: &[u8]) -> Result<Claim, Error> {
     check_length(disk, record)?;
-    let claim = prepare_extension(disk, seen)?;
+    let claim = complete_extension(disk, seen)?;
     let geometry = target(disk, &claim)?;
+    if geometry.volume_length() != seen.capacity {
+        let found = format!(
+            "a disk with room for a volume of {} bytes instead of {}: its size has changed",
+            geometry.volume_length(),
+            seen.capacity
+        );
+        return Err(Error::Unexpected { attempted: EXTEND, device: disk.path().to_owned(), found });
+    }
+    let claim = prepare_extension(disk, &claim)?;
     let before = std::num::NonZeroU64::new(claim.geometry.sectors());
     let slot = next_slot(disk, &claim, Mark::Held)?;
     let slot = Slot { geometry, extended_from: before, record: record.to_vec(), ..slot };
@@ -101,6 +113,7 @@ fn move_backup(disk: &impl Sectors, claim: &Claim, to: Geometry) -> Result<Claim
     let offset = |sector| to.offset(sector);
     let (header_at, entries_at) = gpt::positions(to, TableCopy::Backup);
     let what = "moved backup table";
+    let others = other_backups(disk, claim, header_at)?;
     write_difference(disk, what, offset(entries_at), &entries)?;
     write_difference(disk, what, offset(header_at), &header(TableCopy::Backup))?;
     flush(disk, what)?;
@@ -112,21 +125,20 @@ fn move_backup(disk: &impl Sectors, claim: &Claim, to: Geometry) -> Result<Claim
     let what = "space after the volume";
     let end = to.volume_offset() + to.volume_length();
     write_difference(disk, what, end, &vec![0; (offset(entries_at) - end) as usize])?;
-    erase_other_backups(disk, claim, header_at)?;
+    for (place, entries_at) in others {
+        erase_table(disk, claim, place, entries_at)?;
+    }
     flush(disk, what)?;
     verify_claimed(disk, EXTEND, &claim.slot())
 }
 
-/// Erases the claim's tables at former ends of the disk.
-fn erase_other_backups(disk: &impl Sectors, claim: &Claim, moved: Lba) -> Result<(), Error> {
+/// The places of backup tables at former ends of the disk, with those of their entries. One of them is found only
+/// through the primary table, so they are looked for before it changes.
+fn other_backups(disk: &impl Sectors, claim: &Claim, moved: Lba) -> Result<Vec<(HeaderLocation, Option<Lba>)>, Error> {
     let sector_size: SectorSize = claim.geometry.sector_size();
-    for (place, _) in DiskContents::read(disk)?.tables {
-        if place.sector_size == sector_size && ![Lba(1), moved].contains(&place.sector) {
-            let entries_at = place.sector.0.checked_sub(claim.geometry.entries_sectors());
-            erase_table(disk, claim, place, entries_at.map(Lba))?;
-        }
-    }
-    Ok(())
+    let places = DiskContents::read(disk)?.tables.into_iter().map(|(place, _)| place);
+    let others = places.filter(|place| place.sector_size == sector_size && ![Lba(1), moved].contains(&place.sector));
+    Ok(others.map(|place| (place, place.sector.0.checked_sub(claim.geometry.entries_sectors()).map(Lba))).collect())
 }
 
 /// Writes these bytes, unless they are there.

@@ -151,6 +151,8 @@ impl DiskContents {
         let mut backup = false;
         let (mut foreign, mut unknown, mut altered) = (false, false, false);
         let mut others_within = false;
+        // The rest of a release is writing zeros where the claim was.
+        let is_erased = slot.mark == Mark::Releasing && matches!(self.first, FirstSector::Blank);
         let unreadable = self.take_unreadable();
         for (place, table) in &self.tables {
             let relation = relation(*place, table, &slot);
@@ -161,6 +163,7 @@ impl DiskContents {
                 Relation::Good if place.sector == Lba(1) => primary = true,
                 Relation::Good => backup = true,
                 Relation::Absent | Relation::Partial => {}
+                _ if is_erased && !within => {}
                 Relation::Foreign => foreign = true,
                 Relation::Unknown => unknown = true,
                 Relation::Altered => altered = true,

@@ -1,7 +1,8 @@
 //! The claim on a disk: docs/disk-format.md.
 //!
 //! A disk belongs to a volume if it has a claim: a partition table with Quarry's partition types, and the
-//! volume's record between them. Sector 0 is the commit point: it is written last and erased first. [`read`]
+//! volume's record between them. Sector 0 is the commit point: it is written last and erased first. An extension
+//! of the volume is committed by the record instead: see [`extend`]. [`read`]
 //! decides what a disk holds after a power cut at any instant, and how to continue; no other code interprets
 //! the bytes.
 //!

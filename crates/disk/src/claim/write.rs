@@ -181,12 +181,18 @@ pub fn clear(disk: &impl Sectors, seen: &Claim) -> Result<(), Error> {
 /// Writes both tables, then the protective MBR.
 pub(super) fn write_tables(disk: &impl Sectors, geometry: Geometry, identity: &Identity) -> Result<(), Error> {
     let entries = gpt::entries(geometry, identity);
-    for (copy, what) in [(TableCopy::Backup, "backup table"), (TableCopy::Primary, "primary table")] {
-        let (header_at, entries_at) = gpt::positions(geometry, copy);
-        write_at(disk, what, geometry.offset(entries_at), &entries)?;
-        write_at(disk, what, geometry.offset(header_at), &gpt::header(geometry, identity, copy, &entries))?;
-        flush(disk, what)?;
-    }
+    let header = |copy| gpt::header(geometry, identity, copy, &entries);
+    let what = "backup table";
+    let (header_at, entries_at) = gpt::positions(geometry, TableCopy::Backup);
+    write_at(disk, what, geometry.offset(entries_at), &entries)?;
+    write_at(disk, what, geometry.offset(header_at), &header(TableCopy::Backup))?;
+    flush(disk, what)?;
+    // The primary header is directly before its entries. Both are one write: the kernel reads the tables again when a
+    // program that wrote to the disk has ended, and finds no partitions if this table does not fit together.
+    let what = "primary table";
+    let (header_at, _) = gpt::positions(geometry, TableCopy::Primary);
+    write_at(disk, what, geometry.offset(header_at), &[&header(TableCopy::Primary)[..], &entries].concat())?;
+    flush(disk, what)?;
     write_at(disk, "protective MBR", 0, &gpt::protective_mbr(geometry))?;
     flush(disk, "protective MBR")
 }

@@ -63,12 +63,12 @@ impl Meter {
         Measured { done: done.load(Ordering::Relaxed), total: total.load(Ordering::Relaxed) }
     }
 
-    pub(super) fn begin(&self, done: u64, total: u64) {
+    pub(crate) fn begin(&self, done: u64, total: u64) {
         self.inner.done.store(done, Ordering::Relaxed);
         self.inner.total.store(total, Ordering::Relaxed);
     }
 
-    pub(super) fn reach(&self, done: u64) {
+    pub(crate) fn reach(&self, done: u64) {
         self.inner.done.store(done, Ordering::Relaxed);
     }
 }

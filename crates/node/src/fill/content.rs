@@ -6,6 +6,7 @@ use quarry_pool::{Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, 
 use quarry_volume::{ContentSource, CowSize, Error, Filesystem, Gib, Reason, Result, VolumeSpec};
 
 use super::Failure;
+use crate::copies::Running;
 use crate::device;
 use crate::host::{Host, Located};
 use crate::prepare::update_record;
@@ -105,16 +106,23 @@ impl Host {
     }
 
     /// Makes sure that the source does not change while it is copied: takes a snapshot of a volume, or finds the one
-    /// that an earlier call took.
+    /// that an earlier call took. If its pool cannot take any, nothing may use the volume before `running` has ended.
     pub(super) async fn hold_still(
         &self,
         content: Content,
+        source: &ContentSource,
         pool: &Arc<dyn Pool>,
         target: &mut PoolVolume,
+        running: &Running,
     ) -> Result<Content, Failure> {
         match &content.origin {
             Origin::Snapshot(_) => Ok(content),
             Origin::Offline(_) => {
+                // A call that makes the source usable, or changes its size, first holds its name, and then looks for
+                // copies. So one of the two notices the other.
+                running.set_offline();
+                self.require_no_change_of(&content.record.source)?;
+                let content = self.content(source).await.map_err(Failure::of_source)?;
                 self.require_offline(&content).await.map_err(Failure::of_source)?;
                 Ok(content)
             }
@@ -176,7 +184,7 @@ impl Host {
 }
 
 /// Checks that a snapshot can be copied.
-fn require_readable(snapshot: &PoolSnapshot) -> Result<()> {
+pub(super) fn require_readable(snapshot: &PoolSnapshot) -> Result<()> {
     let name = &snapshot.record.name;
     match (&snapshot.health, snapshot.record.state) {
         (SnapshotHealth::Whole, State::Ready) => Ok(()),

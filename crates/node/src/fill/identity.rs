@@ -16,7 +16,7 @@ use crate::prepare::update_record;
 /// Recovers the copied filesystem on the volume, which is as after a power cut, and gives it that UUID. Idempotent.
 ///
 /// # Errors
-/// [`Failure::useless`] if the filesystem cannot get a new UUID.
+/// [`Failure::useless`] if the filesystem cannot be recovered, or cannot get a new UUID, because of what it contains.
 pub(super) async fn give(
     kernel: &Arc<dyn Kernel>,
     pool: &Arc<dyn Pool>,
@@ -35,7 +35,7 @@ pub(super) async fn give(
     let mut next = step().await?;
     if let UuidStep::Set { recover_with: Some(options), .. } = next {
         quarry_fault::point(|| "fill:recover:before".to_owned());
-        kernel.recover(kind, &device, options).await?;
+        kernel.recover(kind, &device, options).await.map_err(Failure::of_source)?;
         quarry_fault::point(|| "fill:recover:after".to_owned());
         flush().await?;
         next = step().await?;
@@ -50,7 +50,7 @@ pub(super) async fn give(
                 update_record(pool, volume, &again).await?;
             }
             quarry_fault::point(|| "fill:uuid:before".to_owned());
-            kernel.set_uuid(kind, &device, uuid).await?;
+            kernel.set_uuid(kind, &device, uuid).await.map_err(Failure::of_source)?;
             quarry_fault::point(|| "fill:uuid:after".to_owned());
             Ok(())
         }

@@ -13,8 +13,10 @@
 use std::sync::Arc;
 
 use quarry_pool::{Pool, PoolVolume, Record};
-use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Reason, Result};
+use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Reason, Result, VolumeSpec};
 
+use self::content::Origin;
+use crate::copies::CopyTarget;
 use crate::host::Host;
 use crate::prepare::update_record;
 use crate::tasks::Handle;
@@ -23,7 +25,7 @@ mod content;
 mod identity;
 mod transfer;
 
-pub(crate) use transfer::copy_simulated;
+pub(crate) use transfer::{copy_simulated, require_snapshot_unchanged};
 
 /// Why a volume was not filled.
 pub(crate) struct Failure {
@@ -72,7 +74,11 @@ impl Host {
             update_record(pool, &mut volume, &record.ready()).await?;
             tracing::info!(volume = record.name, %source, "a volume was filled");
         }
-        self.remove_clone_snapshot_if_found(source, &record.name).await?;
+        if let Err(error) = self.remove_clone_snapshot(source, &record.name).await {
+            // The volume is complete.
+            tracing::warn!(volume = record.name, %source, %error, "a snapshot that served a clone is removed later");
+            self.clean_up_after_copies_later();
+        }
         Ok(volume)
     }
 
@@ -84,17 +90,48 @@ impl Host {
         source: &ContentSource,
         handle: &Handle,
     ) -> Result<(), Failure> {
+        // A deletion of the source first holds its name, and then looks for copies. So one of the two notices the other.
+        let target = CopyTarget::Volume(volume.name.clone());
+        let running = self.copies().begin(target, pool.name(), volume.size, source);
         self.require_kept(source)?;
-        let content = self.content(source).await.map_err(Failure::of_source)?;
-        if content.is_empty() {
+        if self.content(source).await.map_err(Failure::of_source)?.is_empty() {
             let nothing = volume.record()?.filled_with_nothing();
             return Ok(update_record(pool, volume, &nothing).await?);
         }
-        let content = self.hold_still(content, pool, volume).await?;
-        let uuid = self.transfer(pool, volume, &content, source, handle).await?;
-        let mut copied = volume.record()?.zeroed(Gib::needed_for(volume.size));
-        copied.filesystem_uuid = uuid;
-        Ok(update_record(pool, volume, &copied).await?)
+        let _turn = running.wait_for_turn(handle).await?;
+        // It may have changed meanwhile.
+        let content = self.content(source).await.map_err(Failure::of_source)?;
+        let content = self.hold_still(content, source, pool, volume, &running).await?;
+        let filled: Result<(), Failure> = async {
+            let uuid = self.transfer(pool, volume, &content, &running, handle).await?;
+            let mut copied = volume.record()?.zeroed(Gib::needed_for(volume.size));
+            copied.filesystem_uuid = uuid;
+            Ok(update_record(pool, volume, &copied).await?)
+        }
+        .await;
+        drop(running);
+        if let Origin::Snapshot(snapshot) = &content.origin {
+            self.deactivate_full_copy(&content.pool, snapshot, source).await;
+        }
+        filled
+    }
+
+    /// The spec of a volume that is to be created: if it has a source and no minimum size, that is the size of the source.
+    ///
+    /// # Errors
+    /// `SizeOutOfRange` if the spec permits no volume of that size; otherwise as for [`Self::check_source`].
+    pub(crate) async fn sized(&self, spec: &VolumeSpec) -> Result<VolumeSpec> {
+        let mut sized = spec.clone();
+        let Some(source) = spec.source.as_ref().filter(|_| spec.size.required == 0) else { return Ok(sized) };
+        let of_source = |error: Error| error.context(format_args!("it is to be filled from {source}"));
+        sized.size.required = self.content(source).await.map_err(of_source)?.size;
+        match spec.size.limit.filter(|limit| *limit < sized.size.required) {
+            None => Ok(sized),
+            Some(limit) => Err(of_source(Error::new(
+                Reason::SizeOutOfRange,
+                format!("its source has {} bytes, and at most {limit} are requested", sized.size.required),
+            ))),
+        }
     }
 
     /// Checks, before a volume is created, that it can be filled from its source. `size`: that of the volume.
@@ -102,7 +139,7 @@ impl Host {
     /// # Errors
     /// `NotFound` if the source does not exist; `SizeOutOfRange` if it is larger than the volume; `InvalidRequest` if it
     /// was created for another use.
-    pub(crate) async fn check_source(&self, spec: &quarry_volume::VolumeSpec, size: u64) -> Result<()> {
+    pub(crate) async fn check_source(&self, spec: &VolumeSpec, size: u64) -> Result<()> {
         let Some(source) = &spec.source else { return Ok(()) };
         let of_source = |error: Error| error.context(format_args!("it is to be filled from {source}"));
         self.require_kept(source).map_err(of_source)?;

@@ -1,19 +1,19 @@
 //! Copies the contents of a source into a new volume, with progress that survives a restart.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use quarry_pool::{Device, Pool, PoolVolume, Record, SimulatedDevice};
-use quarry_volume::{AccessTypes, ContentSource, Error, Gib, Reason, Result};
+use quarry_pool::{Device, Pool, PoolSnapshot, PoolVolume, Record, SimulatedDevice};
+use quarry_volume::{AccessTypes, Error, Gib, Reason, Result};
 use uuid::Uuid;
 
 use super::Failure;
-use super::content::{Content, Origin};
-use crate::copies::{Copy, CopyTarget};
-use crate::copy::{Meter, Tail};
+use super::content::{Content, Origin, require_readable};
+use crate::copies::Running;
+use crate::copy::Tail;
 use crate::device;
-use crate::full_copy::deactivate_copy;
 use crate::host::Host;
 use crate::kernel::DeviceCopy;
 use crate::prepare::update_record;
@@ -34,21 +34,19 @@ impl Host {
         pool: &Arc<dyn Pool>,
         volume: &mut PoolVolume,
         content: &Content,
-        source: &ContentSource,
+        running: &Running,
         handle: &Handle,
     ) -> Result<Option<Uuid>, Failure> {
         let from = match &content.origin {
             Origin::Snapshot(snapshot) => content.pool.activate_snapshot(snapshot).await?,
             Origin::Volume(volume) | Origin::Offline(volume) => device::activate_bytes(&content.pool, volume).await?,
         };
-        let (activated, is_simulated) = (Instant::now(), matches!(from, Device::Simulated(_)));
-        let copied = self.transfer_from(from, pool, volume, content, source, handle).await;
-        match &content.origin {
-            // A source that no pod uses was inactive.
-            Origin::Offline(_) if !is_simulated => self.deactivate_now(&content.record.source, activated).await,
-            Origin::Snapshot(snapshot) => deactivate_copy(&content.pool, snapshot, activated).await,
-            // A pod may use it.
-            Origin::Volume(_) | Origin::Offline(_) => {}
+        let activated = Instant::now();
+        let copied = self.transfer_from(from, pool, volume, content, running, handle).await;
+        if matches!(content.origin, Origin::Offline(_)) {
+            // Nothing else has used it since. (The source of a snapshot is deactivated when that is removed, and a full
+            // copy by the caller, because others may copy it, too.)
+            self.deactivate_now(&content.record.source, activated).await;
         }
         copied
     }
@@ -59,18 +57,17 @@ impl Host {
         pool: &Arc<dyn Pool>,
         volume: &mut PoolVolume,
         content: &Content,
-        source: &ContentSource,
+        running: &Running,
         handle: &Handle,
     ) -> Result<Option<Uuid>, Failure> {
         let to = device::activate_bytes(pool, volume).await?;
         let uuid = self.new_uuid(&from, content, volume).await?;
         let record = volume.record()?.clone();
-        let (size, whole, meter) = (content.size, volume.size, Meter::default());
+        let (size, whole) = (content.size, volume.size);
         let offline = matches!(content.origin, Origin::Offline(_));
         // A volume without a snapshot may have been used since an interrupted copy, which had another instant's contents.
         let start = if offline { Gib::NONE } else { record.zeroed };
-        let running = Copy { source: source.clone(), pool: pool.name().to_owned(), start, meter: meter.clone() };
-        let running = self.copies().begin(CopyTarget::Volume(volume.name.clone()), running);
+        let meter = running.meter(start);
         let tail = match record.access.shows_bytes() && !quarry_fault::disabled("copy-tail") {
             true => Tail::Zero,
             false => Tail::WipeSignatures,
@@ -79,10 +76,11 @@ impl Host {
         match (from, to) {
             (Device::Node(source), Device::Node(target)) => {
                 let filesystem = record.filesystem.zip(uuid);
-                let rates = self.copies().rates(content.pool.name(), pool.name());
+                let (opened, rates) = (source.clone(), self.copies().rates(content.pool.name(), pool.name()));
                 let retry = "CreateVolume";
                 let copy = DeviceCopy { source, size, offline, target, start, tail, filesystem, rates, meter, retry };
                 self.kernel().copy(copy, handle, &mut stored).await.map_err(Failure::of_source)?;
+                require_unchanged(content, &opened).await?;
             }
             (Device::Simulated(source), Device::Simulated(target)) => {
                 copy_simulated(&source, &target, start.bytes()..size, whole, handle).await?;
@@ -91,7 +89,6 @@ impl Host {
                 return Err(Error::precondition("nothing is copied between a simulated pool and a real one").into());
             }
         }
-        drop(running);
         Ok(uuid)
     }
 
@@ -116,6 +113,39 @@ impl Host {
             )))),
         }
     }
+}
+
+/// Checks after a copy that the device at that node, which was read, was the source until the end, and that the contents
+/// of a snapshot were not lost meanwhile.
+async fn require_unchanged(content: &Content, opened: &Path) -> Result<(), Failure> {
+    match &content.origin {
+        Origin::Snapshot(snapshot) => require_snapshot_unchanged(&content.pool, snapshot, opened).await,
+        Origin::Volume(volume) | Origin::Offline(volume) => {
+            let now = device::active(&content.pool, volume)?.map(|now| now.top);
+            Ok(require_same_device(now.as_deref(), opened)?)
+        }
+    }
+}
+
+/// The same for a snapshot: what is read from one while it becomes full may be of another instant.
+pub(crate) async fn require_snapshot_unchanged(
+    pool: &Arc<dyn Pool>,
+    snapshot: &PoolSnapshot,
+    opened: &Path,
+) -> Result<(), Failure> {
+    if let Some(found) = pool.snapshot(&snapshot.name).await? {
+        require_readable(&found).map_err(Failure::of_source)?;
+    }
+    let now = pool.activate_snapshot(snapshot).await?.node()?;
+    Ok(require_same_device(Some(&now), opened)?)
+}
+
+fn require_same_device(now: Option<&Path>, opened: &Path) -> Result<()> {
+    if now == Some(opened) {
+        return Ok(());
+    }
+    let opened = opened.display();
+    Err(Error::unavailable(format!("the device of its source, {opened}, was removed while it was copied: retry")))
 }
 
 /// Copies a simulated device, and zeroes the rest of the target, which has `whole` bytes.

@@ -60,6 +60,7 @@ impl MachinePool {
 
     /// An effect: a dead process never returns from it.
     async fn effect<T>(&self, what: &str, work: impl FnOnce(&mut Machine) -> T) -> T {
+        self.process.pause().await;
         match self.process.try_effect(what, work) {
             Some(result) => result,
             None => pending().await,
@@ -72,6 +73,11 @@ const EXTENT: u64 = 4 << 20;
 
 fn in_use(volume: &PoolVolume) -> Error {
     Error::new(Reason::InUse, format!("volume {} is open", volume.name))
+}
+
+/// Whether the snapshot needs the volume.
+fn is_attached(record: &SnapshotRecord, volume: &PoolVolume) -> bool {
+    record.source.volume == volume.name && record.method() == SnapshotMethod::Cow
 }
 
 /// What is wrong with a volume that was filled and becomes `ready`.
@@ -179,6 +185,13 @@ impl Pool for MachinePool {
     }
 
     async fn deactivate(&self, volume: &PoolVolume, _unused_since: Instant) -> Result<()> {
+        // As for LVM.
+        let snapshots = self.simulated.snapshots().await?;
+        let has_snapshots = snapshots.iter().any(|snapshot| is_attached(&snapshot.record, volume));
+        let is_ready = volume.record().is_ok_and(|record| record.state == State::Ready);
+        if has_snapshots || !is_ready {
+            return Ok(());
+        }
         self.effect("deactivate", |machine| {
             let node = node(&volume.name);
             let open = machine.disks.get(&node).is_some_and(|disk| machine.is_open(disk));
@@ -233,6 +246,7 @@ impl Pool for MachinePool {
             return Err(Error::new(Reason::Unsupported, "this pool has no snapshots"));
         }
         let name = record.id_name();
+        self.activate(volume).await?;
         self.effect("take snapshot", |machine| machine.begin_snapshot(&name, &volume.name)).await;
         // Its record stays `new`.
         self.simulated.fail_next(Operation::SetRecord, Failure::Before);
@@ -279,8 +293,11 @@ impl Pool for MachinePool {
         if snapshot.record.method() == SnapshotMethod::Cow {
             return Ok(());
         }
+        let node = snapshot_node(&snapshot.name);
+        if !self.process.try_read(|machine| machine.disks.get(&node).is_some_and(|disk| disk.active)).unwrap_or(true) {
+            return Ok(());
+        }
         self.effect("deactivate snapshot", |machine| {
-            let node = snapshot_node(&snapshot.name);
             let is_open = machine.disks.get(&node).is_some_and(|disk| machine.is_open(disk));
             if let Some(disk) = machine.disks.get_mut(&node).filter(|_| !is_open) {
                 disk.active = false;
@@ -291,7 +308,6 @@ impl Pool for MachinePool {
     }
 
     async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
-        self.simulated.activate_snapshot(snapshot).await?;
         let mut nodes = vec![snapshot_node(&snapshot.name)];
         if snapshot.record.method() == SnapshotMethod::Cow {
             nodes.push(node(&snapshot.record.source.volume));
@@ -304,6 +320,7 @@ impl Pool for MachinePool {
             }
         })
         .await;
+        self.simulated.activate_snapshot(snapshot).await?;
         Ok(Device::Node(snapshot_node(&snapshot.name)))
     }
 
@@ -385,9 +402,7 @@ impl Pool for MachinePool {
 
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
         let snapshots = self.simulated.snapshots().await?;
-        let attached =
-            |record: &SnapshotRecord| record.source.volume == volume.name && record.method() == SnapshotMethod::Cow;
-        if snapshots.iter().any(|snapshot| attached(&snapshot.record)) {
+        if snapshots.iter().any(|snapshot| is_attached(&snapshot.record, volume)) {
             // It rejects this.
             return self.simulated.remove(volume).await;
         }

@@ -226,7 +226,8 @@ impl World {
         self.send(host, Call::Stage).await
     }
 
-    async fn send(&self, host: &Host, call: Call) -> Result<()> {
+    /// Makes a call to that host.
+    pub(super) async fn send(&self, host: &Host, call: Call) -> Result<()> {
         let id = self.id.clone();
         let capability = Capability {
             access: self.usage.access,

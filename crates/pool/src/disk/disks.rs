@@ -24,7 +24,7 @@ pub(crate) trait Disks: Send + Sync {
     /// Opens a disk for reading.
     fn read(&self, disk: &Disk) -> Result<Box<dyn Sectors>>;
 
-    /// Opens a disk to change the record on it, while its volume may be in use.
+    /// Opens a disk to change its claim, while its volume may be in use.
     fn write(&self, disk: &Disk) -> Result<Box<dyn Sectors>>;
 
     /// Holds a disk: nothing else can mount, format or wipe it until the returned value is dropped.
@@ -60,13 +60,13 @@ pub(crate) trait Disks: Send + Sync {
     /// Reads only the kernel's tables.
     fn is_short(&self, disk: &Disk, claim: &Claim) -> bool;
 
-    /// Gives the kernel's partition of an expanded volume the length in the claim. It may be in use. Does nothing if the
-    /// partition has that length, or the kernel does not have it.
+    /// Gives the kernel's partition of an expanded volume the length in the claim. It may be in use. Does nothing if
+    /// the partition has that length, or the kernel does not have it.
     fn extend_partition(&self, disk: &Disk, claim: &Claim) -> Result<()>;
 
-    /// Adds the partitions of a claim to the kernel, unless it has them, with the length in the claim, and returns the
-    /// node of the volume's partition. The partitions stay until the second value is dropped: otherwise, udev would have them
-    /// removed and added again, after a change event of the disk, while they are in use.
+    /// Adds the partitions of a claim to the kernel, unless it has them, with the length in the claim, and returns
+    /// the node of the volume's partition. The partitions stay until the second value is dropped: otherwise, udev
+    /// would have them removed and added again, after a change event of the disk, while they are in use.
     fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)>;
 }
 

@@ -1,8 +1,8 @@
 //! Expands a volume whose disk became larger, to the whole disk.
 //!
 //! The new space is what follows the volume. Nothing else can take it, so nothing has to be reserved; but until it is
-//! clean, it must not be in the volume's partition, which probes and pods read. So it is cleaned through the disk, which
-//! the volume's users keep from being held exclusively. The order of writes: docs/disk-format.md, "Extension".
+//! clean, it must not be in the volume's partition, which probes and pods read. So it is cleaned through the disk,
+//! which the volume's users keep from being held exclusively. The order of writes: docs/disk-format.md, "Extension".
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,17 +35,12 @@ impl Inner {
                 inner.complete_expansion(&disk, claim, &now, &record).await?;
                 return Ok(None);
             }
+            let (claim, progress) = inner.progress(&disk, claim, &now, &record).await?;
             let target = inner.target(&disk, &claim, &now, &size)?;
-            let progress = record.expansion.filter(|progress| progress.size == target);
             blocking(move || {
                 // What is at the new end is read from the disk: it may have changed with the disk's size.
                 inner.disks.drop_cache(&disk)?;
                 let claim = inner.complete_change(&disk, claim, &now)?;
-                let claim = match record.expansion {
-                    // Which bytes are zeros is known only for the disk as it was then.
-                    Some(_) if progress.is_none() => inner.write_record(&disk, &claim, &record.expanding(None))?,
-                    _ => claim,
-                };
                 let prepared = inner.disks.write(&disk).and_then(|device| {
                     claim::prepare_extension(&Any(&*device), &claim).map_err(|error| inner.explain(&error))
                 });
@@ -145,6 +140,26 @@ impl Inner {
         Ok(found)
     }
 
+    /// How much of the new space is zeroed. The progress for another size is removed from the record, also if the
+    /// volume cannot be expanded now: a disk that became smaller and then larger again may have other bytes there.
+    async fn progress(
+        self: &Arc<Self>,
+        disk: &Disk,
+        claim: Claim,
+        volume: &PoolVolume,
+        record: &Record,
+    ) -> Result<(Claim, Option<ExpansionProgress>)> {
+        if record.expansion.is_none_or(|progress| progress.size == claim.capacity) {
+            return Ok((claim, record.expansion));
+        }
+        let (inner, disk, volume, record) = (Arc::clone(self), disk.clone(), volume.clone(), record.expanding(None));
+        blocking(move || {
+            let claim = inner.complete_change(&disk, claim, &volume)?;
+            Ok((inner.write_record(&disk, &claim, &record)?, None))
+        })
+        .await
+    }
+
     /// The size that the volume will have: that of the disk.
     fn target(&self, disk: &Disk, claim: &Claim, volume: &PoolVolume, size: &SizeRange) -> Result<u64> {
         let (pool, name, target) = (&self.name, &volume.name, claim.capacity);
@@ -232,8 +247,8 @@ fn check_table(pool: &str, disk: &Disk, claim: &Claim, volume: &PoolVolume) -> R
     )))
 }
 
-/// Where in the space that a volume of `before` bytes gets to have `after` bytes a signature would be found: at the edges
-/// of the space, and in the places of the larger volume.
+/// Where in the space that a volume of `before` bytes gets to have `after` bytes a signature would be found: at the
+/// edges of the space, and in the places of the larger volume.
 fn new_signature_places(before: u64, after: u64) -> Vec<Range<u64>> {
     let mut places = signature_places(after.saturating_sub(before));
     let of_volume = signature_places(after).into_iter().filter(|place| place.end > before);

@@ -169,7 +169,7 @@ pub(super) fn unused_space(disk: &Disk, claim: &Claim) -> Option<String> {
     (claim.capacity > claim.length).then(|| {
         format!(
             "the disk {} became larger than its volume: it has room for {} bytes, and the volume has {}; request more \
-             for its claim to use the rest (docs/growing.md)",
+             than that for its claim to use the rest (docs/growing.md)",
             disk.name, claim.capacity, claim.length
         )
     })

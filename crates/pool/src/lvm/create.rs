@@ -3,7 +3,7 @@
 
 use quarry_lvm::commands::{self, CreateLv};
 use quarry_lvm::{VolumeGroup, capacity};
-use quarry_volume::{Error, Extents, Layout, Reason, Result, VolumeSpec, safe_name};
+use quarry_volume::{ContentSource, Error, Extents, Layout, Reason, Result, VolumeSpec, safe_name};
 
 use super::{LvmPool, device, name, volume};
 use crate::key::VolumeKey;
@@ -36,7 +36,13 @@ impl LvmPool {
         name::check_free(&self.name, &group, &name)?;
         let size = spec.size.choose(Self::unit(&group, &spec.class.layout))?;
         let extents = group.extent_size.whole_in(size);
-        let Some(pvs) = capacity::choose(&group, &spec.class.layout, extents, self.config.reserve) else {
+        let source = match &spec.source {
+            Some(ContentSource::Volume(id)) => group
+                .volumes()
+                .find(|logical| volume::from_logical(&group, logical).is_some_and(|found| found.name == id.volume)),
+            _ => None,
+        };
+        let Some(pvs) = capacity::choose(&group, &spec.class.layout, extents, self.config.reserve, source) else {
             return Err(self.no_space(&group, spec, size, &capacity::withheld(&group)));
         };
         let record = Record::new(spec, size);

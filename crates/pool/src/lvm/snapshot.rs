@@ -12,8 +12,8 @@ use crate::key::VolumeKey;
 use crate::record::State;
 use crate::{PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord};
 
-/// The beginning of the names of snapshots and full copies. With the safe form of a name, they are longer than the names of volumes, so
-/// that no request can need the same name.
+/// The beginning of the names of snapshots and full copies. With the safe form of a name, they are longer than the names
+/// of volumes, so that no request can need the same name.
 const PREFIX: &str = "quarry-snapshot-named-";
 /// From this share of its space on, in percent, a snapshot that can become full is shown to the operator.
 const NEARLY_FULL: u8 = 80;
@@ -122,13 +122,13 @@ fn health(
     }
 }
 
-/// What an operator should know about the snapshots.
+/// What an operator should know about the snapshots, besides the problems of those that are listed.
 pub(super) fn hint(group: &VolumeGroup) -> Option<String> {
     let describe = |logical: &LogicalVolume| {
         let snapshot = from_logical(group, logical)?;
         let name = format!("snapshot {} of volume {}", snapshot.record.name, snapshot.record.source.volume);
         if let Some(why) = snapshot.health.problem() {
-            return Some(format!("{name} ({}/{}): {why}", group.name, logical.name));
+            return snapshot.record.serves().then(|| format!("{name} ({}/{}): {why}", group.name, logical.name));
         }
         let is_cow = snapshot.record.method() == SnapshotMethod::Cow;
         let can_be_full =

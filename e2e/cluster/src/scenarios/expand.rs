@@ -104,8 +104,8 @@ pub(super) async fn request(space: &Space<'_>, claim: &str, size: &str) -> Resul
     space.run(&["patch", "pvc", claim, "--patch", &patch]).await.map(drop)
 }
 
-/// Waits until a claim has this size and nothing is left to do, and fails if its PersistentVolume has another. Returns the
-/// name of the PersistentVolume.
+/// Waits until a claim has this size and nothing is left to do, and fails if its PersistentVolume has another.
+/// Returns the name of the PersistentVolume.
 pub(super) async fn has(space: &Space<'_>, claim: &str, size: u64) -> Result<String> {
     let done = |claim: &Value| {
         bytes(text(claim, "/status/capacity/storage")).ok() == Some(size)
@@ -175,7 +175,8 @@ fn is_larger(now: u64, before: u64, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless the raw volume has only zeros from an offset in MiB to its end at 128 MiB, and its first bytes as before.
+/// Fails unless the raw volume has only zeros from an offset in MiB to its end at 128 MiB, and its first bytes as
+/// before.
 async fn is_zero_from(space: &Space<'_>, offset: u64) -> Result<()> {
     let script = format!(
         "dd if=/dev/raw bs=1M 2>/dev/null | wc -c; head -c 8 /dev/raw; echo
@@ -202,7 +203,8 @@ async fn dirty(worker: &Worker) -> Result<()> {
     worker.vm.sh(script).await.map(drop)
 }
 
-/// Fails unless all extents of a volume of the second pool held bytes of a previous owner: otherwise its zeros prove nothing.
+/// Fails unless all extents of a volume of the second pool held bytes of a previous owner: otherwise its zeros prove
+/// nothing.
 async fn in_dirty_extents(worker: &Worker, volume: &str) -> Result<()> {
     let ranges = worker.vm.sh(format!("lvs --noheadings -o seg_pe_ranges {SECOND_POOL}/{volume}")).await?;
     let extents = extents(&ranges).with_context(|| format!("the extents of {volume}: {ranges:?}"))?;

@@ -101,43 +101,64 @@ pub fn list() {
     }
 }
 
-/// Runs the scenarios whose name contains one of `only` (all, if it is empty), until `end`. Returns how many
-/// passed and how many failed.
-///
-/// # Errors
-/// No scenario has such a name.
-pub async fn run(cluster: &mut Cluster, only: &[String], end: Option<Instant>) -> Result<(usize, usize)> {
-    let chosen: Vec<_> = ALL
-        .iter()
-        .filter(|scenario| only.is_empty() || only.iter().any(|part| scenario.name.contains(part.as_str())))
-        .collect();
-    ensure!(!chosen.is_empty(), "no scenario's name contains any of {only:?}; --list shows them");
-    let (mut passed, mut failed, mut left_out) = (0, 0, Vec::new());
-    for scenario in &chosen {
-        let began = Instant::now();
-        if end.is_some_and(|end| began > end) {
-            left_out.push(scenario.name);
-            continue;
-        }
-        println!("start {}", scenario.name);
-        let result = (scenario.run)(cluster).await;
-        let took = began.elapsed().as_secs_f64();
-        match result {
-            Ok(figures) => {
-                passed += 1;
-                println!("ok    {} ({took:.0} s, {}/{}) {figures}", scenario.name, passed + failed, chosen.len());
-            }
-            Err(error) => {
-                failed += 1;
-                println!("FAIL  {} ({took:.0} s, {}/{}): {error:?}", scenario.name, passed + failed, chosen.len());
-            }
+/// The scenarios of one run, and what became of them.
+pub struct Tally {
+    chosen: Vec<&'static Scenario>,
+    passed: usize,
+    failed: usize,
+}
+
+impl Tally {
+    /// The scenarios whose name contains one of `only` (all, if it is empty).
+    ///
+    /// # Errors
+    /// No scenario has such a name.
+    pub fn new(only: &[String]) -> Result<Self> {
+        let chosen: Vec<_> = ALL
+            .iter()
+            .filter(|scenario| only.is_empty() || only.iter().any(|part| scenario.name.contains(part.as_str())))
+            .collect();
+        ensure!(!chosen.is_empty(), "no scenario's name contains any of {only:?}; --list shows them");
+        Ok(Self { chosen, passed: 0, failed: 0 })
+    }
+
+    /// Runs the scenarios one after the other. When this is stopped early, the tally holds those that ended.
+    pub async fn run(&mut self, cluster: &mut Cluster) {
+        for scenario in &self.chosen {
+            let began = Instant::now();
+            println!("start {}", scenario.name);
+            let result = (scenario.run)(cluster).await;
+            let took = began.elapsed().as_secs_f64();
+            let (word, text) = match result {
+                Ok(figures) => {
+                    self.passed += 1;
+                    ("ok   ", format!(" {figures}"))
+                }
+                Err(error) => {
+                    self.failed += 1;
+                    ("FAIL ", format!(": {error:?}"))
+                }
+            };
+            let ended = self.passed + self.failed;
+            println!("{word} {} ({took:.0} s, {ended}/{}){text}", scenario.name, self.chosen.len());
         }
     }
-    if !left_out.is_empty() {
-        println!("not run for lack of time: {}", left_out.join(", "));
+
+    /// Prints how many passed, failed and did not end, with the names of these. Returns how many failed.
+    pub fn print(&self) -> usize {
+        let left_out: Vec<_> =
+            self.chosen.iter().skip(self.passed + self.failed).map(|scenario| scenario.name).collect();
+        if !left_out.is_empty() {
+            println!("not run to the end for lack of time: {}", left_out.join(", "));
+        }
+        println!(
+            "scenarios on Kubernetes: {} passed, {} failed, {} left out",
+            self.passed,
+            self.failed,
+            left_out.len()
+        );
+        self.failed
     }
-    println!("scenarios on Kubernetes: {passed} passed, {failed} failed, {} left out", left_out.len());
-    Ok((passed, failed))
 }
 
 /// Deletes the pods of a component (`controller` or `node`), and does not wait until they are gone.

@@ -1,8 +1,8 @@
 //! The scheduler's view of free space (CSIStorageCapacity) while parts of the driver restart.
 //!
-//! kubelet removes a driver from its CSINode when the registrar ends, and external-provisioner then deletes the capacity of
-//! that node. So a node whose plugin is replaced has none until the new plugin has registered. It must return by itself, and
-//! no other node may lose its own.
+//! kubelet removes a driver from its CSINode when the registrar ends, and external-provisioner then deletes the
+//! capacity of that node. So a node whose plugin is replaced has none until the new plugin has registered. It must
+//! return by itself, and no other node may lose its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -1,19 +1,23 @@
 //! VolumeSnapshots and clones: with the real snapshot controller and the chart's sidecar.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 use quarry_cache::Cache;
 use quarry_vm::Daemon;
 use serde_json::{Value, json};
 
 use super::{lies_on, node_of};
-use crate::cluster::{Cluster, text};
+use crate::cluster::{Cluster, is, text};
 use crate::install::{self, CLASS, SECOND_POOL};
 use crate::objects::{claim, class, pod, sleeper, stateful_set, with};
-use crate::space::Space;
+use crate::space::{LOOK, Space};
 use crate::{binaries, containerd, images};
 
 /// The VolumeSnapshotClass.
 const SNAPSHOT_CLASS: &str = "quarry";
+/// How long the first event of a claim may take.
+const EVENT: Duration = Duration::from_secs(120);
 
 pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let cache = Cache::open()?;
@@ -51,10 +55,32 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     ensure!(text(&taken, "/status/restoreSize") == "64Mi", "restoreSize is {}", text(&taken, "/status/restoreSize"));
     space.exec("db-0", "echo after >/data/data/file; rm /data/data/random; sync").await?;
 
-    // Restored into another class, larger; cloned from the claim. The scheduler chooses the node.
+    // Restored into another class, larger; cloned from the claim.
     let restored = from(claim("restored", "restored", "128Mi"), "snapshot.storage.k8s.io", "VolumeSnapshot", "first");
     let cloned = from(claim("cloned", CLASS, "64Mi"), "", "PersistentVolumeClaim", "data-db-0");
     space.apply(&[restored, cloned, pod("reader", sleeper(&["restored", "cloned"]))]).await?;
+    // The scheduler does not know where the sources are, and prefers the emptier node. Then an event says what to do.
+    let began = Instant::now();
+    let refused = loop {
+        if space.events().await.contains(&format!("run the pod on node {source_node}")) {
+            break true;
+        }
+        let reader = space.get("pod", "reader").await?.context("the pod is gone")?;
+        if is(&reader, "Ready") {
+            break false;
+        }
+        ensure!(
+            began.elapsed() < EVENT,
+            "neither a running pod nor an event that names the node\n{}",
+            space.events().await
+        );
+        tokio::time::sleep(LOOK).await;
+    };
+    if refused {
+        space.run(&["delete", "pod", "reader"]).await?;
+        let there = json!({ "nodeSelector": { "kubernetes.io/hostname": source_node } });
+        space.apply(&[pod("reader", with(sleeper(&["restored", "cloned"]), there))]).await?;
+    }
     let reader = space.ready("reader").await.context("a pod with a restored and a cloned volume")?;
     let node = node_of(cluster, &reader)?;
     ensure!(node.name == source_node, "the copies are on {}, and their source on {source_node}", node.name);
@@ -77,7 +103,9 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     drop(controller);
     install::install(cluster).await?;
     install::wait_running(cluster).await?;
-    Ok("a snapshot under a running pod, restored larger into another pool, and a clone of the claim".to_owned())
+    let chosen =
+        if refused { "the scheduler chose a node without the source first" } else { "the scheduler chose well" };
+    Ok(format!("a snapshot under a running pod, restored larger into another pool, and a clone of the claim; {chosen}"))
 }
 
 /// A VolumeSnapshot of a claim.

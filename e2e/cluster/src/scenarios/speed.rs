@@ -56,8 +56,8 @@ pub(super) async fn start(cluster: &mut Cluster) -> Result<String> {
     ))
 }
 
-/// What the API server has seen of each pod's way, in seconds: its dates are whole seconds, and their mean over many pods is
-/// not far from the truth.
+/// What the API server has seen of each pod's way, in seconds: its dates are whole seconds, and their mean over many
+/// pods is not far from the truth.
 #[derive(Default)]
 struct Steps {
     pods: f64,

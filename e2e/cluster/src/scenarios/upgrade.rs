@@ -51,7 +51,8 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     space.apply(&[claim("fresh", CLASS, "64Mi"), pod("fresh", sleeper(&["fresh"]))]).await?;
     space.ready("fresh").await?;
 
-    // The controller goes back; the nodes stay. external-resizer does not run next to a driver that cannot expand volumes.
+    // The controller goes back; the nodes stay. external-resizer does not run next to a driver that cannot expand
+    // volumes.
     let second = running(&space).await?;
     let resizer = resizer(cluster).await?;
     let older = json!([{ "name": "quarry", "image": previous::TAG }, { "name": "resizer", "$patch": "delete" }]);

@@ -117,7 +117,8 @@ async fn exclusive(node: &Node, ask: &Ask) -> Result<()> {
     refused("a second target", again, Code::FailedPrecondition, &first)?;
     node.csi.publish(&made).await?;
 
-    // What kubelet binds: a sub-path of the pod, or its own map of the device. It outlives the pod's target for a while.
+    // What kubelet binds: a sub-path of the pod, or its own map of the device. It outlives the pod's target for a
+    // while.
     let (source, bind) = if made.ask.is_block() {
         (first.clone(), format!("/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices/{}/dev/pod-1", ask.name))
     } else {

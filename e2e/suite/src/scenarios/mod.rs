@@ -91,7 +91,7 @@ fn own() -> Vec<Scenario> {
         Scenario {
             name: "snapshot",
             about: "snapshots while a volume is used; restored and cloned to other layouts, sizes and whole disks",
-            limit: minutes(20),
+            limit: minutes(30),
             run: |context| Box::pin(snapshot::run(context)),
         },
         Scenario {
@@ -99,6 +99,12 @@ fn own() -> Vec<Scenario> {
             about: "power cuts while snapshots are taken and deleted, and while volumes are restored and cloned",
             limit: minutes(15),
             run: |context| Box::pin(snapshot::power::run(context)),
+        },
+        Scenario {
+            name: "copy-speed",
+            about: "the time of a copy compared with dd, for each kind of source and target, full and with holes",
+            limit: minutes(50),
+            run: |context| Box::pin(snapshot::speed::run(context)),
         },
         Scenario {
             name: "disk-lifecycle",

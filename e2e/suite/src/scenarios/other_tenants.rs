@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::csi::{Ask, Csi, MIB, Made, Use, is_passing, refused, retry};
 use crate::node::{FAULTS, GROUP, Node, device};
 use crate::scenario::{Context, Passed};
-use crate::scenarios::steps::{checksum, close, device_of, open, read, tags, write};
+use crate::scenarios::steps::{checksum, close, device_of, open, read, tags, until, write};
 
 /// The small disk: large enough for an xfs.
 const SMALL: u64 = 400 << 20;
@@ -268,8 +268,9 @@ async fn large_block(context: &Context, node: &mut Node) -> Result<String> {
 }
 
 async fn delete_on_the_way(csi: &Csi, id: &str) -> Result<()> {
-    let listed = csi.list().await?;
-    ensure!(listed.iter().any(|volume| volume.volume_id == id), "{id} is not listed: {listed:?}");
+    // A call that is still at work does not publish the volume; the next reading of the pool does.
+    let is_listed = || async { Ok(csi.list().await?.iter().any(|volume| volume.volume_id == id)) };
+    until("a volume that is being zeroed is listed", Duration::from_secs(30), is_listed).await?;
     csi.delete(id).await.context("deleting while it is zeroed")?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     ensure!(csi.list().await?.is_empty(), "deleted, and listed");

@@ -130,7 +130,8 @@ async fn started(node: &Node) -> Result<Vec<String>> {
     Ok(labels.map(str::to_owned).collect())
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
+/// The median of some figures.
+pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
 }

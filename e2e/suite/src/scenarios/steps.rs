@@ -41,6 +41,20 @@ pub async fn close(node: &Node, made: &Made) -> Result<()> {
     retry(|| node.csi.unstage(made)).await.with_context(|| format!("unstaging {}", made.id))
 }
 
+/// Removes the volumes that a failed check left. They are these, and are published at most at their usual targets.
+pub async fn remove_left(node: &Node, asks: &[Ask]) -> Result<()> {
+    for volume in retry(|| node.csi.list()).await? {
+        let ask = asks.iter().find(|ask| volume.volume_id.ends_with(&format!(":{}", ask.name))).cloned();
+        let ask = ask.with_context(|| format!("an unknown volume {}", volume.volume_id))?;
+        let (id, size) = (volume.volume_id, volume.capacity_bytes);
+        let made = Made { id, size, context: Default::default(), ask, node: String::new() };
+        close(node, &made).await?;
+        retry(|| node.csi.delete(&made.id)).await?;
+    }
+    let empty = || async { Ok(node.found().await?.is_empty()) };
+    until("everything is removed", Duration::from_secs(60), empty).await.map(drop)
+}
+
 /// Writes bytes that are specific to this volume through its published target, and flushes them: a file, or
 /// the first bytes of a raw device.
 pub async fn write(node: &Node, made: &Made) -> Result<()> {

@@ -16,7 +16,8 @@ pub const SELECT: &str = "select: {transports: [virtio, nvme, scsi]}";
 /// The namespace of the GUIDs that follow from names: docs/disk-format.md.
 const NAMESPACE: &str = "b5ad58a8-6ed2-47e8-b8b4-795744556627";
 
-/// Goes through all disks but the root disk: `$disk` is the name, `$folder` the folder in sysfs, `$sectors` the size in 512 bytes.
+/// Goes through all disks but the root disk: `$disk` is the name, `$folder` the folder in sysfs, `$sectors` the size
+/// in 512 bytes.
 const EACH: &str = r#"
 root=$(mountpoint -d /)
 for folder in /sys/block/vd* /sys/block/sd* /sys/block/nvme*; do

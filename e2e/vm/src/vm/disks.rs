@@ -133,8 +133,8 @@ impl Vm {
         self.wait_for_udev(vec![path]).await
     }
 
-    /// Gives a disk another size in bytes, as a hypervisor does. A resizable disk may be plugged in; then this waits until
-    /// the guest's kernel knows the new size. Any other disk must be unplugged.
+    /// Gives a disk another size in bytes, as a hypervisor does. A resizable disk may be plugged in; then this waits
+    /// until the guest's kernel knows the new size. Any other disk must be unplugged.
     ///
     /// # Errors
     /// There is no such disk, it cannot be resized now, or the guest does not see the new size.

@@ -162,8 +162,12 @@ pub(super) fn snapshots(nodes: &[NodeState], findings: &mut Vec<Finding>) {
                     subject,
                     problem,
                     format!(
-                        "their contents are lost: delete them (their VolumeSnapshots), and take new ones with a larger \
-                         cowSize in the VolumeSnapshotClass (100% cannot become full). {list}"
+                        "{}. If the space became full, set a larger cowSize in the VolumeSnapshotClass (100% cannot \
+                         become full). {list}",
+                        match count {
+                            1 => "its contents are lost: delete it (its VolumeSnapshot), and take another one",
+                            _ => "their contents are lost: delete them (their VolumeSnapshots), and take new ones",
+                        }
                     ),
                 ),
                 false => Finding::warning("snapshot-problem", subject, problem, list),

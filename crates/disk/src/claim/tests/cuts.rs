@@ -265,7 +265,7 @@ fn sweep_all_kills(sector_size: u32) -> Swept {
     let used = || ready(sector_size).0.copy();
     let half = || {
         let disk = empty();
-        disk.kill_after(Some(8));
+        disk.kill_after(Some(7));
         claim(&disk, NAME, NEW).unwrap_err();
         assert!(matches!(read(&disk), Ok(ClaimState::HalfClaimed(_))));
         disk.kill_after(None);

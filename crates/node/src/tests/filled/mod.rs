@@ -15,6 +15,7 @@ use super::machine::Plan;
 use super::world::{Answer, Call, SIZE, Use, staging};
 
 mod full_copy;
+mod meanwhile;
 mod world;
 
 const SHORT: Duration = Duration::from_millis(100);

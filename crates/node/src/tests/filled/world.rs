@@ -162,6 +162,39 @@ impl Filled {
         if process.is_alive() { answer } else { Answer::Killed }
     }
 
+    /// Creates the copy, and does something else before its effect with that number. `None` if it has fewer effects.
+    pub(super) fn create_while<T>(
+        &self,
+        before: usize,
+        other: impl AsyncFnOnce(&Host) -> T,
+    ) -> Option<(T, Result<()>)> {
+        self.call_while(before, async |host| host.create(self.spec(), None, LONG).await.map(drop), other)
+    }
+
+    /// Makes a call, and does something else before its effect with that number. `None` if it has fewer effects.
+    pub(super) fn call_while<T, R>(
+        &self,
+        before: usize,
+        call: impl AsyncFnOnce(&Host) -> R,
+        other: impl AsyncFnOnce(&Host) -> T,
+    ) -> Option<(T, R)> {
+        let process = Process::new(&self.world.machine, Plan::Pauses { before });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let results = runtime.block_on(async {
+            let host = self.world.host(&process);
+            let mut call = std::pin::pin!(call(&host));
+            tokio::select! {
+                () = process.paused() => {}
+                _ = &mut call => return None,
+            }
+            let other = other(&host).await;
+            process.resume();
+            Some((other, call.await))
+        });
+        self.check();
+        results
+    }
+
     /// Creates the copy.
     pub(super) fn create(&self, plan: Plan) -> Answer {
         let answer = self.call(plan, async |host| host.create(self.spec(), None, LONG).await.map(drop));

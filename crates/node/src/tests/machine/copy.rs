@@ -4,8 +4,9 @@ use std::future::pending;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use quarry_filesystem::UuidStep;
-use quarry_mount::Device;
+use quarry_mount::{Attempt, Device};
 use quarry_volume::{Error, Filesystem, Gib, Reason, Result};
 
 use super::filesystems::Held;
@@ -63,12 +64,13 @@ impl State {
         new_uuid: Option<&String>,
     ) -> Result<(), quarry_filesystem::Error> {
         let from = self.opened(source)?;
-        let (from, size, ready, mounted) = (from.bytes.clone(), from.size, from.ready, self.is_mounted(from));
+        let mounted = self.is_mounted(from) || self.is_published(from);
+        let (from, size, ready) = (from.bytes.clone(), from.size, from.ready);
         if !ready {
             self.violation("copied a snapshot that is not complete");
         }
         if mounted {
-            self.violation("copied a device while it is mounted");
+            self.violation("copied a device while a pod may use it");
         }
         if range.end > size {
             self.violation("copied more than the source has");
@@ -205,6 +207,13 @@ impl Process {
 
     /// Replays the journal of a copied filesystem.
     pub(super) async fn recover_copy(&self, kind: Filesystem, device: &Path) -> Result<()> {
+        if self.machine.state().fails.take_if(|fails| *fails == "recover").is_some() {
+            return Err(errors::mount(quarry_mount::Error::Syscall {
+                attempted: Attempt::Mount,
+                on: device.to_owned(),
+                source: Errno::EUCLEAN,
+            }));
+        }
         self.changes("recover", |state| state.change_copy(kind, device, "a recovery", |bytes| bytes.is_dirty = false))
             .await;
         // The unmount flushes.
@@ -214,6 +223,10 @@ impl Process {
 
     /// The steps of a change of the UUID.
     pub(super) async fn change_uuid(&self, kind: Filesystem, device: &Path, uuid: &str) -> Result<()> {
+        if self.machine.state().fails.take_if(|fails| *fails == "set UUID").is_some() {
+            let (device, why) = (device.to_owned(), "as configured");
+            return Err(errors::filesystem(quarry_filesystem::Error::NotCopied { kind, device, why }));
+        }
         self.machine.state().hold(device, self.inner.id).map_err(errors::filesystem)?;
         let held = Held { process: self.clone(), device: device.to_owned() };
         if kind == Filesystem::Ext4 {

@@ -192,6 +192,11 @@ impl State {
         self.mounts.iter().any(|entry| self.is_of(entry, disk.number))
     }
 
+    /// Whether its node is published.
+    pub(super) fn is_published(&self, disk: &Disk) -> bool {
+        self.mounts.iter().any(|entry| self.node_device(entry) == Some(disk.number))
+    }
+
     /// Whether a program has claimed the disk: a process of Quarry, or an mkfs. mkfs.btrfs holds its claim only
     /// while it checks the device.
     pub(super) fn is_claimed_by_program(&self, disk: &Disk) -> bool {

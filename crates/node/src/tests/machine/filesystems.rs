@@ -77,6 +77,7 @@ impl HeldDevice for Held {
 impl Process {
     /// An effect of an asynchronous function: a dead process never returns from it.
     pub(super) async fn changes<T>(&self, what: &str, work: impl FnOnce(&mut State) -> T) -> T {
+        self.pause().await;
         match self.try_effect(what, work) {
             Some(result) => result,
             None => pending().await,

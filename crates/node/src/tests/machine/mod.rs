@@ -193,6 +193,14 @@ impl Machine {
         self.state().write_foreign()
     }
 
+    /// A pod writes to the published device of a volume.
+    pub(super) fn write_raw(&self, volume: &str) {
+        let mut state = self.state();
+        let Some(disk) = state.disks.get_mut(&node(volume)) else { panic!("{volume} does not exist") };
+        disk.bytes.version += 1;
+        disk.durable = disk.bytes.clone();
+    }
+
     /// A pod writes files to the mounted filesystem of a volume.
     pub(super) fn write_files(&self, volume: &str) {
         let mut state = self.state();

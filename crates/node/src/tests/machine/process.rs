@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use quarry_filesystem::Probe;
@@ -23,7 +24,20 @@ pub(in crate::tests) enum Plan {
     /// An mkfs that outlived an earlier process completes before this process's read of a device with that
     /// number.
     MkfsCompletes { before_read: usize },
+    /// It pauses before its effect with that number, once.
+    Pauses { before: usize },
 }
+
+/// Whether a process has paused as planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    NotYet,
+    Now,
+    Over,
+}
+
+/// How often a paused thread looks whether it can continue.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The kernel as one process uses it. All clones are the same process.
 #[derive(Clone)]
@@ -38,6 +52,7 @@ pub(super) struct Inner {
     plan: Plan,
     progress: Mutex<Progress>,
     alive: watch::Sender<bool>,
+    pause: watch::Sender<Pause>,
 }
 
 #[derive(Default)]
@@ -57,8 +72,8 @@ struct Killed;
 impl Process {
     pub(in crate::tests) fn new(machine: &Machine, plan: Plan) -> Self {
         let id = machine.state().next();
-        let (progress, alive) = (Mutex::default(), watch::Sender::new(true));
-        Self { machine: machine.clone(), inner: Arc::new(Inner { id, plan, progress, alive }) }
+        let (progress, alive, pause) = (Mutex::default(), watch::Sender::new(true), watch::Sender::new(Pause::NotYet));
+        Self { machine: machine.clone(), inner: Arc::new(Inner { id, plan, progress, alive, pause }) }
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -83,6 +98,37 @@ impl Process {
     pub(in crate::tests) async fn death(&self) {
         // The sender lives as long as `self`.
         let _ = self.inner.alive.subscribe().wait_for(|alive| !*alive).await;
+    }
+
+    /// Returns when the process has paused as planned.
+    pub(in crate::tests) async fn paused(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.inner.pause.subscribe().wait_for(|pause| *pause == Pause::Now).await;
+    }
+
+    /// Lets a paused process continue.
+    pub(in crate::tests) fn resume(&self) {
+        self.inner.pause.send_replace(Pause::Over);
+    }
+
+    /// Begins the planned pause, if it is due.
+    fn begins_pause(&self) -> bool {
+        let is_due = matches!(self.inner.plan, Plan::Pauses { before } if self.progress().effects == before);
+        let begin = |pause: &mut Pause| {
+            let begins = *pause == Pause::NotYet;
+            if begins {
+                *pause = Pause::Now;
+            }
+            begins
+        };
+        is_due && self.inner.pause.send_if_modified(begin)
+    }
+
+    /// Pauses before an effect, if that is planned.
+    pub(in crate::tests) async fn pause(&self) {
+        if self.begins_pause() {
+            let _ = self.inner.pause.subscribe().wait_for(|pause| *pause == Pause::Over).await;
+        }
     }
 
     /// Kills the process: the kernel closes what it has open. An mkfs that it started continues.
@@ -122,6 +168,11 @@ impl Process {
 
     /// Like [`Self::try_effect`], for functions that block: a dead process does not return.
     pub(super) fn effect<T>(&self, what: &str, work: impl FnOnce(&mut State) -> T) -> T {
+        if self.begins_pause() {
+            while *self.inner.pause.borrow() != Pause::Over {
+                std::thread::sleep(PAUSE);
+            }
+        }
         self.try_effect(what, work).unwrap_or_else(|| resume_unwind(Box::new(Killed)))
     }
 

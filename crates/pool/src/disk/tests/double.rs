@@ -43,6 +43,8 @@ struct State {
     probes: usize,
     /// Runs just before the next disk is held.
     before_hold: Option<Operation>,
+    /// Runs just before a disk is opened for writing the next time.
+    before_write: Option<Operation>,
     /// Runs just before the next read of that disk at that offset.
     before_read: Option<(u64, u64, Operation)>,
 }
@@ -207,7 +209,7 @@ impl Host {
     /// Simulates a reboot: the kernel's partitions come from the table.
     pub(super) fn reboot(&self) {
         let mut state = self.state();
-        (state.budget, state.before_hold) = (None, None);
+        (state.budget, state.before_hold, state.before_write) = (None, None, None);
         for slot in state.disks.values_mut() {
             let mut mark = [0; 2];
             slot.file.read_exact_at(&mut mark, 510).unwrap();
@@ -217,14 +219,15 @@ impl Host {
         }
     }
 
-    /// The hypervisor makes the disk larger. The new bytes are a former owner's.
-    pub(super) fn enlarge(&self, number: u64, mib: u64) {
+    /// The hypervisor gives the disk another size. New bytes are a former owner's.
+    pub(super) fn resize(&self, number: u64, mib: u64) {
         self.with(number, |slot| {
             let (from, to) = (slot.disk.size, mib << 20);
             slot.file.set_len(to).unwrap();
             slot.disk.size = to;
-            if to - from <= 64 << 20 {
-                slot.file.write_all_at(&b"secret! ".repeat((to - from) as usize / 8), from).unwrap();
+            let new = to.saturating_sub(from);
+            if new <= 64 << 20 {
+                slot.file.write_all_at(&b"secret! ".repeat(new as usize / 8), from).unwrap();
             }
         });
     }
@@ -249,6 +252,10 @@ impl Host {
 
     pub(super) fn probes(&self) -> usize {
         self.state().probes
+    }
+
+    pub(super) fn before_write(&self, work: impl FnOnce(&Host) + Send + 'static) {
+        self.state().before_write = Some(Box::new(work));
     }
 
     pub(super) fn before_hold(&self, work: impl FnOnce(&Host) + Send + 'static) {
@@ -336,6 +343,10 @@ impl Disks for Host {
     }
 
     fn write(&self, disk: &Disk) -> Result<Box<dyn Sectors>> {
+        let work = self.state().before_write.take();
+        if let Some(work) = work {
+            work(self);
+        }
         Ok(Box::new(self.handle(disk, false)?))
     }
 

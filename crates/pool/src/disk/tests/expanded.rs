@@ -21,7 +21,7 @@ fn enlarged(host: &Host, spec: &VolumeSpec, mib: u64) {
         pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
     });
     host.poke(1, VOLUME_OFFSET + 5 * MIB, b"data");
-    host.enlarge(1, mib);
+    host.resize(1, mib);
 }
 
 /// A host with a disk of 16 MiB, which became one of 40 MiB, and the volume on it.
@@ -81,7 +81,7 @@ fn a_volume_grows_only_after_its_disk_became_larger() {
         };
         let words = format!("only after its disk vdb became larger; {} bytes is the largest size", 37 * MIB);
         refused(38 * MIB, None, &words).await;
-        host.enlarge(1, 60);
+        host.resize(1, 60);
         let words = format!("its disk vdb has room for {} bytes, which is the largest size", 57 * MIB);
         refused(57 * MIB + 1, None, &words).await;
         refused(38 * MIB, Some(57 * MIB - 1), "so it would get all of its disk vdb").await;
@@ -108,7 +108,7 @@ fn the_new_space_is_clean_before_it_joins_the_volume() {
             assert_eq!((volume.size, &volume.health), (before, &Health::Whole));
             let hints = pool.status().await.hints;
             assert!(hints.len() == 1 && hints[0].contains("the disk vdb became larger than its volume"), "{hints:?}");
-            assert!(pool.disks().await.unwrap()[0].reason().unwrap().contains("request more for its claim"));
+            assert!(pool.disks().await.unwrap()[0].reason().unwrap().contains("request more than that for its claim"));
             assert_eq!(pool.activate(&volume).await.unwrap().node().unwrap(), PathBuf::from("/dev/vdb2"));
             assert_eq!(host.partition_length(1), before);
 
@@ -213,7 +213,7 @@ fn an_interrupted_long_expansion_continues_where_it_stopped() {
         let again = pool.reserve_expansion(&volume, &size(GIB)).await.unwrap().unwrap();
         assert_eq!(again.device.unwrap().zeroed, zeroed);
         // For another size, all is zeroed.
-        host.enlarge(1, 300 << 10);
+        host.resize(1, 300 << 10);
         let error = pool.expand(&volume, &Expansion { size: target, device: None }).await.unwrap_err();
         assert_eq!(error.reason, Reason::Unavailable, "{error}");
         let larger = pool.reserve_expansion(&volume, &size(GIB)).await.unwrap().unwrap();
@@ -228,6 +228,45 @@ fn an_interrupted_long_expansion_continues_where_it_stopped() {
         assert_eq!(progress(&host), None);
     });
     assert_eq!(host.peek(1, secret, 1), [0]);
+}
+
+/// The disk becomes smaller and then as large as before, with other bytes.
+#[test]
+fn the_progress_of_an_expansion_is_forgotten_with_the_size_of_the_disk() {
+    let host = prepared(&spec("a", 1));
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let volume = pool.volume("a").await.unwrap().unwrap();
+        pool.set_expansion_zeroed(&volume, Gib(64)).await.unwrap();
+        host.resize(1, 16);
+        let error = pool.reserve_expansion(&volume, &size(20 * MIB)).await.unwrap_err();
+        assert_eq!(error.reason, Reason::SizeOutOfRange);
+        host.resize(1, 40);
+        let expansion = pool.reserve_expansion(&volume, &size(20 * MIB)).await.unwrap().unwrap();
+        assert_eq!(expansion.device.unwrap().zeroed, Gib::NONE);
+    });
+}
+
+/// Only the bytes up to the size that was known before are clean.
+#[test]
+fn a_disk_that_becomes_larger_at_the_last_moment_is_not_taken_over() {
+    let host = prepared(&spec("a", 1));
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let volume = pool.volume("a").await.unwrap().unwrap();
+        let expansion = pool.reserve_expansion(&volume, &size(20 * MIB)).await.unwrap().unwrap();
+        let Device::Space(space) = expansion.device.clone().unwrap().device else { panic!("not a part of a disk") };
+        space.zero(0..24 * MIB).unwrap();
+        drop(space);
+        host.before_write(|host| host.resize(1, 60));
+        let error = pool.expand(&volume, &expansion).await.unwrap_err();
+        assert!(error.reason == Reason::Unavailable && error.message.contains("its size has changed"), "{error}");
+        assert_eq!(claim_of(&host).length, 13 * MIB);
+        drop(expansion);
+        assert_eq!(grow(&pool, 20 * MIB).await.unwrap().size, 57 * MIB);
+    });
+    let space = host.peek(1, VOLUME_OFFSET + 13 * MIB, 44 << 20);
+    assert!(space.iter().all(|byte| *byte == 0));
 }
 
 #[test]
@@ -266,7 +305,7 @@ fn a_volume_that_was_never_used_stays_zeroed_and_is_wiped_completely() {
         let both = VolumeSpec { access: AccessTypes::Both, ..filesystem() };
         let volume = pool.create(&both).await.unwrap();
         pool.set_record(&volume, &volume.record().unwrap().zeroed(Gib(1))).await.unwrap();
-        host.enlarge(1, 2 << 10);
+        host.resize(1, 2 << 10);
         let grown = grow(&pool, GIB).await.unwrap();
         assert_eq!((grown.size, grown.record().unwrap().zeroed), ((2 << 30) - 3 * MIB, Gib(2)));
         // A filesystem from an interrupted stage.

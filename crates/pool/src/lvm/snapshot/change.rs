@@ -9,7 +9,7 @@ use quarry_volume::{CowSize, Error, Extents, Reason, Result, SnapshotMethod};
 
 use super::super::{LvmPool, device, name};
 use super::{all, from_logical, left_over, name_for};
-use crate::{Health, Pool as _, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotRecord};
+use crate::{Health, Pool as _, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord};
 
 impl LvmPool {
     /// The current state of a snapshot, and its logical volume.
@@ -53,11 +53,11 @@ impl LvmPool {
         name::check_free(&self.name, &group, &name)?;
         let extents = cow_extents(group.extent_size, source.size, cow_size);
         let pvs = match capacity::closed(&group) {
-            Some(why) => return Err(self.no_room_for_snapshot(&group, &current, extents, None, &[why])),
+            Some(why) => return Err(self.no_room_for_snapshot(&group, record, extents, None, &[why])),
             None => capacity::choose_for_snapshot(&group, source, extents, self.config.reserve),
         };
         let pvs = pvs.map_err(|most| {
-            self.no_room_for_snapshot(&group, &current, extents, Some(most), &capacity::withheld(&group))
+            self.no_room_for_snapshot(&group, record, extents, Some(most), &capacity::withheld(&group))
         })?;
         // Otherwise, lvm would attach the snapshot without freezing anything, and activate neither.
         if self.device(&current)?.is_none() {
@@ -118,16 +118,21 @@ impl LvmPool {
     fn no_room_for_snapshot(
         &self,
         group: &VolumeGroup,
-        volume: &PoolVolume,
+        record: &SnapshotRecord,
         extents: Extents,
         most: Option<Extents>,
         more: &[String],
     ) -> Error {
         let why = more.iter().map(|why| format!("; {why}")).collect::<String>();
         let free = most.map(|most| {
+            let smaller = match record.kind {
+                SnapshotKind::ForClone => "",
+                SnapshotKind::Cow | SnapshotKind::ForCopy | SnapshotKind::Copy { .. } => {
+                    ", or set a smaller cowSize in the VolumeSnapshotClass"
+                }
+            };
             format!(
-                ", and the disks of the volume have {} bytes free for it; delete something there, or set a smaller \
-                 cowSize in the VolumeSnapshotClass",
+                ", and the disks of the volume have {} bytes free for it; delete something there{smaller}",
                 group.extent_size.bytes(most)
             )
         });
@@ -136,7 +141,7 @@ impl LvmPool {
             format!(
                 "pool {}: a snapshot of volume {} needs {} bytes{}{why}",
                 self.name,
-                volume.name,
+                record.source.volume,
                 group.extent_size.bytes(extents),
                 free.unwrap_or_default()
             ),

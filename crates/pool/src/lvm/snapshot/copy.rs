@@ -57,7 +57,9 @@ impl LvmPool {
         }
         name::check_free(&self.name, &group, &name)?;
         let extents = group.extent_size.needed_for(from.size);
-        let Some(pvs) = capacity::choose(&group, &Layout::Linear, extents, self.config.reserve) else {
+        let (_, serving) = self.current_snapshot(&group, from)?;
+        let source = serving.origin.as_deref().and_then(|origin| group.logical_volume(origin));
+        let Some(pvs) = capacity::choose(&group, &Layout::Linear, extents, self.config.reserve, source) else {
             let largest = capacity::largest(&group, &Layout::Linear, self.config.reserve);
             let withheld = capacity::withheld(&group);
             let why = largest.reason.iter().chain(&withheld).map(|why| format!("; {why}")).collect::<String>();

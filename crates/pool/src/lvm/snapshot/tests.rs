@@ -12,6 +12,7 @@ use crate::lvm::testing::uuid;
 const SOURCE: &str = "quarry1/s=ready/n=a/b=4096/a=m/f=ext4/l=l/p=x";
 const NEW: &str = "quarry2/k=snapshot/s=new/n=snap/o=v1:abcdefghij:n:a/a=m/f=ext4";
 const READY: &str = "quarry2/k=snapshot/s=ready/n=snap/o=v1:abcdefghij:n:a/t=7/a=m/f=ext4";
+const FOR_CLONE: &str = "quarry2/k=snapshot/s=ready/n=snap/o=v1:abcdefghij:n:a/t=7/a=m/f=ext4/i=1";
 const FILLING: &str = "quarry2/s=new/n=a/b=4096/a=m/f=ext4/l=l/p=x/i=s1:abcdefghij:n:s";
 const MIB: u64 = 1 << 20;
 
@@ -208,5 +209,8 @@ fn problems_and_a_lack_of_space_are_shown_to_the_operator() {
     assert!(text.contains("snapshot snap of volume a (vg/s) uses 80 % of its space"), "{text}");
     // It can never become full.
     assert_eq!(hint(44 * MIB, Some(SnapshotStatus::Used(95))), None);
-    assert!(hint(44 * MIB, Some(SnapshotStatus::Invalid)).unwrap().contains("its contents are lost"));
+    // It is listed with its problem; the temporary snapshot of a clone is not.
+    assert_eq!(hint(44 * MIB, Some(SnapshotStatus::Invalid)), None);
+    let invalid = LogicalVolume { snapshot: Some(SnapshotStatus::Invalid), ..lv("s", FOR_CLONE, Some("a")) };
+    assert!(super::hint(&with(invalid)).unwrap().contains("its contents are lost"));
 }

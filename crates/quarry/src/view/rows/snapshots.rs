@@ -56,6 +56,7 @@ pub(in crate::view) fn snapshot(listed: &ListedSnapshot, now: SystemTime) -> Vec
 pub(in crate::view) fn snapshot_state(snapshot: &Snapshot) -> &'static str {
     match (snapshot.condition, snapshot.ready) {
         (SnapshotCondition::Invalid, _) => "invalid",
+        (SnapshotCondition::DiskMissing, _) => "lost",
         (_, true) => "ready",
         (_, false) if snapshot.copying.is_some() => "copying",
         (_, false) => "new",

@@ -1,5 +1,6 @@
-//! A hypervisor makes disks larger, and then the volumes on them become larger: while they are used and while they are not,
-//! with a stranger's bytes and partition table at the new end. Quarry is killed at each point of it, and the power goes.
+//! A hypervisor makes disks larger, and then the volumes on them become larger: while they are used and while they
+//! are not, with a stranger's bytes and partition table at the new end. Quarry is killed at each point of it, and the
+//! power goes.
 
 use std::time::Duration;
 
@@ -13,16 +14,20 @@ use crate::node::Node;
 use crate::random::Random;
 use crate::scenario::{Context, Passed};
 use crate::scenarios::expand::space;
+use crate::scenarios::kill::broken::{disable, expect_violation};
 use crate::scenarios::kill::{Kill, KillResult, Step, call_with_kill, forget_points, points};
-use crate::scenarios::steps::{close, open, read, until, write};
+use crate::scenarios::steps::{close, open, read, remove_left, until, write};
 use crate::storage::partition;
 
 /// Ends the programs that write while a volume becomes larger.
 const STOP: &str = "/run/stop-writing";
-/// The disk of the kills, and its size while it is free.
-const KILLED: (&str, u64) = ("killed", 16 * MIB);
+/// The disk of the kills, and its size while it is free: an ext4 fits on it.
+const KILLED: (&str, u64) = ("killed", 20 * MIB);
 /// The disk of the power cuts, which has a write cache.
-const CUT: (&str, u64) = ("cut", 20 * MIB);
+const CUT: (&str, u64) = ("cut", 22 * MIB);
+
+/// At the end of a device, where programs look for signatures.
+const END: u64 = 64 << 10;
 
 /// A volume, its disk, and the sizes that the disk gets.
 struct Grown {
@@ -72,13 +77,14 @@ pub async fn run(context: Context) -> Passed {
     }
     node.expect_empty().await?;
 
+    broken(&mut node).await.context("without a safeguard")?;
     let kills = kills(&context, &mut node, &mut random).await.context("kills")?;
     let cuts = if context.settings.soak { 12 } else { 3 };
     for _ in 0..cuts {
         power_cut(&mut node, &mut random).await.context("a power cut")?;
     }
     node.expect_empty().await?;
-    Ok(format!("{} volumes became larger twice, {kills} kills, {cuts} power cuts", all.len()))
+    Ok(format!("{} volumes became larger twice, 2 broken variants caught, {kills} kills, {cuts} power cuts", all.len()))
 }
 
 /// The volume's disk becomes larger twice: while the volume is published, and while it is not staged.
@@ -235,8 +241,8 @@ async fn kills(context: &Context, node: &mut Node, random: &mut Random) -> Resul
     Ok(killed)
 }
 
-/// A volume from its creation to its deletion, whose expansion is killed at this point. Returns the points of an expansion
-/// that was not killed.
+/// A volume from its creation to its deletion, whose expansion is killed at this point. Returns the points of an
+/// expansion that was not killed.
 async fn one_kill(node: &mut Node, at: Option<u64>) -> Result<Vec<String>> {
     let (serial, size) = KILLED;
     let (ask, before, disk) = small(serial, size);
@@ -269,8 +275,51 @@ async fn one_kill(node: &mut Node, at: Option<u64>) -> Result<Vec<String>> {
     Ok(passed)
 }
 
+/// With a safeguard of quarry disabled, the checks find a stranger's bytes.
+async fn broken(node: &mut Node) -> Result<()> {
+    let (serial, size) = KILLED;
+    filesystem_end(node).await.context("with the safeguards in place")?;
+    let asks = [small(serial, size).0, Ask::mount("pvc-killed-ext4", "ext4")];
+
+    disable(node, "expand-zero", true).await?;
+    expect_violation(one_kill(node, None).await.map(drop), "a stranger's byte shows")?;
+    disable(node, "expand-zero", false).await?;
+    remove_left(node, &asks).await?;
+    node.vm.resize_disk(serial, size).await?;
+
+    disable(node, "expand-wipe", true).await?;
+    expect_violation(filesystem_end(node).await, "a stranger's bytes where signatures may be")?;
+    disable(node, "expand-wipe", false).await?;
+    remove_left(node, &asks).await?;
+    node.vm.resize_disk(serial, size).await
+}
+
+/// A volume with an ext4 has no bytes of a stranger at its new end, before its filesystem becomes larger.
+async fn filesystem_end(node: &mut Node) -> Result<()> {
+    let (serial, size) = KILLED;
+    let (_, before, disk) = small(serial, size);
+    let ask = Ask::mount("pvc-killed-ext4", "ext4").size(8 * 1024 * 1024);
+    let mut made = retry(|| node.csi.create(&ask)).await?;
+    ensure!(made.size == before, "{} bytes on the wrong disk", made.size);
+    open(node, &made).await?;
+    node.vm.resize_disk(serial, 40 * MIB).await?;
+    soil(node, &disk, size, 40 * MIB).await?;
+    made.size = retry(|| node.csi.expand(&made, before + 1)).await?.size;
+    let end = VOLUME + made.size.unsigned_abs() - END;
+    let script = format!(
+        "dd if={} bs=64k iflag=direct,skip_bytes,count_bytes skip={end} count={END} status=none | cmp -n {END} - /dev/zero",
+        disk.path()
+    );
+    node.vm.sh(script).await.context("a stranger's bytes where signatures may be")?;
+    self::end(node, &made).await?;
+    node.vm.resize_disk(serial, size).await
+}
+
 /// The bytes of a raw volume whose expansion was interrupted: its own, and zeros after them.
 async fn interrupted(node: &Node, made: &Made, before: i64) -> Result<()> {
+    // When a program that wrote to the disk has ended, udev makes the kernel read its tables again. A partition that
+    // is not open, as it would be in a pod, is not there for that moment.
+    node.vm.sh("udevadm settle").await?;
     read(node, made).await?;
     let target = made.target();
     let script = format!(

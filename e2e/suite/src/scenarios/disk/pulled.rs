@@ -199,8 +199,8 @@ async fn pulled(node: &mut Node, disk: &Disk, made: &Made) -> Result<()> {
     node.vm.take_disk(&taker.serial).await.map(drop)
 }
 
-/// The machine is switched off, and on each bus two disks are put into each other's places: each volume has its own bytes
-/// under the other's name. Returns how often the machine had to boot.
+/// The machine is switched off, and on each bus two disks are put into each other's places: each volume has its own
+/// bytes under the other's name. Returns how often the machine had to boot.
 async fn swapped(node: &mut Node, volumes: &[Made; 6]) -> Result<usize> {
     for made in volumes {
         open(node, made).await?;

@@ -253,8 +253,8 @@ pub async fn fills_device(node: &Node, made: &Made) -> Result<()> {
     Ok(())
 }
 
-/// Writes a former owner's signature at the end of each of these places: md's, as if it were the one of the volume when it
-/// has this size.
+/// Writes a former owner's signature at the end of each of these places: md's, as if it were the one of the volume
+/// when it has this size.
 pub async fn plant(node: &Node, places: &[Place], size: i64) -> Result<()> {
     node.vm.write("/run/md", &md_1(u64::try_from(size - 8192)?), 0o600).await?;
     for (disk, _, to) in places {

@@ -8,11 +8,11 @@ use quarry_vm::{Command, Config, Disk, Vm};
 
 use super::parts::{EXTENT, data_parts, new_places, new_places_of};
 use super::{laid_out, only, plant, space};
-use crate::csi::{Ask, MIB, Made, retry};
+use crate::csi::{Ask, MIB, retry};
 use crate::node::{GROUP, Node};
 use crate::scenario::{Context, Passed};
 use crate::scenarios::kill::broken::{disable, expect_violation};
-use crate::scenarios::steps::{close, open, read, write};
+use crate::scenarios::steps::{close, open, read, remove_left, write};
 
 /// Linear volumes begin on the smaller disk, and do not fit there once they are expanded twice.
 const DISKS: [u64; 2] = [61 << 20, 121 << 20];
@@ -45,15 +45,16 @@ pub async fn run(context: Context) -> Passed {
     }
     context.say("signatures done");
 
+    let asks = [Ask::block(RAW), Ask::mount(OVER, "ext4")];
     disable(&node, "expand-zero", true).await?;
     expect_violation(raw(&node, "linear", [44, 96]).await.map(drop), "a former owner's byte")?;
     disable(&node, "expand-zero", false).await?;
-    clean(&node).await?;
+    remove_left(&node, &asks).await?;
     for layout in ["linear", "raid1"] {
         disable(&node, "expand-wipe", true).await?;
         expect_violation(signatures(&node, layout).await, "left by a former owner")?;
         disable(&node, "expand-wipe", false).await?;
-        clean(&node).await?;
+        remove_left(&node, &asks).await?;
     }
     node.expect_empty().await?;
     Ok(format!(
@@ -61,25 +62,11 @@ pub async fn run(context: Context) -> Passed {
     ))
 }
 
-/// Takes away what a broken variant left.
-async fn clean(node: &Node) -> Result<()> {
-    for volume in retry(|| node.csi.list()).await? {
-        let asks = [Ask::block(RAW), Ask::mount(OVER, "ext4")];
-        let ask = asks.into_iter().find(|ask| volume.volume_id.ends_with(&format!(":{}", ask.name)));
-        let ask = ask.with_context(|| format!("an unknown volume {}", volume.volume_id))?;
-        let (id, size) = (volume.volume_id, volume.capacity_bytes);
-        let made = Made { id, size, context: Default::default(), ask, node: String::new() };
-        close(node, &made).await?;
-        retry(|| node.csi.delete(&made.id)).await?;
-    }
-    node.expect_empty().await
-}
-
-/// Fills all free extents with the former owner's bytes.
-async fn soil(node: &Node) -> Result<()> {
+/// Fills that many free extents with the former owner's bytes: a number, or `100%FREE`.
+pub async fn soil(node: &Node, extents: &str) -> Result<()> {
     node.vm
         .sh(format!(
-            "lvcreate -qq -y -Wn -Zn -l 100%FREE -n soil {GROUP}; size=$(blockdev --getsize64 /dev/{GROUP}/soil); \
+            "lvcreate -qq -y -Wn -Zn -l {extents} -n soil {GROUP}; size=$(blockdev --getsize64 /dev/{GROUP}/soil); \
              yes \"{OLD}\" | head -c $size | dd of=/dev/{GROUP}/soil bs=1M iflag=fullblock oflag=direct status=none; \
              tail -c 4096 /dev/{GROUP}/soil | grep -q secret; lvremove -qq -y {GROUP}/soil"
         ))
@@ -96,7 +83,7 @@ struct Seen {
 
 /// A raw volume that is expanded to these sizes (MiB) while it is read.
 async fn raw(node: &Node, layout: &str, steps: [i64; 2]) -> Result<Seen> {
-    soil(node).await?;
+    soil(node, "100%FREE").await?;
     let ask = laid_out(Ask::block(RAW), layout);
     let mut made = retry(|| node.csi.create(&ask)).await?;
     open(node, &made).await?;
@@ -151,7 +138,7 @@ async fn templates(node: &Node) -> Result<()> {
 async fn signatures(node: &Node, layout: &str) -> Result<()> {
     let size = 48 * MIB;
     let starts = ["ext4", "xfs", "lvm"];
-    soil(node).await?;
+    soil(node, "100%FREE").await?;
     let ask = laid_out(Ask::mount(OVER, "ext4"), layout);
     let mut made = retry(|| node.csi.create(&ask)).await?;
     let before = data_parts(node, &made).await?;

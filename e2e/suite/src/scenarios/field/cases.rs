@@ -8,7 +8,8 @@ use quarry_vm::{Command, Config, Disk, Vm};
 use crate::node::{BINARY, GROUP, binary};
 use crate::scenario::{Context, Passed, Scenario};
 
-/// Each of a guest's three disks: as large as the cases expect. All are equal, since the kernel names them in any order.
+/// Each of a guest's three disks: as large as the cases expect. All are equal, since the kernel names them in any
+/// order.
 const DISK: u64 = 1 << 30;
 /// For how long a case may run.
 const LIMIT: Duration = Duration::from_secs(15 * 60);

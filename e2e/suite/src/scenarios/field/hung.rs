@@ -119,7 +119,8 @@ async fn hung(context: Context) -> Passed {
     })
     .await?;
     stats(&node.csi, &ill, PATIENCE).await?;
-    // Other guests start and stop next to this one, so the baseline is measured before and after. The slower one counts.
+    // Other guests start and stop next to this one, so the baseline is measured before and after. The slower one
+    // counts.
     let calls_usual = calls_before.max(many(&node, &well, None, MEASURED).await?);
     let life_usual = life_before.max(lives(&node, "after").await?);
     let (call_ratio, life_ratio) = (ratio(calls, calls_usual), ratio(life, life_usual));

@@ -111,7 +111,8 @@ async fn killed(node: &mut Node, made: &Made) -> Result<()> {
     Ok(())
 }
 
-/// The median time of an unstage and a stage together; between them the volume becomes `idle`, or the guest rests as long.
+/// The median time of an unstage and a stage together; between them the volume becomes `idle`, or the guest rests as
+/// long.
 async fn restages(node: &Node, made: &Made, idle: bool) -> Result<Duration> {
     node.kubelet_folders(made).await?;
     node.csi.stage(made).await?;

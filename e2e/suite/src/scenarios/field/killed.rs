@@ -11,8 +11,8 @@ use crate::scenarios::steps;
 
 const DISK: u64 = 256 << 20;
 
-/// Dies of a signal in an activation, once `/run/strike` is there. The device of another volume stays suspended, as after an
-/// lvm that was killed between suspending and resuming.
+/// Dies of a signal in an activation, once `/run/strike` is there. The device of another volume stays suspended, as
+/// after an lvm that was killed between suspending and resuming.
 const WRAPPER: &str = r#"#!/bin/sh
 case "$1 $*" in
     "lvchange "*"--activate y"*)

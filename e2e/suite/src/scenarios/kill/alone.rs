@@ -183,8 +183,8 @@ async fn ended(node: &Node) -> Result<()> {
     node.vm.sh(script).await.map(drop).context("the orphan never ended")
 }
 
-/// While an orphaned lvremove waits for its turn, nothing is changed that it could come after: neither its own volume nor
-/// another one.
+/// While an orphaned lvremove waits for its turn, nothing is changed that it could come after: neither its own volume
+/// nor another one.
 async fn late(node: &mut Node) -> Result<()> {
     let mut plan = Undisturbed;
     let mut life = Life::new(node, &mut plan, Ask::mount("pvc-late", "ext4"));

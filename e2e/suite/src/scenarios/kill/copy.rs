@@ -1,5 +1,5 @@
-//! The same kills while snapshots are taken and deleted, and volumes are restored and cloned: each copy is complete or does
-//! not exist, its source keeps its bytes, and nothing else is left.
+//! The same kills while snapshots are taken and deleted, and volumes are restored and cloned: each copy is complete
+//! or does not exist, its source keeps its bytes, and nothing else is left.
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_proto::csi::v1 as csi;

@@ -14,20 +14,20 @@ pub struct Contents {
     sum: String,
 }
 
-/// Writes contents that no other call writes: a part of a raw volume, or files.
+/// Writes contents that no other call writes, and flushes them: a part of a raw volume, or files.
 pub async fn fill(node: &Node, made: &Made, which: &str) -> Result<()> {
     let target = made.target();
     let script = if made.ask.is_block() {
         // Blocks all over it, and others than in another call.
         format!(
             "for at in $(seq 0 2 $(({size} / 1048576 - 1))); do head -c 1M /dev/urandom | \
-             dd of='{target}' bs=1M seek=$at iflag=fullblock oflag=direct conv=notrunc status=none; done",
+             dd of='{target}' bs=1M seek=$at iflag=fullblock oflag=direct conv=notrunc,fsync status=none; done",
             size = made.ask.required
         )
     } else {
         format!(
             "mkdir -p '{target}/{which}'; for n in $(seq 20); do head -c 200k /dev/urandom > '{target}/{which}/'$n; done; \
-             head -c 3M /dev/urandom > '{target}/random'; rm -f '{target}/{which}/7'; sync -f '{target}/random'"
+             head -c 3M /dev/urandom > '{target}/random'; rm -f '{target}/{which}/7'; sync -f '{target}'"
         )
     };
     node.vm.sh(script).await.with_context(|| format!("writing to {}", made.id)).map(drop)

@@ -84,7 +84,8 @@ async fn life(node: &mut Node, ask: Ask, interruption: Interruption) -> Result<u
     let found = node.csi.snapshots_of("", &id).await?;
     ensure!(found.len() == 1 && !found[0].ready_to_use, "nothing continues by itself: {found:?}");
     let ready = complete(node, &source).await?;
-    ensure!(ready == csi::Snapshot { ready_to_use: true, ..taken }, "{ready:?} is not {taken:?}");
+    let expected = csi::Snapshot { ready_to_use: true, ..taken };
+    ensure!(ready == expected, "{ready:?} is not {expected:?}");
     independent(node, &source).await?;
 
     // The source grows, and is deleted, and the snapshot keeps the contents of its instant.
@@ -152,7 +153,8 @@ async fn restored(node: &Node, ask: &Ask, expected: &Contents) -> Result<()> {
 async fn lost(node: &mut Node) -> Result<()> {
     node.stop().await?;
     restart(node, true).await?;
-    let source = retry(|| node.csi.create(&laid_out(Ask::block("pvc-lost").size(64 * MIB), "linear"))).await?;
+    let ask = laid_out(Ask::block("pvc-lost").size(64 * MIB), "linear");
+    let source = retry(|| node.csi.create(&ask)).await?;
     open(node, &source).await?;
     fill(node, &source, "first").await?;
     let parameters = [COPY, ("cowSize", "8Mi")];

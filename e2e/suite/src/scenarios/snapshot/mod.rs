@@ -1,8 +1,10 @@
 //! Snapshots, volumes that are restored from them, and clones.
 
+mod broken;
 pub mod contents;
 mod full_copy;
 pub mod power;
+pub mod speed;
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::{Bus, Config, Disk, PowerCut, Vm};
@@ -43,7 +45,10 @@ pub async fn run(context: Context) -> Passed {
     let free = node.csi.capacity(&Ask::block("x").parameter("pool", "main").parameters).await?;
     let mut random = context.random();
     let mut copies = 0;
-    for ask in kinds {
+    // A soak has all of them.
+    let chosen = if context.settings.soak { kinds.len() } else { 3 };
+    for index in random.sample(chosen, kinds.len()) {
+        let ask = kinds[index].clone();
         let layout = ["linear", "striped", "raid1"][usize::try_from(random.below(3))?];
         let ask = laid_out(ask, layout);
         let what = format!("{} on {layout}", ask.name);
@@ -60,8 +65,9 @@ pub async fn run(context: Context) -> Passed {
     never_used(&node).await.context("a source that was never used")?;
     overflow(&node).await.context("a snapshot that becomes full")?;
     whole_disk(&node).await.context("a clone of a whole disk")?;
+    broken::variants(&node).await.context("copies onto a former owner's bytes")?;
     node.expect_empty().await?;
-    Ok(format!("{copies} volumes restored or cloned, each with the bytes of its source"))
+    Ok(format!("{copies} volumes restored or cloned, each with the bytes of its source; 2 broken variants, 2 caught"))
 }
 
 /// A volume whose snapshots are restored, and that is cloned, while it is written to. Returns how often.
@@ -152,11 +158,12 @@ async fn listed(node: &Node, source: &Made, id: &str) -> Result<()> {
         let found = node.csi.snapshots_of(volume, snapshot).await?;
         ensure!(found.len() == 1 && found[0].snapshot_id == id && found[0].ready_to_use, "{found:?}");
     }
-    for (volume, snapshot) in [("v1:aaaaaaaaaa:elsewhere:pvc", ""), ("", "0001-0011-other-driver"), ("other", "other")]
-    {
+    for (volume, snapshot) in [("", "0001-0011-other-driver"), ("other", "other")] {
         let found = node.csi.snapshots_of(volume, snapshot).await?;
         ensure!(found.is_empty(), "for {volume:?} and {snapshot:?}: {found:?}");
     }
+    let elsewhere = node.csi.snapshots_of("v1:aaaaaaaaaa:elsewhere:pvc", "").await;
+    refused("a list for a node that is not known", elsewhere, Code::Unavailable, "elsewhere")?;
     let volumes = node.csi.list().await?;
     ensure!(volumes.len() == 1, "a snapshot is listed as a volume: {volumes:?}");
     Ok(())
