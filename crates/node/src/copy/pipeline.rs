@@ -13,6 +13,8 @@ use crate::tasks::Handle;
 
 /// How much is read and written at once.
 pub(super) const CHUNK: u64 = 4 << 20;
+/// How much is zeroed at once where the source contains zeros: one call is faster than many.
+const ZEROS: u64 = 64 << 20;
 /// How many chunks are in memory.
 const CHUNKS: usize = 4;
 /// The alignment of buffers, in bytes: enough for direct I/O on any disk.
@@ -115,18 +117,27 @@ impl Pipeline {
     /// Writes what was read, in order, and returns up to where.
     fn write(&self, part: Range<u64>, full: Receiver<Chunk>, empty: SyncSender<Buffer>) -> Result<u64, Error> {
         let mut target = self.target.lock();
-        let mut reached = part.start;
+        // Everything before `written` is on the target; from there to `reached` the source contains zeros.
+        let (mut written, mut reached) = (part.start, part.start);
         for Chunk { offset, mut buffer } in full {
             let bytes = buffer.bytes();
-            reached = offset + bytes.len() as u64;
-            if !is_zero(bytes) {
-                target.write(offset, bytes)?;
-            } else {
-                target.zero(offset..reached)?;
+            let end = offset + bytes.len() as u64;
+            let zeros = is_zero(bytes);
+            if written < offset && (!zeros || end - written > ZEROS) {
+                target.zero(written..offset)?;
+                written = offset;
             }
+            if !zeros {
+                target.write(offset, bytes)?;
+                written = end;
+            }
+            reached = end;
             self.report(reached);
             // The reader has read everything.
             let _ = empty.send(buffer);
+        }
+        if written < reached {
+            target.zero(written..reached)?;
         }
         Ok(reached)
     }

@@ -172,6 +172,19 @@ async fn every_byte_is_copied_and_the_tail_reads_as_zeros() {
 }
 
 #[tokio::test]
+async fn zeros_are_written_with_few_calls() {
+    let (chunk, source) = (usize::try_from(CHUNK).unwrap(), Memory::default());
+    source.0.lock().bytes = vec![0; 20 * chunk + 512];
+    source.0.lock().bytes[18 * chunk..19 * chunk].fill(7);
+    let size = Source::size(&source);
+    let target = Memory::used(size);
+    run(job(size), &source, &target, None).await.unwrap();
+    let target = target.0.lock();
+    assert!(target.bytes == source.0.lock().bytes);
+    assert_eq!(target.zeroed, [0..16 * CHUNK, 16 * CHUNK..18 * CHUNK, 19 * CHUNK..size]);
+}
+
+#[tokio::test]
 async fn the_tail_of_a_filesystem_loses_its_signatures() {
     let source = source();
     let size = Source::size(&source);
