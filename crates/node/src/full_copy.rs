@@ -84,9 +84,9 @@ impl Host {
     /// snapshot as it is then. `is_fresh`: this call has created it.
     ///
     /// # Errors
-    /// Why the copy failed, now or after an earlier call; the next call continues it. It is final only if nothing is left.
-    /// A copy that can never be complete is no error: external-snapshotter does not delete a snapshot whose last call failed
-    /// with an error that is not final, and after a final one, it may assume that there is nothing to delete.
+    /// Why the copy failed, now or after an earlier call; the next call continues it. It is final only if nothing is
+    /// left. A copy that can never be complete is no error: external-snapshotter does not delete a snapshot whose last
+    /// call failed with an error that is not final, and after a final one, it may assume that there is nothing to delete.
     pub(crate) async fn continue_copy(&self, located: LocatedSnapshot, is_fresh: bool) -> Result<LocatedSnapshot> {
         let LocatedSnapshot { pool, mut snapshot } = located;
         if !matches!(snapshot.record.kind, SnapshotKind::Copy { .. }) {
@@ -191,8 +191,14 @@ impl Host {
         let Some(copy) = pool.snapshot(name).await? else { return Ok(()) };
         let is_new = is_copying(&copy);
         if is_new {
-            let copy =
-                if copy.record.empty { copy } else { self.copy_contents_of_snapshot(pool, copy, handle).await? };
+            let copy = match copy.record.empty {
+                true => {
+                    // Its creation activated it.
+                    deactivate(pool, &copy, Instant::now()).await;
+                    copy
+                }
+                false => self.copy_contents_of_snapshot(pool, copy, handle).await?,
+            };
             quarry_fault::point(|| "snapshot:ready:before".to_owned());
             pool.set_snapshot_record(&copy, &copy.record.ready(copy.record.created)).await?;
             tracing::info!(snapshot = copy.record.name, source = %copy.record.source, "a snapshot was copied completely");
