@@ -151,7 +151,7 @@ async fn a_failing_operation_leaves_a_full_copy_or_nothing() {
 /// A copy that failed, and was deleted, says nothing about a later one of its name.
 #[tokio::test(start_paused = true)]
 async fn the_error_of_a_deleted_full_copy_is_forgotten() {
-    let pool = pool("p");
+    let pool = SimulatedPool::new("p", EXTENT, vec![1024], Duration::ZERO);
     let host = host(&[&pool]);
     let (source, _) = host.create(block("a", 640 * MIB), None, LONG).await.unwrap();
     pool.set_delay(Operation::Write, Duration::from_secs(10));
