@@ -171,7 +171,7 @@ pub(crate) fn snapshot(name: &str) -> Snapshot {
         allocated: 1 << 30,
         problem: "it became full".into(),
         condition: SnapshotCondition::Invalid,
-        copying: Some(CopyProgress { copied: 1 << 20, total: 1 << 30 }),
+        copying: Some(CopyProgress { copied: 3, total: 4 }),
     }
 }
 
