@@ -265,7 +265,9 @@ impl Pool for MachinePool {
         let copy = self.simulated.create_copy(record, from).await?;
         let mut machine = self.process.state();
         let number = Number { major: MAPPER, minor: machine.next() };
-        machine.disks.insert(snapshot_node(&copy.name), Disk::new(number, copy.size, Bytes::remnants(copy.size)));
+        // As for LVM: lvcreate activates it.
+        let disk = Disk { active: true, ..Disk::new(number, copy.size, Bytes::remnants(copy.size)) };
+        machine.disks.insert(snapshot_node(&copy.name), disk);
         Ok(copy)
     }
 

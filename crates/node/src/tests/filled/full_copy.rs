@@ -10,7 +10,7 @@ use quarry_volume::{
 use super::super::killed::test_all;
 use super::super::machine::Plan;
 use super::super::world::{Answer, Call, SIZE, Use};
-use super::world::{Filled, From, LONG, SNAPSHOT, Source};
+use super::world::{Filled, From, LONG, SNAPSHOT, Source, idle};
 use crate::Host;
 
 const MOMENT: Duration = Duration::from_millis(1);
@@ -28,6 +28,7 @@ fn begin(filled: &Filled, plan: Plan) -> Answer {
         while !host.create_snapshot(filled.snapshot(), LONG).await?.0.ready {
             tokio::time::sleep(MOMENT).await;
         }
+        idle(&host).await;
         Ok(())
     })
 }
@@ -215,6 +216,7 @@ async fn taken_in_the_end(filled: &Filled, host: &Host) -> (Option<Snapshot>, Ve
     loop {
         match host.create_snapshot(filled.snapshot(), LONG).await {
             Ok((shown, _)) if shown.ready || shown.condition == SnapshotCondition::Invalid => {
+                idle(host).await;
                 return (Some(shown), errors);
             }
             Ok(_) => tokio::time::sleep(MOMENT).await,
@@ -243,6 +245,7 @@ fn a_copy_whose_instant_is_lost_is_never_complete() {
                 assert!(!shown.ready && shown.condition == SnapshotCondition::Invalid, "{shown:?}");
                 assert!(shown.copying.is_none() && !shown.problem.is_empty(), "{shown:?}");
             }
+            idle(&host).await;
         });
         assert_eq!(filled.for_copy(), None, "it only slows the source down");
         let error = filled.rejected(Reason::Precondition);
@@ -266,9 +269,7 @@ fn an_overflow_ends_a_running_copy() {
             (state.stalled, state.fails) = (false, Some("copy"));
         }
         // It fails without a caller.
-        while !host.tasks().list().is_empty() {
-            tokio::time::sleep(MOMENT).await;
-        }
+        idle(&host).await;
         let (shown, errors) = taken_in_the_end(&filled, &host).await;
         let shown = shown.unwrap();
         assert!(!shown.ready && shown.problem.contains("is lost"), "{shown:?}");
@@ -357,9 +358,7 @@ fn a_failed_copy_is_reported_once_and_continues() {
             (state.stalled, state.fails) = (false, Some("copy"));
         }
         // It fails without a caller, and shows that.
-        while !host.tasks().list().is_empty() {
-            tokio::time::sleep(MOMENT).await;
-        }
+        idle(&host).await;
         let failed = host.get_snapshot(&filled.snapshot_id(), LONG).await.unwrap();
         assert!(failed.problem.contains("fails as configured") && failed.copying.is_some(), "{failed:?}");
         let (shown, told) = taken_in_the_end(&filled, &host).await;

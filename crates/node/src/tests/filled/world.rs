@@ -44,6 +44,13 @@ pub(super) struct Filled {
     pub(super) size: u64,
 }
 
+/// Waits until the host works on nothing.
+pub(super) async fn idle(host: &Host) {
+    while !host.tasks().list().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 impl Filled {
     /// A volume in that state, and no snapshot.
     pub(super) fn without_snapshot(usage: Use, from: From, source: Source) -> Self {
@@ -99,12 +106,13 @@ impl Filled {
         }
     }
 
-    /// Takes the snapshot, and waits until it is ready.
+    /// Takes the snapshot, and waits until it is ready, and nothing is left to do.
     pub(super) fn take(&self) {
         self.on_host(async |host| {
             while !host.create_snapshot(self.snapshot(), LONG).await.unwrap().0.ready {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
+            idle(&host).await;
         });
     }
 
