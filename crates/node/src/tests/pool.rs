@@ -265,8 +265,9 @@ impl Pool for MachinePool {
         let copy = self.simulated.create_copy(record, from).await?;
         let mut machine = self.process.state();
         let number = Number { major: MAPPER, minor: machine.next() };
+        let mut disk = Disk::new(number, copy.size, Bytes::remnants(copy.size));
         // As for LVM: lvcreate activates it.
-        let disk = Disk { active: true, ..Disk::new(number, copy.size, Bytes::remnants(copy.size)) };
+        disk.active = true;
         machine.disks.insert(snapshot_node(&copy.name), disk);
         Ok(copy)
     }
