@@ -20,8 +20,8 @@ use super::disks::{Disks, Held, Opened};
 use super::partitions;
 use super::space::Space;
 
-/// How often, and with which pause, the removal of an open partition is retried: udev opens every new
-/// partition for a moment.
+/// How often, and with which pause, a change of the kernel's partitions is retried: udev opens every new partition for
+/// a moment, and lets the kernel read the table again.
 const TRIES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -144,19 +144,38 @@ impl Disks for HostDisks {
 
     fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)> {
         let file = quarry_disk::open(&self.roots, disk).map_err(|error| Error::unavailable(error.to_string()))?;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.try_add_partitions(&file, disk, claim) {
+                Err(error) if tries >= TRIES => return Err(error),
+                Ok(None) if tries >= TRIES => {
+                    return Err(Error::host(format!(
+                        "adding the partitions of the disk {}: the kernel reported success, but has no partitions; see \
+                         the kernel log",
+                        disk.name
+                    )));
+                }
+                Ok(Some(opened)) => return Ok(opened),
+                // udev lets the kernel read the table again after every write to the disk. For that, the kernel removes
+                // the partitions and adds them again.
+                Ok(None) | Err(_) => std::thread::sleep(PAUSE),
+            }
+        }
+    }
+}
+
+impl HostDisks {
+    /// Adds the partitions of a claim to the kernel, unless it has them, and opens the volume's. `None`: the kernel does
+    /// not have it.
+    fn try_add_partitions(&self, file: &File, disk: &Disk, claim: &Claim) -> Result<Option<(PathBuf, Opened)>> {
         if self.partition(disk, claim)?.is_none() {
-            partitions::add(&file, disk, claim)?;
+            partitions::add(file, disk, claim)?;
         }
         self.extend_partition(disk, claim)?;
-        let node = self.partition(disk, claim)?.ok_or_else(|| {
-            Error::host(format!(
-                "adding the partitions of the disk {}: the kernel reported success, but has no partitions; see the \
-                 kernel log",
-                disk.name
-            ))
-        })?;
+        let Some(node) = self.partition(disk, claim)? else { return Ok(None) };
         let opened = File::open(&node).map_err(|error| Error::host(format!("opening {}: {error}", node.display())))?;
-        Ok((node, Box::new(opened)))
+        Ok(Some((node, Box::new(opened))))
     }
 }
 
