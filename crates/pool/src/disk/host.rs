@@ -21,7 +21,7 @@ use super::partitions;
 use super::space::Space;
 
 /// How often, and with which pause, a change of the kernel's partitions is retried: udev opens every new partition for
-/// a moment, and lets the kernel read the table again.
+/// a moment, and lets the kernel read the table again when a program closes a disk that it could write to.
 const TRIES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -144,39 +144,40 @@ impl Disks for HostDisks {
 
     fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)> {
         let file = quarry_disk::open(&self.roots, disk).map_err(|error| Error::unavailable(error.to_string()))?;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.try_add_partitions(&file, disk, claim) {
-                Err(error) if tries >= TRIES => return Err(error),
-                Ok(None) if tries >= TRIES => {
-                    return Err(Error::host(format!(
-                        "adding the partitions of the disk {}: the kernel reported success, but has no partitions; see \
-                         the kernel log",
-                        disk.name
-                    )));
-                }
-                Ok(Some(opened)) => return Ok(opened),
-                // udev lets the kernel read the table again after every write to the disk. For that, the kernel removes
-                // the partitions and adds them again.
-                Ok(None) | Err(_) => std::thread::sleep(PAUSE),
-            }
-        }
+        // What fails while the kernel reads the table again, which removes the partitions and adds them, can succeed
+        // afterwards.
+        retry(|| self.try_add_partitions(&file, disk, claim), |_| true)
     }
 }
 
 impl HostDisks {
-    /// Adds the partitions of a claim to the kernel, unless it has them, and opens the volume's. `None`: the kernel does
-    /// not have it.
-    fn try_add_partitions(&self, file: &File, disk: &Disk, claim: &Claim) -> Result<Option<(PathBuf, Opened)>> {
+    /// Adds the partitions of a claim to the kernel, unless it has them, and opens the volume's.
+    fn try_add_partitions(&self, file: &File, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)> {
         if self.partition(disk, claim)?.is_none() {
             partitions::add(file, disk, claim)?;
         }
         self.extend_partition(disk, claim)?;
-        let Some(node) = self.partition(disk, claim)? else { return Ok(None) };
+        let node = self.partition(disk, claim)?.ok_or_else(|| {
+            Error::host(format!(
+                "adding the partitions of the disk {}: the kernel reported success, but has no partitions; see the \
+                 kernel log",
+                disk.name
+            ))
+        })?;
         let opened = File::open(&node).map_err(|error| Error::host(format!("opening {}: {error}", node.display())))?;
-        Ok(Some((node, Box::new(opened))))
+        Ok((node, Box::new(opened)))
     }
+}
+
+/// Repeats a change of the kernel's partitions as long as its failure may pass, at most [`TRIES`] times. Blocks.
+fn retry<T, E>(mut change: impl FnMut() -> Result<T, E>, may_pass: impl Fn(&E) -> bool) -> Result<T, E> {
+    for _ in 1..TRIES {
+        match change() {
+            Err(error) if may_pass(&error) => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    change()
 }
 
 /// An open disk.
@@ -217,26 +218,43 @@ impl Held for BlockDevice<Exclusive> {
     }
 
     fn drop_partitions(&self) -> Result<()> {
+        let dropped = retry(|| partitions::drop_both(self.file()), |errno| *errno == Errno::EBUSY);
+        dropped.map_err(|errno| match errno {
+            Errno::EBUSY => Error::new(
+                Reason::InUse,
+                format!(
+                    "removing the partitions of {}: a program has one of them open; end it first",
+                    self.path().display()
+                ),
+            ),
+            errno => Error::host(format!("removing the partitions of {}: {errno}", self.path().display())),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tries a change whose first `failures` attempts fail, and returns the result and the number of attempts.
+    fn tried(failures: u32, errno: Errno) -> (Result<u32, Errno>, u32) {
         let mut tries = 0;
-        loop {
-            tries += 1;
-            match partitions::drop_both(self.file()) {
-                Ok(()) => return Ok(()),
-                Err(Errno::EBUSY) if tries < TRIES => std::thread::sleep(PAUSE),
-                Err(Errno::EBUSY) => {
-                    return Err(Error::new(
-                        Reason::InUse,
-                        format!(
-                            "removing the partitions of {}: a program has one of them open; end it \
-                                 first",
-                            self.path().display()
-                        ),
-                    ));
-                }
-                Err(errno) => {
-                    return Err(Error::host(format!("removing the partitions of {}: {errno}", self.path().display())));
-                }
-            }
-        }
+        let result = retry(
+            || {
+                tries += 1;
+                if tries > failures { Ok(tries) } else { Err(errno) }
+            },
+            |errno| *errno == Errno::EBUSY,
+        );
+        (result, tries)
+    }
+
+    #[test]
+    fn a_change_is_repeated_while_its_failure_may_pass() {
+        assert_eq!(tried(0, Errno::EBUSY), (Ok(1), 1));
+        assert_eq!(tried(3, Errno::EBUSY), (Ok(4), 4));
+        assert_eq!(tried(TRIES - 1, Errno::EBUSY), (Ok(TRIES), TRIES));
+        assert_eq!(tried(TRIES, Errno::EBUSY), (Err(Errno::EBUSY), TRIES));
+        assert_eq!(tried(3, Errno::EIO), (Err(Errno::EIO), 1));
     }
 }

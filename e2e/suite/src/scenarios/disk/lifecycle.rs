@@ -16,6 +16,9 @@ use crate::storage::partition;
 const METADATA_TYPE: &str = "a7953e1b-d10f-418c-ac8a-a0e6afe8d458";
 const VOLUME_TYPE: &str = "4897e890-2b58-42b9-84ed-933a631248d1";
 
+/// How often a volume is staged while the kernel reads the table again and again.
+const REREAD_STAGES: usize = 10;
+
 /// Each larger than the one before. Sizes that are not whole MiB show how they are rounded.
 fn disks() -> Vec<Disk> {
     vec![
@@ -40,6 +43,8 @@ pub async fn run(context: Context) -> Passed {
     let (_, largest) = node.csi.capacity(&Default::default()).await?;
     ensure!(largest == sizes[7], "{largest} bytes are the largest volume, and the largest disk has {}", sizes[7]);
 
+    reread(&mut node, &disks[2]).await.context("while the kernel reads the table again and again")?;
+    offered(&node, all).await?;
     let mut lives = 0;
     for (index, disk) in disks.iter().enumerate() {
         // One byte more than the disk before has: this one is the smallest that fits.
@@ -140,6 +145,30 @@ async fn live(node: &Node, disk: &Disk, ask: Ask) -> Result<()> {
     node.expect_empty().await?;
     let zeros = format!("cmp -n {} {} /dev/zero", disk.size, disk.path());
     node.vm.sh(zeros).await.context("the disk was not wiped").map(drop)
+}
+
+/// Stages a volume while the kernel removes the partitions and adds them again, as udev has it do when a program closes
+/// the disk. The kernel refuses that while the partition is open, which it is not after a restart of the plugin.
+async fn reread(node: &mut Node, disk: &Disk) -> Result<()> {
+    let ask = Ask::mount("pvc-reread", "ext4").size(capacity(disk.size) - MIB.cast_signed());
+    let made = retry(|| node.csi.create(&ask)).await?;
+    node.kubelet_folders(&made).await?;
+    let path = kernel_name(node, disk).await?;
+    let script = format!(
+        "(while [ ! -e /run/enough ]; do blockdev --rereadpt /dev/{path} 2>/dev/null && echo >>/run/rereads; done) \
+         >/dev/null 2>&1 </dev/null &"
+    );
+    node.vm.sh(script).await?;
+    for attempt in 1..=REREAD_STAGES {
+        node.stop().await?;
+        node.serve().await?;
+        // Not repeated: kubelet would do that a while later.
+        node.csi.stage(&made).await.with_context(|| format!("stage {attempt}"))?;
+        retry(|| node.csi.unstage(&made)).await?;
+    }
+    let rereads = node.vm.sh("touch /run/enough; sleep 1; wc -l </run/rereads").await?.trim().parse::<usize>()?;
+    ensure!(rereads >= REREAD_STAGES, "the table was read again only {rereads} times");
+    retry(|| node.csi.delete(&made.id)).await.map_err(Into::into)
 }
 
 /// Under another policy than zeroing a disk is free again as well, and the next raw volume shows zeros.

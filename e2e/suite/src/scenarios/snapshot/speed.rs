@@ -66,15 +66,20 @@ pub async fn run(context: Context) -> Passed {
         for filling in fillings {
             let what = format!("{source} to {target}, {filling:?}");
             let times = compare(&node, source, target, *filling, rounds).await.with_context(|| what.clone())?;
-            let ratio = times.quarry / times.dd;
+            if !soak {
+                // So few bytes, copied once beside other scenarios, say nothing about the speed.
+                figures.push(format!("{what}: the clone has the bytes of its source"));
+                continue;
+            }
             let Times { quarry, dd } = times;
+            let ratio = quarry / dd;
             context.say(format_args!("{what}: {quarry:.2} s per GiB, dd {dd:.2} s per GiB, ratio {ratio:.2}"));
-            ensure!(!soak || ratio < ABSURD, "{what} takes {ratio:.2} times as long as dd");
-            figures.push(format!("{what} {ratio:.2}"));
+            ensure!(ratio < ABSURD, "{what} takes {ratio:.2} times as long as dd");
+            figures.push(format!("{what}: {ratio:.2} times as long as dd"));
         }
     }
     node.expect_empty().await?;
-    Ok(format!("time compared with dd: {}", figures.join("; ")))
+    Ok(figures.join("; "))
 }
 
 fn ask(name: &str, kind: &str, size: i64) -> Ask {
