@@ -77,6 +77,7 @@ done
 accepts "snapshots" <<<'snapshotter: {enabled: true}'
 holds "the snapshotter's Lease" 'resourceNames: .*, external-snapshotter-leader-local-csi-quarry-dev\]$'
 holds "the snapshotter does not look for groups" '^ *- --feature-gates=CSIVolumeGroupSnapshot=false$'
+holds "the controller knows which snapshots are wanted" '^ *- --snapshot-contents$'
 grep -ho 'image: registry.k8s.io/[^ ]*' quarry.yaml "$work/rendered.yaml" | cut -d ' ' -f 2 | sort -u >"$work/images"
 while read -r image; do
     grep -qF "\`$image\`" ../docs/install.md && grep -qF "\"$image\"" ../e2e/cluster/src/images.rs
@@ -84,7 +85,7 @@ while read -r image; do
 done <"$work/images"
 
 accepts "the chart's default values" </dev/null
-lacks "no permission for snapshots unless they are enabled" 'snapshot\.storage|snapshotter'
+lacks "no permission for snapshots unless they are enabled" 'snapshot\.storage|snapshotter|snapshot-contents'
 accepts "hosts that differ" <<'END'
 nodeGroups:
   nvme:

@@ -58,10 +58,15 @@ pub trait Election: Send + Sync {
     async fn fence(&self) -> Result<u64>;
 }
 
-/// The volumes that are still claimed.
+/// The volumes and snapshots that are still wanted.
 pub trait Claims: Send + Sync {
     /// The volume handles of all PersistentVolumes of this driver; `None` if they are not known (yet).
     fn handles(&self) -> Option<Arc<HashSet<String>>>;
+
+    /// The snapshot handles of all VolumeSnapshotContents of this driver; `None` if they are not known (yet).
+    fn snapshot_handles(&self) -> Option<Arc<HashSet<String>>> {
+        None
+    }
 }
 
 /// Without Kubernetes: the agent is the only source of information about a node.

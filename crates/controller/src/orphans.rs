@@ -1,18 +1,27 @@
-//! Orphans: volumes that no PersistentVolume references.
+//! Orphans: volumes that no PersistentVolume references, and snapshots that no VolumeSnapshotContent references.
 //!
-//! Causes: a node that was given up returned, a PersistentVolume was removed by hand together with its
+//! Causes: a node that was given up returned, such an object was removed by hand together with its
 //! finalizer, or a cluster was rebuilt over old disks. An orphan may be the only copy of someone's data, so
 //! Quarry lists orphans and does nothing else.
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
 
-use quarry_volume::{Volume, VolumeId};
+use quarry_volume::{Snapshot, Volume, VolumeId};
 
 use crate::cluster::Cluster;
 use crate::member::Member;
 
 /// A volume is created before its PersistentVolume: a young volume is not an orphan yet.
 pub(crate) const AGE: Duration = Duration::from_secs(5 * 60);
+
+/// Whether no VolumeSnapshotContent references the snapshot, at that time. `wanted`: the handles of all. One that is
+/// young, or was not taken completely, is not an orphan yet.
+pub(crate) fn is_orphaned_snapshot(wanted: &HashSet<String>, snapshot: &Snapshot, now: SystemTime) -> bool {
+    let created = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(snapshot.created));
+    let age = created.and_then(|created| now.duration_since(created).ok()).unwrap_or_default();
+    snapshot.created > 0 && age >= AGE && !wanted.contains(&snapshot.id.to_string())
+}
 
 impl Cluster {
     /// Up to `most` orphans after `after`, ordered by node and identifier, and whether there are more. `None`

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use quarry_volume::{Error, Reason, Result, SNAPSHOT, Snapshot, SnapshotId, SnapshotSpec, VolumeId};
+use quarry_volume::{
+    Error, Reason, Result, SNAPSHOT, SNAPSHOT_COPY, Snapshot, SnapshotId, SnapshotMethod, SnapshotSpec, VolumeId,
+};
 
 use crate::cluster::{Cluster, require_able};
 use crate::environment::Fate;
@@ -23,7 +25,8 @@ impl Only {
         self.id.as_ref().map(|id| id.node.as_str()).or(of_source)
     }
 
-    /// A snapshot that is not complete yet is not listed (CSI, ListSnapshots).
+    /// A snapshot that does not have the contents of one instant yet is not listed (CSI, ListSnapshots). One that is still
+    /// being copied is.
     fn admits(&self, snapshot: &Snapshot) -> bool {
         snapshot.created > 0
             && self.id.as_ref().is_none_or(|id| *id == snapshot.id)
@@ -44,7 +47,11 @@ impl Cluster {
     pub async fn create_snapshot(&self, spec: SnapshotSpec, wait: Duration) -> Result<Snapshot> {
         let (name, source) = (spec.name.clone(), spec.source.clone());
         let attempted = |error: Error| error.context(format_args!("taking snapshot {name:?} of volume {source}"));
-        let (member, agent, instance) = self.able_agent(&source.node, SNAPSHOT, WHAT).map_err(attempted)?;
+        let (capability, what) = match spec.class.method {
+            SnapshotMethod::Cow => (SNAPSHOT, WHAT),
+            SnapshotMethod::Copy => (SNAPSHOT_COPY, "take snapshots with method copy"),
+        };
+        let (member, agent, instance) = self.able_agent(&source.node, capability, what).map_err(attempted)?;
         // The node checks its own snapshots.
         if let Some(other) = self.snapshot_elsewhere(&name, &source.node) {
             return Err(attempted(Error::new(

@@ -15,11 +15,14 @@ use quarry_controller::Claims;
 use crate::connect::Connection;
 use crate::follow::{Mirror, Selection, follow};
 use crate::guard::Task;
+use crate::snapshots::SnapshotClaims;
 
-/// Follows the PersistentVolumes until it is dropped.
+/// Follows the PersistentVolumes, and the VolumeSnapshotContents if requested, until it is dropped.
 #[derive(Debug)]
 pub struct VolumeClaims {
     index: Arc<Index>,
+    /// `None`: snapshots are not followed.
+    snapshots: Option<SnapshotClaims>,
     _task: Task,
 }
 
@@ -31,7 +34,13 @@ impl VolumeClaims {
         let mirror = VolumeMirror { index: Arc::clone(&index), driver: driver.to_owned(), fresh: None };
         let api = Api::<PersistentVolume>::all(connection.client.clone());
         let task = follow(api, &Selection::default(), mirror, "the PersistentVolumes");
-        Self { index, _task: task }
+        Self { index, snapshots: None, _task: task }
+    }
+
+    /// Also follows the VolumeSnapshotContents whose `spec.driver` is `driver`. Their CRD must be installed.
+    #[must_use]
+    pub fn with_snapshots(self, connection: &Connection, driver: &str) -> Self {
+        Self { snapshots: Some(SnapshotClaims::start(connection, driver)), ..self }
     }
 
     pub(crate) fn index(&self) -> Arc<Index> {
@@ -44,6 +53,10 @@ impl Claims for VolumeClaims {
     fn handles(&self) -> Option<Arc<HashSet<String>>> {
         let state = self.index.state.lock();
         state.volumes.as_ref().filter(|_| state.current).map(|volumes| Arc::clone(&volumes.handles))
+    }
+
+    fn snapshot_handles(&self) -> Option<Arc<HashSet<String>>> {
+        self.snapshots.as_ref()?.handles()
     }
 }
 

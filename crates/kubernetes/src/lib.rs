@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`Discovery`] | watches the node plugin's pods: the address of each node's agent |
 //! | [`ClusterNodes`] | watches the Nodes: ready, not ready, gone for good |
-//! | [`VolumeClaims`] | watches the PersistentVolumes: which volumes are claimed |
+//! | [`VolumeClaims`] | watches the PersistentVolumes, and the VolumeSnapshotContents if requested: which volumes and snapshots are wanted |
 //! | [`LeaseElection`] | a Lease: elects the controller that selects nodes |
 //! | [`SecretStore`] | three Secrets: the certificates of controller and nodes |
 //!
@@ -30,6 +30,7 @@
 //! |---|---|---|---|
 //! | | `nodes` | get, list, watch | the state of a node |
 //! | | `persistentvolumes` | get, list, watch | which volumes are claimed; events on them |
+//! | `snapshot.storage.k8s.io` | `volumesnapshotcontents` | list, watch | which snapshots are wanted, if requested |
 //!
 //! In the namespace `default` (a Role), where events on PersistentVolumes are kept: `events.k8s.io` `events` create.
 
@@ -44,6 +45,7 @@ mod follow;
 mod guard;
 mod nodes;
 mod secrets;
+mod snapshots;
 
 pub use claims::VolumeClaims;
 #[doc(hidden)]

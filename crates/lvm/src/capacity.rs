@@ -46,15 +46,15 @@ pub fn largest(group: &VolumeGroup, layout: &Layout, reserve: u64) -> Largest {
 ///
 /// striped and raid1 use those with the most free extents. linear uses the one with the fewest that is large
 /// enough: a volume on a single disk depends on that disk only, and large free areas are kept. If none is
-/// large enough, it uses all of them. A linear clone goes to another disk than its source if it can: the snapshot
-/// that it is copied from needs the free extents of those disks.
+/// large enough, it uses all of them. A linear copy of another volume (`copy_of`) goes to another disk than that one if it
+/// can: the snapshot that it is copied from needs the free extents of those disks.
 #[must_use]
 pub fn choose(
     group: &VolumeGroup,
     layout: &Layout,
     extents: Extents,
     reserve: u64,
-    clone_of: Option<&LogicalVolume>,
+    copy_of: Option<&LogicalVolume>,
 ) -> Option<Vec<PathBuf>> {
     let most = largest(group, layout, reserve).extents;
     if extents == Extents::NONE || extents > most || !extents.0.is_multiple_of(u64::from(layout.stripes()).max(1)) {
@@ -64,7 +64,7 @@ pub fn choose(
     let chosen: Vec<&PhysicalVolume> = match layout {
         Layout::Linear => {
             let of_source = |pv: &PvUuid| {
-                clone_of.is_some_and(|source| {
+                copy_of.is_some_and(|source| {
                     let images = group.images_of(&source.name);
                     source.physical_volumes.contains(pv)
                         || images.iter().any(|image| image.physical_volumes.contains(pv))

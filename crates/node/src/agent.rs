@@ -110,7 +110,7 @@ impl Agent for Host {
     async fn watch(&self) -> Result<UpdateStream> {
         // A controller connects soon after a start.
         if self.is_first_watch() {
-            self.clean_up_after_clones_later();
+            self.clean_up_after_copies_later();
         }
         Ok(self.publisher().listen())
     }
@@ -157,7 +157,7 @@ impl Host {
         // Only a volume with a readable record is removed: the tag alone is not enough.
         let record = volume.record()?;
         self.require_no_copy_of(&ContentSource::Volume(id.clone()), &pool).await?;
-        self.clean_up_after_clones(&pool, Some(id)).await;
+        self.clean_up_after_copies(&pool, Some(id)).await;
         if let Some(source) = &record.source {
             // Before the volume, so that no later volume of this name finds it.
             self.remove_clone_snapshot_if_found(source, &record.name).await?;

@@ -2,11 +2,11 @@
 //! sources.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quarry_pool::PoolVolume;
-use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Reason, Result, Volume};
+use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Reason, Result, Snapshot, SnapshotCondition, Volume};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::copy::{Meter, Rate};
@@ -32,12 +32,23 @@ impl Default for Copies {
 
 #[derive(Default)]
 struct Inner {
-    /// By the name of the volume that is being filled.
-    running: BTreeMap<String, Copy>,
+    running: BTreeMap<CopyTarget, Copy>,
     /// The bytes that finished and interrupted copies of this process have copied.
     copied: u64,
     /// The limits of speed, by the name of the pool.
     rates: BTreeMap<String, Rate>,
+    /// Why the last attempt to make a full copy failed, by the name of the snapshot. It is shown as its problem until a
+    /// later attempt completes it; a caller gets the error from [`crate::Tasks::run_long`], once.
+    failures: BTreeMap<String, Error>,
+}
+
+/// What a copy fills, by its name in its pool.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum CopyTarget {
+    /// A new volume.
+    Volume(String),
+    /// A snapshot that is a full copy.
+    Snapshot(String),
 }
 
 /// A running copy.
@@ -45,22 +56,39 @@ struct Inner {
 pub(crate) struct Copy {
     /// What is copied.
     pub(crate) source: ContentSource,
-    /// The pool of the volume that is being filled.
+    /// The pool of what is being filled.
     pub(crate) pool: String,
-    /// The size of that volume in bytes.
+    /// The size of that, in bytes.
     size: u64,
     /// Whether the source must not be used while it is copied: it is a volume whose pool cannot take snapshots.
     offline: bool,
     /// How much an earlier call copied.
     start: Gib,
-    /// How far it is. Empty until the source and the volume are open.
+    /// How far it is. Empty until the source and what is being filled are open.
     meter: Meter,
 }
 
 /// A copy in the list, until this is dropped.
 pub(crate) struct Running {
     copies: Copies,
-    volume: String,
+    target: CopyTarget,
+}
+
+impl fmt::Display for CopyTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Volume(name) | Self::Snapshot(name)) = self;
+        write!(f, "{} {name}", self.kind())
+    }
+}
+
+impl CopyTarget {
+    /// What it is, for messages.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Volume(_) => "volume",
+            Self::Snapshot(_) => "snapshot",
+        }
+    }
 }
 
 impl Copy {
@@ -73,6 +101,21 @@ impl Copy {
     pub(crate) fn left(&self) -> u64 {
         let measured = self.meter.measured();
         if measured.total == 0 { self.size } else { measured.total.saturating_sub(measured.done) }
+    }
+}
+
+impl Inner {
+    fn is_running(&self, target: &CopyTarget, pool: &str) -> bool {
+        self.running.get(target).is_some_and(|copy| copy.pool == pool)
+    }
+
+    /// Shows how far the running copy is that fills this in that pool, with `size` bytes.
+    fn show(&self, target: &CopyTarget, pool: &str, size: u64, shown: &mut Option<CopyProgress>) {
+        let copy = self.running.get(target).filter(|copy| copy.pool == pool);
+        let measured = copy.map(|copy| copy.meter.measured()).filter(|measured| measured.total > 0);
+        if let (Some(measured), Some(progress)) = (measured, shown) {
+            *progress = CopyProgress { copied: measured.done, total: size };
+        }
     }
 }
 
@@ -89,16 +132,16 @@ impl Copies {
         limited.map(|(_, rate)| rate.clone()).collect()
     }
 
-    /// Adds the copy from `source` into that volume of that pool to the list.
-    pub(crate) fn begin(&self, volume: &PoolVolume, pool: &str, source: &ContentSource) -> Running {
-        let (source, pool, size, name) = (source.clone(), pool.to_owned(), volume.size, volume.name.clone());
+    /// Adds the copy from `source` into `target`, which has `size` bytes in that pool, to the list.
+    pub(crate) fn begin(&self, target: CopyTarget, pool: &str, size: u64, source: &ContentSource) -> Running {
+        let (source, pool) = (source.clone(), pool.to_owned());
         let copy = Copy { source, pool, size, offline: false, start: Gib::NONE, meter: Meter::default() };
-        self.inner.lock().running.insert(name.clone(), copy);
-        Running { copies: self.clone(), volume: name }
+        self.inner.lock().running.insert(target.clone(), copy);
+        Running { copies: self.clone(), target }
     }
 
-    /// The running copies, by the name of the volume that is being filled.
-    pub(crate) fn list(&self) -> BTreeMap<String, Copy> {
+    /// The running copies, by what is being filled.
+    pub(crate) fn list(&self) -> BTreeMap<CopyTarget, Copy> {
         self.inner.lock().running.clone()
     }
 
@@ -106,15 +149,35 @@ impl Copies {
     pub(crate) fn show(&self, pool: &str, volumes: &mut [Volume]) {
         let inner = self.inner.lock();
         for volume in volumes.iter_mut().filter(|_| !inner.running.is_empty()) {
-            let copy = inner.running.get(&volume.id.volume).filter(|copy| copy.pool == pool);
-            let measured = copy.map(|copy| copy.meter.measured()).filter(|measured| measured.total > 0);
-            if let (Some(measured), Some(progress)) = (measured, &mut volume.copying) {
-                *progress = CopyProgress { copied: measured.done, total: volume.size };
+            let target = CopyTarget::Volume(volume.id.volume.clone());
+            inner.show(&target, pool, volume.size, &mut volume.copying);
+        }
+    }
+
+    /// Shows how far the running copies into these snapshots of that pool are, and why others failed.
+    pub(crate) fn show_snapshots(&self, pool: &str, snapshots: &mut [Snapshot]) {
+        let inner = self.inner.lock();
+        for snapshot in snapshots.iter_mut().filter(|snapshot| snapshot.copying.is_some()) {
+            let target = CopyTarget::Snapshot(snapshot.id.snapshot.clone());
+            inner.show(&target, pool, snapshot.size, &mut snapshot.copying);
+            if let Some(error) = inner.failures.get(&snapshot.id.snapshot).filter(|_| !inner.is_running(&target, pool))
+            {
+                snapshot.problem = format!("it is not copied completely, and a retry continues: {error}");
+                snapshot.condition = SnapshotCondition::Other;
             }
         }
     }
 
-    /// Whether copies fill any volume of that pool now.
+    /// Stores why the last attempt to complete a snapshot failed; `None`: it is complete, or not needed any more.
+    pub(crate) fn set_failure(&self, snapshot: &str, error: Option<Error>) {
+        let mut inner = self.inner.lock();
+        match error {
+            Some(error) => inner.failures.insert(snapshot.to_owned(), error),
+            None => inner.failures.remove(snapshot),
+        };
+    }
+
+    /// Whether copies fill anything in that pool now.
     pub(crate) fn fill_pool(&self, pool: &str) -> bool {
         self.inner.lock().running.values().any(|copy| copy.pool == pool)
     }
@@ -125,17 +188,17 @@ impl Copies {
         inner.running.values().map(Copy::copied).fold(inner.copied, u64::saturating_add)
     }
 
-    /// A volume that is being filled from this source now.
-    pub(crate) fn of(&self, source: &ContentSource) -> Option<String> {
+    /// What is being filled from this source now.
+    pub(crate) fn of(&self, source: &ContentSource) -> Option<CopyTarget> {
         let inner = self.inner.lock();
-        inner.running.iter().find(|(_, copy)| copy.source == *source).map(|(volume, _)| volume.clone())
+        inner.running.iter().find(|(_, copy)| copy.source == *source).map(|(target, _)| target.clone())
     }
 
     /// The same, if this source must not be used until that is done.
-    pub(crate) fn offline_of(&self, source: &ContentSource) -> Option<String> {
+    pub(crate) fn offline_of(&self, source: &ContentSource) -> Option<CopyTarget> {
         let inner = self.inner.lock();
         let mut offline = inner.running.iter().filter(|(_, copy)| copy.offline && copy.source == *source);
-        offline.next().map(|(volume, _)| volume.clone())
+        offline.next().map(|(target, _)| target.clone())
     }
 }
 
@@ -172,7 +235,7 @@ impl Running {
     }
 
     fn change(&self, change: impl FnOnce(&mut Copy)) {
-        if let Some(copy) = self.copies.inner.lock().running.get_mut(&self.volume) {
+        if let Some(copy) = self.copies.inner.lock().running.get_mut(&self.target) {
             change(copy);
         }
     }
@@ -181,46 +244,67 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let mut inner = self.copies.inner.lock();
-        let copied = inner.running.remove(&self.volume).map_or(0, |copy| copy.copied());
+        let copied = inner.running.remove(&self.target).map_or(0, |copy| copy.copied());
         inner.copied = inner.copied.saturating_add(copied);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use quarry_pool::{Pool as _, SimulatedPool};
-    use quarry_volume::{VolumeId, VolumeSpec};
+    use quarry_volume::{SnapshotId, VolumeId};
 
     use super::*;
 
     const MIB: u64 = 1 << 20;
 
-    #[tokio::test]
-    async fn the_progress_is_the_share_of_the_volume_that_is_filled() {
-        let pool = SimulatedPool::new("p", 4 * MIB, vec![100], Duration::ZERO);
-        let volume = pool.create(&VolumeSpec::block("v", 40 * MIB).in_pool("p")).await.unwrap();
+    fn progress(copied: u64) -> Option<CopyProgress> {
+        Some(CopyProgress { copied, total: 40 * MIB })
+    }
+
+    #[test]
+    fn the_progress_is_the_share_of_the_volume_that_is_filled() {
         let source: ContentSource = "s1:aaaaaaaaaa:n:s".parse().unwrap();
-        let copies = Copies::default();
-        let running = copies.begin(&volume, "p", &source);
+        let (copies, target) = (Copies::default(), CopyTarget::Volume("v".to_owned()));
+        let running = copies.begin(target.clone(), "p", 40 * MIB, &source);
         let shown = || {
             let id: VolumeId = "v1:aaaaaaaaaa:n:v".parse().unwrap();
-            let recorded = CopyProgress { copied: 0, total: 40 * MIB };
-            let mut volumes = [Volume { size: 40 * MIB, copying: Some(recorded), ..Volume::new(id) }];
+            let mut volumes = [Volume { size: 40 * MIB, copying: progress(0), ..Volume::new(id) }];
             copies.show("p", &mut volumes);
             volumes[0].copying
         };
-        let progress = |copied: u64| Some(CopyProgress { copied, total: 40 * MIB });
-        assert_eq!(copies.of(&source).as_deref(), Some("v"));
-        assert_eq!((shown(), copies.list()["v"].left()), (progress(0), 40 * MIB), "it has not begun");
+        assert_eq!(copies.of(&source), Some(target.clone()));
+        assert_eq!((shown(), copies.list()[&target].left()), (progress(0), 40 * MIB), "it has not begun");
         let meter = running.meter(Gib::NONE);
         // The source is smaller.
         meter.begin(0, 10 * MIB);
         meter.reach(4 * MIB);
-        assert_eq!((shown(), copies.list()["v"].left()), (progress(4 * MIB), 6 * MIB));
+        assert_eq!((shown(), copies.list()[&target].left()), (progress(4 * MIB), 6 * MIB));
         assert_eq!(copies.copied(), 4 * MIB);
         drop(running);
         assert_eq!((shown(), copies.of(&source), copies.copied()), (progress(0), None, 4 * MIB));
+    }
+
+    #[test]
+    fn a_failure_is_shown_until_a_later_attempt_begins() {
+        let source: ContentSource = "v1:aaaaaaaaaa:n:v".parse().unwrap();
+        let copies = Copies::default();
+        let shown = |pool| {
+            let id: SnapshotId = "s1:aaaaaaaaaa:n:s".parse().unwrap();
+            let source = "v1:aaaaaaaaaa:n:v".parse().unwrap();
+            let mut snapshots = [Snapshot { size: 40 * MIB, copying: progress(MIB), ..Snapshot::new(id, source) }];
+            copies.show_snapshots(pool, &mut snapshots);
+            let [Snapshot { copying, problem, condition, .. }] = snapshots;
+            assert_eq!(problem.is_empty(), condition == SnapshotCondition::Healthy);
+            (copying, problem.contains("bad sector"))
+        };
+        copies.set_failure("s", Some(Error::host("bad sector")));
+        assert_eq!(shown("p"), (progress(MIB), true));
+        let running = copies.begin(CopyTarget::Snapshot("s".to_owned()), "p", 40 * MIB, &source);
+        assert_eq!((shown("p"), shown("q")), ((progress(MIB), false), (progress(MIB), true)));
+        running.meter(Gib::NONE).begin(2 * MIB, 40 * MIB);
+        assert_eq!(shown("p"), (progress(2 * MIB), false));
+        drop(running);
+        copies.set_failure("s", None);
+        assert_eq!(shown("p"), (progress(MIB), false));
     }
 }

@@ -16,6 +16,7 @@ mod device;
 mod errors;
 mod expand;
 mod fill;
+mod full_copy;
 mod grow;
 mod health;
 mod host;

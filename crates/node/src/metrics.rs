@@ -9,7 +9,7 @@ use quarry_transport::metrics::{Metrics, Sample};
 use quarry_volume::{Layout, PoolState, ThinUse};
 
 use crate::TaskStatus;
-use crate::copies::Copy;
+use crate::copies::{Copy, CopyTarget};
 use crate::host::Host;
 
 impl Host {
@@ -36,21 +36,35 @@ impl Host {
         })
     }
 
-    /// The volumes that are being filled with the contents of snapshots or other volumes.
+    /// The volumes that are being filled with the contents of snapshots or other volumes, and the snapshots that are full
+    /// copies and not complete.
     fn register_copies(&self, metrics: &Metrics) {
         let copies = self.copies().clone();
         metrics.gauge("copy_remaining_bytes", "Bytes to copy before a new volume has its contents", move || {
-            let sample = |(volume, copy): (String, Copy)| {
-                Sample::count(copy.left()).label("pool", copy.pool).label("volume", volume)
+            let sample = |(target, copy): (CopyTarget, Copy)| match target {
+                CopyTarget::Volume(name) => {
+                    Some(Sample::count(copy.left()).label("pool", copy.pool).label("volume", name))
+                }
+                CopyTarget::Snapshot(_) => None,
             };
-            copies.list().into_iter().map(sample).collect()
+            copies.list().into_iter().filter_map(sample).collect()
         });
         let copies = self.copies().clone();
-        metrics.gauge("copies", "Volumes that are being filled now", move || {
+        metrics.gauge("snapshot_copy_remaining_bytes", "Bytes to copy before a full copy is ready", move || {
+            let sample = |(target, copy): (CopyTarget, Copy)| match target {
+                CopyTarget::Snapshot(name) => {
+                    Some(Sample::count(copy.left()).label("pool", copy.pool).label("snapshot", name))
+                }
+                CopyTarget::Volume(_) => None,
+            };
+            copies.list().into_iter().filter_map(sample).collect()
+        });
+        let copies = self.copies().clone();
+        metrics.gauge("copies", "Volumes and snapshots that are being filled now", move || {
             vec![Sample::count(u64::try_from(copies.list().len()).unwrap_or(u64::MAX))]
         });
         let copies = self.copies().clone();
-        metrics.counter("copied_bytes", "Bytes copied from snapshots and volumes into new volumes", move || {
+        metrics.counter("copied_bytes", "Bytes copied from snapshots and volumes", move || {
             vec![Sample::count(copies.copied())]
         });
     }

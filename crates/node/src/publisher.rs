@@ -18,7 +18,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, MutexGuard};
 use quarry_pool::{Pool, PoolVolume, Reading, Recorded, State, Volumes};
 use quarry_volume::{
-    COPY, Change, Condition, EXPAND, Greeting, PoolState, SNAPSHOT, Snapshot, SnapshotId, Space, Volume, VolumeId,
+    COPY, Change, Condition, EXPAND, Greeting, PoolState, SNAPSHOT, SNAPSHOT_COPY, Snapshot, SnapshotId, Space, Volume,
+    VolumeId,
 };
 use tokio::sync::broadcast;
 
@@ -99,7 +100,7 @@ impl StatePublisher {
             pod_uid,
             boot_id: boot_id.trim().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: [EXPAND, SNAPSHOT, COPY].map(str::to_owned).to_vec(),
+            capabilities: [EXPAND, SNAPSHOT, COPY, SNAPSHOT_COPY].map(str::to_owned).to_vec(),
         };
         // A later start begins with a higher generation, unless the clock was set back; then the instance
         // shows the restart.
@@ -221,8 +222,9 @@ impl StatePublisher {
     fn publish_reading(&self, index: usize, pool: &str, reading: Reading) -> bool {
         let Reading { mut state, mark, volumes, snapshots } = reading;
         let node = &self.inner.greeting.node;
-        let listed = snapshots.iter().filter(|snapshot| !snapshot.record.for_clone);
-        let snapshots: Vec<Snapshot> = listed.map(|snapshot| describe_snapshot(node, pool, snapshot)).collect();
+        let listed = snapshots.iter().filter(|snapshot| !snapshot.record.serves());
+        let mut snapshots: Vec<Snapshot> = listed.map(|snapshot| describe_snapshot(node, pool, snapshot)).collect();
+        self.inner.copies.show_snapshots(pool, &mut snapshots);
         let readable = !matches!(volumes, Volumes::Unreadable);
         let volumes = match volumes {
             Volumes::Unreadable | Volumes::Same => None,

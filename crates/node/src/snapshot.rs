@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use quarry_pool::{Health, Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotRecord, State};
+use quarry_pool::{Health, Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord, State};
 use quarry_volume::{
-    AccessTypes, Change, ContentSource, Error, Reason, Result, Snapshot, SnapshotCondition, SnapshotId, SnapshotSpec,
-    VolumeId, safe_name,
+    AccessTypes, Change, ContentSource, CopyProgress, Error, Reason, Result, Snapshot, SnapshotCondition, SnapshotId,
+    SnapshotMethod, SnapshotParameters, SnapshotSpec, VolumeId, safe_name,
 };
 
 use crate::agent::within;
@@ -56,7 +56,7 @@ impl Host {
     pub(crate) async fn read_snapshot(&self, id: &SnapshotId, wait: Duration) -> Result<Snapshot> {
         let found = within(wait, self.locate_snapshot(id)).await;
         match found.map_err(|error| error.context(format_args!("snapshot {id}")))? {
-            Some(LocatedSnapshot { pool, snapshot }) => Ok(describe_snapshot(self.node(), pool.name(), &snapshot)),
+            Some(located) => Ok(self.describe_located(&located)),
             None => Err(Error::not_found(format!("snapshot {id} does not exist"))),
         }
     }
@@ -72,11 +72,15 @@ impl Host {
 
     async fn take_now(&self, spec: &SnapshotSpec) -> Result<(Snapshot, Change)> {
         let pool = self.pool_of(&spec.source).await?;
-        match self.find_or_take(&pool, spec).await {
-            Ok(LocatedSnapshot { pool, snapshot }) => {
-                let snapshot = describe_snapshot(self.node(), pool.name(), &snapshot);
-                let id = snapshot.id.clone();
-                let change = self.publisher().changed_snapshot(pool.name(), &id, Some(snapshot.clone())).await;
+        let taken = async {
+            let (located, is_fresh) = self.find_or_take(&pool, spec).await?;
+            self.continue_copy(located, is_fresh).await
+        };
+        match taken.await {
+            Ok(located) => {
+                let snapshot = self.describe_located(&located);
+                let (pool, id) = (located.pool.name(), snapshot.id.clone());
+                let change = self.publisher().changed_snapshot(pool, &id, Some(snapshot.clone())).await;
                 Ok((snapshot, change))
             }
             Err(error) => {
@@ -87,8 +91,16 @@ impl Host {
         }
     }
 
-    /// `pool`: that of the source.
-    async fn find_or_take(&self, pool: &Arc<dyn Pool>, spec: &SnapshotSpec) -> Result<LocatedSnapshot> {
+    fn describe_located(&self, located: &LocatedSnapshot) -> Snapshot {
+        let LocatedSnapshot { pool, snapshot } = located;
+        let mut snapshot = describe_snapshot(self.node(), pool.name(), snapshot);
+        self.copies().show_snapshots(pool.name(), std::slice::from_mut(&mut snapshot));
+        snapshot
+    }
+
+    /// Finds the snapshot, or takes it; then the flag is true. A full copy may not be complete. `pool`: that of the
+    /// source.
+    async fn find_or_take(&self, pool: &Arc<dyn Pool>, spec: &SnapshotSpec) -> Result<(LocatedSnapshot, bool)> {
         // If the pool cannot be searched, the snapshot may exist there.
         if let Some(found) = self.find_snapshot(&spec.name, pool).await.map_err(Error::not_final)? {
             let record = &found.snapshot.record;
@@ -102,11 +114,25 @@ impl Host {
                     ),
                 ));
             }
-            match (&found.snapshot.health, record.state) {
-                (SnapshotHealth::Lost(why), _) => return Err(Error::unavailable(why.clone())),
-                (SnapshotHealth::Whole | SnapshotHealth::Invalid(_), State::Ready) => return Ok(found),
+            if record.method() != spec.class.method {
+                return Err(Error::new(
+                    Reason::Exists,
+                    format!(
+                        "a snapshot of this name exists, with method {}, not {}; delete it, or request another name",
+                        record.method(),
+                        spec.class.method
+                    ),
+                ));
+            }
+            match (&found.snapshot.health, record.state, record.kind) {
+                (SnapshotHealth::Lost(why), ..) => return Err(Error::unavailable(why.clone())),
+                (SnapshotHealth::Whole | SnapshotHealth::Invalid(_), State::Ready, _) => return Ok((found, false)),
+                // Its instant was answered already.
+                (SnapshotHealth::Whole | SnapshotHealth::Invalid(_), State::New, SnapshotKind::Copy { .. }) => {
+                    return Ok((found, false));
+                }
                 // It may not have the contents of one instant.
-                (SnapshotHealth::Incomplete(_), _) | (_, State::New) => {
+                (SnapshotHealth::Incomplete(_), ..) | (_, State::New, _) => {
                     tracing::warn!(snapshot = spec.name, "taking the snapshot again: its creation was interrupted");
                     found.pool.remove_snapshot(&found.snapshot).await.map_err(Error::not_final)?;
                 }
@@ -117,8 +143,12 @@ impl Host {
         let Located { pool, volume } =
             source.ok_or_else(|| Error::not_found(format!("volume {} does not exist", spec.source)))?;
         let record = record_of(&spec.name, &spec.source, &volume)?;
-        let snapshot = pool.take_snapshot(&volume, &record, spec.class.cow_size).await?;
-        Ok(LocatedSnapshot { pool, snapshot })
+        let SnapshotParameters { method, cow_size } = spec.class;
+        let snapshot = match method {
+            SnapshotMethod::Cow => pool.take_snapshot(&volume, &record, cow_size).await?,
+            SnapshotMethod::Copy => self.begin_copy(&pool, &volume, &record, cow_size).await?,
+        };
+        Ok((LocatedSnapshot { pool, snapshot }, true))
     }
 
     /// Finds the snapshot that an earlier CreateSnapshot took under this name: first in the pool of its source, which
@@ -144,8 +174,13 @@ impl Host {
 
     async fn remove_snapshot_now(&self, id: &SnapshotId) -> Result<Change> {
         let pool = self.pool_of_snapshot(id).await?;
-        if let Some(snapshot) = pool.snapshot(&id.snapshot).await? {
+        let found = pool.snapshot(&id.snapshot).await?;
+        if found.is_some() {
             self.require_no_copy_of(&ContentSource::Snapshot(id.clone()), &pool).await?;
+        }
+        // In this order: what is left of an incomplete copy can be deleted by its identifier.
+        self.give_up_copy(&pool, &id.snapshot).await?;
+        if let Some(snapshot) = found {
             if let Err(error) = pool.remove_snapshot(&snapshot).await {
                 self.publisher().refresh_soon(pool.name());
                 return Err(error);
@@ -185,12 +220,19 @@ pub(crate) fn record_of(name: &str, source: &VolumeId, volume: &PoolVolume) -> R
 /// A snapshot of this node as controllers see it.
 pub(crate) fn describe_snapshot(node: &str, pool: &str, snapshot: &PoolSnapshot) -> Snapshot {
     let record = &snapshot.record;
+    let copying = match record.kind {
+        SnapshotKind::Copy { copied } if record.state == State::New && snapshot.health == SnapshotHealth::Whole => {
+            Some(CopyProgress { copied: copied.bytes().min(snapshot.size), total: snapshot.size })
+        }
+        _ => None,
+    };
     Snapshot {
         id: SnapshotId { storage: snapshot.storage.clone(), node: node.to_owned(), snapshot: snapshot.name.clone() },
         name: record.name.clone(),
         source: record.source.clone(),
         size: snapshot.size,
         pool: pool.to_owned(),
+        method: record.method(),
         created: record.created,
         ready: record.state == State::Ready && snapshot.health == SnapshotHealth::Whole,
         allocated: snapshot.allocated,
@@ -198,8 +240,10 @@ pub(crate) fn describe_snapshot(node: &str, pool: &str, snapshot: &PoolSnapshot)
         condition: match (&snapshot.health, record.state) {
             (SnapshotHealth::Lost(_), _) => SnapshotCondition::DiskMissing,
             (SnapshotHealth::Invalid(_), _) => SnapshotCondition::Invalid,
+            (SnapshotHealth::Whole, State::New) if copying.is_some() => SnapshotCondition::Healthy,
             (SnapshotHealth::Incomplete(_), _) | (_, State::New) => SnapshotCondition::Unfinished,
             (SnapshotHealth::Whole, State::Ready) => SnapshotCondition::Healthy,
         },
+        copying,
     }
 }

@@ -1,4 +1,5 @@
-//! What depends on a source: the volumes that are being filled from it, and the snapshots that only serve a clone.
+//! What depends on a source: the volumes that are being filled from it, and the snapshots that only serve a clone or a
+//! full copy.
 //!
 //! A source must not vanish while it is copied. The creation of a volume first writes the record that names the source,
 //! adds itself to the copies that are running ([`crate::copies`]), and then looks whether the source is being deleted. A
@@ -11,17 +12,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use quarry_pool::{Pool, PoolSnapshot, PoolVolume, SnapshotRecord};
+use quarry_pool::{Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord, State};
 use quarry_volume::{ContentSource, Error, Reason, Result, VolumeId, safe_name};
 
 use crate::agent::{CREATE, DELETE, EXPAND, new_space};
+use crate::copies::CopyTarget;
 use crate::fill;
 use crate::host::{Host, OTHER_POOLS};
 use crate::publish::PUBLISH;
 use crate::snapshot::{DELETE_SNAPSHOT, subject};
 use crate::stage::STAGE;
 
-/// The task that removes a snapshot that no clone needs any more. It works on the name of the clone.
+/// The task that removes a snapshot that no clone or full copy needs any more. It works on the name of that.
 const CLEAN_UP: &str = "clean up after";
 /// How long that task is waited for. It continues.
 const CLEAN_UP_WAIT: Duration = Duration::from_secs(60);
@@ -52,22 +54,24 @@ impl Host {
     /// in the task that changes the volume or makes it usable: see [`Host::require_no_change_of`].
     ///
     /// # Errors
-    /// `UnderWay`, with the name of the volume that is being filled.
+    /// `UnderWay`, with the name of what is being filled.
     pub(crate) fn require_no_offline_copy_of(&self, id: &VolumeId) -> Result<()> {
         match self.copies().offline_of(&ContentSource::Volume(id.clone())) {
             None => Ok(()),
             Some(_) if quarry_fault::disabled("copy-offline") => Ok(()),
-            Some(volume) => Err(Error::new(
+            Some(target) => Err(Error::new(
                 Reason::UnderWay,
                 format!(
-                    "volume {volume} is being filled from it, and its pool has no snapshots, so that nothing can use it \
-                     meanwhile; retry when that is done, or delete that volume first"
+                    "{target} is being filled from it, and its pool has no snapshots, so that nothing can use it \
+                     meanwhile; retry when that is done, or delete that {} first",
+                    target.kind()
                 ),
             )),
         }
     }
 
-    /// Fails while a volume is being filled from this source, which is in the pool `own`, or its filling was interrupted.
+    /// Fails while a volume, or a snapshot that is a full copy, is being filled from this source, which is in the pool
+    /// `own`, or the filling of a volume was interrupted.
     ///
     /// Volumes of all pools that are being filled now are found. Those whose filling was interrupted are found in `own`
     /// and, if the source is a snapshot, in the other pools that answer soon. Where one is not found, its creation
@@ -76,19 +80,19 @@ impl Host {
     /// volume.)
     ///
     /// # Errors
-    /// `UnderWay`, with the name of that volume. `Unavailable` if `own` cannot be read.
+    /// `UnderWay`, with the name of what is being filled. `Unavailable` if `own` cannot be read.
     pub(crate) async fn require_no_copy_of(&self, source: &ContentSource, own: &Arc<dyn Pool>) -> Result<()> {
-        let needed = |volume: &str, how_far: &str| {
+        let needed = |target: &CopyTarget, how_far: &str| {
             Err(Error::new(
                 Reason::UnderWay,
                 format!(
-                    "volume {volume} is being filled from it{how_far}; retry when that is done, or delete that volume \
-                     first"
+                    "{target} is being filled from it{how_far}; retry when that is done, or delete the {} first",
+                    target.kind()
                 ),
             ))
         };
-        if let Some(volume) = self.copies().of(source) {
-            return needed(&volume, "");
+        if let Some(target) = self.copies().of(source) {
+            return needed(&target, "");
         }
         let mut volumes = own.volumes().await?;
         if matches!(source, ContentSource::Snapshot(_)) {
@@ -100,7 +104,8 @@ impl Host {
                 && record.filling
                 && record.source.as_ref() == Some(source)
             {
-                return needed(&record.name, &format!(" ({})", fill::progress(&volume)));
+                let target = CopyTarget::Volume(record.name.clone());
+                return needed(&target, &format!(" ({})", fill::progress(&volume)));
             }
         }
         Ok(())
@@ -133,59 +138,83 @@ impl Host {
             Ok(None) => Ok(()),
             Err(error) => {
                 tracing::warn!(clone, %source, %error, "not searched for the snapshot that served a clone");
-                self.clean_up_after_clones_later();
+                self.clean_up_after_copies_later();
                 Ok(())
             }
         }
     }
 
-    /// Removes a snapshot that serves, or served, a clone.
-    async fn remove_temporary(&self, pool: &Arc<dyn Pool>, snapshot: &PoolSnapshot) -> Result<()> {
-        quarry_fault::point(|| "clone:remove snapshot:before".to_owned());
-        let source = &snapshot.record.source;
+    /// Removes a snapshot that serves, or served, a clone or a full copy.
+    pub(crate) async fn remove_temporary(&self, pool: &Arc<dyn Pool>, snapshot: &PoolSnapshot) -> Result<()> {
+        quarry_fault::point(|| "remove temporary snapshot:before".to_owned());
+        let SnapshotRecord { source, name, kind, .. } = &snapshot.record;
         let removed = pool.remove_snapshot(snapshot).await;
         removed.map_err(|error| {
-            error.context(format_args!("removing the temporary snapshot for the clone of volume {source}"))
+            let served = match kind {
+                SnapshotKind::ForCopy => format!("snapshot {name}, a full copy"),
+                SnapshotKind::Cow | SnapshotKind::ForClone | SnapshotKind::Copy { .. } => "the clone".to_owned(),
+            };
+            error.context(format_args!("removing the temporary snapshot for {served} of volume {source}"))
         })?;
         self.deactivate_if_unused(source).await;
         Ok(())
     }
 
-    /// Removes, in the background, the snapshots for clones that do not need them any more. What cannot be removed now is
-    /// tried again.
-    pub(crate) fn clean_up_after_clones_later(&self) {
+    /// Removes, in the background, the snapshots for clones and full copies that do not need them any more, and releases
+    /// the devices of snapshots that nothing reads. What cannot be removed now is tried again.
+    pub(crate) fn clean_up_after_copies_later(&self) {
         for pool in self.pools() {
             let (host, pool) = (self.clone(), Arc::clone(pool));
             tokio::spawn(async move {
-                while !host.clean_up_after_clones(&pool, None).await {
+                host.deactivate_snapshots(&pool).await;
+                while !host.clean_up_after_copies(&pool, None).await {
                     tokio::time::sleep(CLEAN_UP_AGAIN).await;
                 }
             });
         }
     }
 
-    /// Removes the snapshots in a pool for clones that no longer need them: of `source`, or of all volumes. Returns
-    /// whether that is done; what cannot be removed now is logged.
-    pub(crate) async fn clean_up_after_clones(&self, pool: &Arc<dyn Pool>, source: Option<&VolumeId>) -> bool {
+    /// Removes the snapshots in a pool for clones and full copies that no longer need them: of `source`, or of all
+    /// volumes. Returns whether that is done; what cannot be removed now is logged.
+    pub(crate) async fn clean_up_after_copies(&self, pool: &Arc<dyn Pool>, source: Option<&VolumeId>) -> bool {
         let Ok(snapshots) = pool.snapshots().await else { return false };
         let concerned = |snapshot: &PoolSnapshot| {
-            snapshot.record.for_clone && source.is_none_or(|source| snapshot.record.source == *source)
+            snapshot.record.serves() && source.is_none_or(|source| snapshot.record.source == *source)
         };
         let mut done = true;
         for snapshot in snapshots.into_iter().filter(concerned) {
             let (host, pool, record) = (self.clone(), Arc::clone(pool), snapshot.record);
-            let clone = safe_name(&record.name);
-            let work = |_| async move { host.clean_up_after(&pool, &record).await };
-            if let Err(error) = self.tasks().run(&clone, CLEAN_UP, CLEAN_UP_WAIT, work).await {
-                tracing::debug!(clone, %error, "a snapshot that serves a clone is kept");
+            let name = safe_name(&record.name);
+            let is_for_copy = record.kind == SnapshotKind::ForCopy;
+            let key = if is_for_copy { subject(&name) } else { name };
+            let work = |_| async move {
+                match is_for_copy {
+                    true => host.clean_up_after_copy(&pool, &record).await,
+                    false => host.clean_up_after_clone(&pool, &record).await,
+                }
+            };
+            if let Err(error) = self.tasks().run(&key, CLEAN_UP, CLEAN_UP_WAIT, work).await {
+                tracing::debug!(served = key, %error, "a snapshot that serves a clone or a full copy is kept");
                 done = false;
             }
         }
         done
     }
 
+    /// Removes the snapshot with that record, unless the full copy still needs it.
+    async fn clean_up_after_copy(&self, pool: &Arc<dyn Pool>, record: &SnapshotRecord) -> Result<()> {
+        let name = safe_name(&record.name);
+        self.require_not_copying(&name)?;
+        let copy = pool.snapshot(&name).await?.filter(|copy| copy.record.state == State::New);
+        if copy.is_some_and(|copy| matches!(copy.health, SnapshotHealth::Whole | SnapshotHealth::Lost(_))) {
+            return Ok(());
+        }
+        tracing::info!(snapshot = record.name, pool = pool.name(), "removing what only served a full copy");
+        self.remove_serving(pool, &name).await
+    }
+
     /// Removes the snapshot with that record, unless its clone still needs it.
-    async fn clean_up_after(&self, pool: &Arc<dyn Pool>, record: &SnapshotRecord) -> Result<()> {
+    async fn clean_up_after_clone(&self, pool: &Arc<dyn Pool>, record: &SnapshotRecord) -> Result<()> {
         let clone = self.find_anywhere(&record.name).await?;
         let source = ContentSource::Volume(record.source.clone());
         if let Some(clone) = clone {
@@ -221,5 +250,5 @@ async fn volumes_that_answer(pools: impl Iterator<Item = &Arc<dyn Pool>>) -> Vec
 /// The snapshot in the pool that serves, or served, the clone with that name.
 pub(crate) async fn snapshot_for_clone(pool: &Arc<dyn Pool>, clone: &str) -> Result<Option<PoolSnapshot>> {
     let mut snapshots = pool.snapshots().await?.into_iter();
-    Ok(snapshots.find(|snapshot| snapshot.record.for_clone && snapshot.record.name == clone))
+    Ok(snapshots.find(|snapshot| snapshot.record.kind == SnapshotKind::ForClone && snapshot.record.name == clone))
 }

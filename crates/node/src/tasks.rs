@@ -130,6 +130,11 @@ impl Tasks {
         self.start(volume, what, true, wait, work).await
     }
 
+    /// Forgets the error that [`Tasks::run_long`] keeps for the next caller: what it was about does not exist any more.
+    pub(crate) fn forget_failure(&self, volume: &str) {
+        self.failures.lock().forget(volume);
+    }
+
     /// `long`: whether the error of an earlier task is returned, see [`Tasks::run_long`].
     async fn start<T, F>(
         &self,

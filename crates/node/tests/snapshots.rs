@@ -8,13 +8,18 @@ mod common;
 use common::{EXTENT, Follower, LONG, MIB, block, host, pool, spec};
 use quarry_pool::{Failure, Operation, Pool as _, SimulatedPool};
 use quarry_volume::{
-    Agent as _, COPY, ContentSource, CopyProgress, Reason, SNAPSHOT, SnapshotParameters, SnapshotSpec, VolumeId,
-    VolumeSpec,
+    Agent as _, COPY, ContentSource, CopyProgress, Reason, SNAPSHOT, SNAPSHOT_COPY, SnapshotMethod, SnapshotParameters,
+    SnapshotSpec, VolumeId, VolumeSpec,
 };
 use std::time::Duration;
 
 fn snapshot(name: &str, source: &VolumeId) -> SnapshotSpec {
     SnapshotSpec { name: name.to_owned(), source: source.clone(), class: SnapshotParameters::default() }
+}
+
+fn full_copy(name: &str, source: &VolumeId) -> SnapshotSpec {
+    let class = SnapshotParameters { method: SnapshotMethod::Copy, ..SnapshotParameters::default() };
+    SnapshotSpec { class, ..snapshot(name, source) }
 }
 
 #[tokio::test(start_paused = true)]
@@ -24,7 +29,7 @@ async fn a_follower_receives_snapshots() {
     let (volume, _) = host.create(block("a", 40 * MIB), None, LONG).await.unwrap();
     let (before, _) = host.create_snapshot(snapshot("before", &volume.id), LONG).await.unwrap();
     let mut follower = Follower::of(&host).await;
-    for capability in [SNAPSHOT, COPY] {
+    for capability in [SNAPSHOT, SNAPSHOT_COPY, COPY] {
         assert!(follower.greeting.capabilities.iter().any(|other| other == capability));
     }
     assert_eq!(follower.snapshots.values().collect::<Vec<_>>(), [&before]);
@@ -107,6 +112,61 @@ async fn a_failing_operation_leaves_a_copy_or_nothing() {
     }
 }
 
+/// Takes a full copy, while operations fail.
+#[tokio::test(start_paused = true)]
+async fn a_failing_operation_leaves_a_full_copy_or_nothing() {
+    use Operation::{Activate, CreateCopy, RemoveSnapshot, SetRecord, TakeSnapshot, Write};
+    for operation in [TakeSnapshot, CreateCopy, Activate, Write, SetRecord, RemoveSnapshot] {
+        for failure in [Failure::Before, Failure::After] {
+            let pool = pool("p");
+            let host = host(&[&pool]);
+            let (source, _) = host.create(block("a", 100 * MIB), None, LONG).await.unwrap();
+            pool.write_by_hand("a", 7);
+            pool.fail_next(operation, failure);
+            let case = format!("{operation:?} fails {failure:?}");
+            let mut attempts = 0;
+            let taken = loop {
+                attempts += 1;
+                match host.create_snapshot(full_copy("s", &source.id), LONG).await {
+                    Ok((taken, _)) if taken.ready => break taken,
+                    Ok(_) => {}
+                    Err(error) => assert!(!error.message.is_empty(), "{case}: {error}"),
+                }
+                assert!(attempts < 6, "{case}");
+            };
+            assert_eq!(pool.contents_of("snapshot s").unwrap().0, 7, "{case}");
+            // If it could not be removed, that is tried again.
+            if operation == RemoveSnapshot {
+                tokio::time::sleep(LONG).await;
+            }
+            assert_eq!((pool.record_of_snapshot("for snapshot s"), pool.free()), (None, vec![256 - 50]), "{case}");
+            host.delete(&source.id, LONG).await.unwrap();
+            // One that was planned may be left.
+            while host.delete_snapshot(&taken.id, LONG).await.is_err() {}
+            assert_eq!(pool.free(), [256], "{case}");
+        }
+    }
+}
+
+/// A copy that failed, and was deleted, says nothing about a later one of its name.
+#[tokio::test(start_paused = true)]
+async fn the_error_of_a_deleted_full_copy_is_forgotten() {
+    let pool = SimulatedPool::new("p", EXTENT, vec![1024], Duration::ZERO);
+    let host = host(&[&pool]);
+    let (source, _) = host.create(block("a", 640 * MIB), None, LONG).await.unwrap();
+    pool.set_delay(Operation::Write, Duration::from_secs(10));
+    let (taken, _) = host.create_snapshot(full_copy("s", &source.id), LONG).await.unwrap();
+    pool.fail_next(Operation::Write, Failure::Before);
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let failed = host.get_snapshot(&taken.id, LONG).await.unwrap();
+    assert!(failed.copying.is_some() && failed.problem.contains("Write fails as configured"), "{failed:?}");
+    host.delete_snapshot(&taken.id, LONG).await.unwrap();
+    let (taken, _) = host.create_snapshot(full_copy("s", &source.id), LONG).await.unwrap();
+    assert!(taken.copying.is_some() && taken.problem.is_empty(), "{taken:?}");
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert!(host.create_snapshot(full_copy("s", &source.id), LONG).await.unwrap().0.ready);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_error_of_a_copy_reaches_the_next_caller_and_what_was_copied_stays() {
     let pool = SimulatedPool::new("p", EXTENT, vec![1024], Duration::ZERO);
@@ -167,6 +227,29 @@ async fn two_copies_transfer_bytes_at_the_same_time_and_others_wait() {
         let (copy, _) = host.create(asked(name), None, LONG).await.unwrap();
         assert!(copy.ready && copy.copying.is_none(), "{name}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_copies_wait_for_their_turn() {
+    let pool = SimulatedPool::new("p", EXTENT, vec![4096], Duration::ZERO);
+    let host = host(&[&pool]);
+    let (source, _) = host.create(block("a", 640 * MIB), None, LONG).await.unwrap();
+    pool.set_delay(Operation::Write, Duration::from_secs(10));
+    let mut taken = Vec::new();
+    for name in ["b", "c", "d", "e"] {
+        let (copy, _) = host.create_snapshot(full_copy(name, &source.id), LONG).await.unwrap();
+        assert_eq!((copy.ready, copy.copying), (false, Some(CopyProgress { copied: 0, total: 640 * MIB })), "{name}");
+        taken.push(copy.id);
+    }
+    let tasks = host.tasks().list();
+    assert_eq!(tasks.iter().filter(|task| task.progress.contains("waits for 2 other copies")).count(), 2, "{tasks:?}");
+    // A deletion does not wait for a turn.
+    host.delete_snapshot(&taken[3], Duration::from_secs(1)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(240)).await;
+    for id in &taken[..3] {
+        assert!(host.get_snapshot(id, LONG).await.unwrap().ready, "{id}");
+    }
+    host.delete(&source.id, LONG).await.unwrap();
 }
 
 /// The volume that is being filled is in a pool that does not answer when the source is to be deleted.

@@ -31,8 +31,8 @@ pub use pool::{
     Contents, ContentsOf, Device, Expansion, Health, NewSpace, Pool, PoolVolume, Reading, Recorded, Volumes,
 };
 pub use record::{
-    ExpansionProgress, MAX_RECORD, NotVolume, Record, ScratchRecord, SnapshotRecord, State, Tag, ThinPoolPart,
-    ThinPoolRecord, VERSION,
+    ExpansionProgress, MAX_RECORD, NotVolume, Record, ScratchRecord, SnapshotKind, SnapshotRecord, State, Tag,
+    ThinPoolPart, ThinPoolRecord, VERSION,
 };
 pub use simulated::{Failure, Operation, SimulatedDevice, SimulatedPool};
 pub use snapshot::{PoolSnapshot, SnapshotHealth};

@@ -385,7 +385,25 @@ pub trait Pool: Send + Sync {
         Err(Error::new(Reason::Unsupported, format!("pool {} does not support snapshots", self.name())))
     }
 
-    /// Makes the snapshot's device appear, and returns it. It is read-only. Idempotent.
+    /// Creates the space for a full copy of the snapshot `from`, which serves it, with that record in state `new`, and
+    /// returns when it would survive a power cut. Old bytes of previous owners may be on it. If `from` is lost before the
+    /// record is `ready`, the copy is [`SnapshotHealth::Invalid`].
+    ///
+    /// # Errors
+    /// As for [`Pool::take_snapshot`]. If it was created, or may have been, the error is not final.
+    async fn create_copy(&self, _record: &SnapshotRecord, _from: &PoolSnapshot) -> Result<PoolSnapshot> {
+        Err(Error::new(Reason::Unsupported, format!("pool {} does not support snapshots", self.name())))
+    }
+
+    /// Replaces the record of a snapshot in one step, and returns when that would survive a power cut.
+    ///
+    /// # Errors
+    /// `Precondition` if the record on the storage is not the one in `snapshot`.
+    async fn set_snapshot_record(&self, snapshot: &PoolSnapshot, _record: &SnapshotRecord) -> Result<()> {
+        Err(Error::host(format!("pool {} has no snapshot {}", self.name(), snapshot.name)))
+    }
+
+    /// Makes the snapshot's device appear, and returns it. That of a copy-on-write snapshot is read-only. Idempotent.
     ///
     /// # Errors
     /// `Precondition` if the snapshot is not [`SnapshotHealth::Whole`].
@@ -393,12 +411,13 @@ pub trait Pool: Send + Sync {
         Err(Error::host(format!("pool {} has no snapshot {}", self.name(), snapshot.name)))
     }
 
-    /// Releases the device of a snapshot that was copied, if nothing uses it. The default does nothing, for pools whose
-    /// snapshots are active as long as their sources.
+    /// Releases the device of a full copy or of a thin snapshot, if it is unused and was not activated again after
+    /// `unused_since`. A full copy never stays active, because its filesystem has the UUID of its source. Does nothing
+    /// for other snapshots.
     ///
     /// # Errors
-    /// The snapshot stays active, which is harmless.
-    async fn deactivate_snapshot(&self, _snapshot: &PoolSnapshot) -> Result<()> {
+    /// The storage cannot be read or changed now; it stays active.
+    async fn deactivate_snapshot(&self, _snapshot: &PoolSnapshot, _unused_since: Instant) -> Result<()> {
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use quarry_volume::{Error, Reason, Result, StorageId, some_of};
 
 use crate::key::VolumeKey;
-use crate::{PoolVolume, SnapshotRecord};
+use crate::{PoolVolume, SnapshotKind, SnapshotRecord};
 
 /// A snapshot as its pool finds it on the storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,13 +29,14 @@ pub struct PoolSnapshot {
 /// The state of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotHealth {
-    /// Its contents can be read, if its record is `ready`.
+    /// Its contents can be read, if its record is `ready`. A full copy whose record is `new` can be continued.
     Whole,
     /// Its creation was interrupted. It is removed and taken again.
     Incomplete(String),
     /// Its disk is lost or cannot be reached now; or that of its source.
     Lost(String),
-    /// Its contents are gone for good: the space for overwritten blocks became full.
+    /// Its contents are gone for good, or a full copy can never be completed: the space for overwritten blocks became
+    /// full.
     Invalid(String),
 }
 
@@ -81,21 +82,23 @@ pub(crate) fn check_filled(pool: &str, volume: &PoolVolume) -> Result<()> {
 /// ("removed").
 ///
 /// # Errors
-/// `Precondition`, with the snapshots that must be deleted first. `UnderWay` if all of them only serve clones, because
-/// those are removed when the clones are complete.
+/// `Precondition`, with the snapshots that must be deleted first. `UnderWay` if all of them only serve clones or full
+/// copies, because those are removed when these are complete.
 pub(crate) fn check_none(snapshots: &[PoolSnapshot], subject: &str, change: &str) -> Result<()> {
     if snapshots.is_empty() {
         return Ok(());
     }
-    let named = |for_clone: bool| {
-        let found = snapshots.iter().filter(|snapshot| snapshot.record.for_clone == for_clone);
-        found.map(|snapshot| snapshot.record.name.clone()).collect::<Vec<_>>()
+    let (serving, own): (Vec<_>, Vec<_>) =
+        snapshots.iter().map(|snapshot| &snapshot.record).partition(|it| it.serves());
+    let own: Vec<String> = own.into_iter().map(|record| record.name.clone()).collect();
+    let served = |record: &SnapshotRecord| match record.kind {
+        SnapshotKind::ForCopy => format!("snapshot {} is being copied", record.name),
+        _ => format!("{} is being cloned", record.name),
     };
-    let (own, clones) = (named(false), named(true));
     Err(match own.is_empty() {
         true => Error::new(
             Reason::UnderWay,
-            format!("{subject} cannot be {change} while {} is being cloned from it; retry", some_of(clones)),
+            format!("{subject} cannot be {change} while {} from it; retry", some_of(serving.into_iter().map(served))),
         ),
         false => Error::precondition(format!(
             "{subject} cannot be {change} while it has snapshots: delete {} first",

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use quarry_pool::{Device, Failure, Operation, Pool, SimulatedPool, SnapshotHealth, SnapshotRecord, State};
+use quarry_pool::{
+    Device, Failure, Operation, Pool, SimulatedPool, SnapshotHealth, SnapshotKind, SnapshotRecord, State,
+};
 use quarry_volume::{CowSize, Gib, Layout, Reason, SizeRange, VolumeId, VolumeSpec, Wipe};
 
 const EXTENT: u64 = 4 << 20;
@@ -214,7 +216,7 @@ fn a_volume_with_snapshots_is_neither_removed_nor_expanded() {
     let larger = SizeRange { required: 2 * EXTENT, limit: None };
     now(async {
         let made = pool.create(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
-        let clone = record_of_snapshot(&made, "c").for_clone();
+        let clone = record_of_snapshot(&made, "c").of_kind(SnapshotKind::ForClone);
         pool.take_snapshot(&made, &clone, CowSize::Whole).await.unwrap();
         let error = pool.remove(&made).await.unwrap_err();
         assert!(error.reason == Reason::UnderWay && error.message.contains("while c is being cloned"), "{error}");
@@ -229,6 +231,51 @@ fn a_volume_with_snapshots_is_neither_removed_nor_expanded() {
             pool.remove_snapshot(&snapshot).await.unwrap();
         }
         pool.remove(&made).await.unwrap();
+        assert_eq!(pool.free(), [20]);
+    });
+}
+
+#[test]
+fn a_full_copy_needs_its_snapshot_until_it_is_ready() {
+    let pool = pool(&[20]);
+    now(async {
+        let made = pool.create(&spec("a", 2 * EXTENT, Layout::Linear)).await.unwrap();
+        let record = record_of_snapshot(&made, "s");
+        let serving = pool.take_snapshot(&made, &record.of_kind(SnapshotKind::ForCopy), CowSize::Whole).await.unwrap();
+        let record = serving.record.served_copy();
+        assert!(record.state == State::New && record.created > 0);
+        let mut copy = pool.create_copy(&record, &serving).await.unwrap();
+        assert_eq!((copy.name.as_str(), copy.size, copy.allocated), ("s", 2 * EXTENT, 2 * EXTENT));
+        assert_eq!(pool.create_copy(&record, &serving).await.unwrap_err().reason, Reason::Exists);
+        let error = pool.remove(&made).await.unwrap_err();
+        assert!(error.reason == Reason::UnderWay && error.message.contains("snapshot s is being copied"), "{error}");
+        let copied = record.of_kind(SnapshotKind::Copy { copied: Gib(1) });
+        pool.set_snapshot_record(&copy, &copied).await.unwrap();
+        assert_eq!(pool.set_snapshot_record(&copy, &copied).await.unwrap_err().reason, Reason::Precondition);
+        copy.record = copied;
+        for (health, expected) in [
+            (SnapshotHealth::Whole, "whole"),
+            (SnapshotHealth::Lost("its disk".to_owned()), "lost"),
+            (SnapshotHealth::Invalid("it is full".to_owned()), "invalid"),
+        ] {
+            pool.set_snapshot_health("for snapshot s", health);
+            let found = match pool.snapshot("s").await.unwrap().unwrap().health {
+                SnapshotHealth::Whole => "whole",
+                SnapshotHealth::Lost(_) => "lost",
+                SnapshotHealth::Invalid(_) => "invalid",
+                SnapshotHealth::Incomplete(_) => "incomplete",
+            };
+            assert_eq!(found, expected);
+        }
+        assert_eq!(pool.activate_snapshot(&copy).await.unwrap_err().reason, Reason::Precondition);
+        pool.set_snapshot_record(&copy, &copy.record.ready(7)).await.unwrap();
+        // Nothing else is needed now.
+        pool.remove_snapshot(&pool.snapshot("for snapshot s").await.unwrap().unwrap()).await.unwrap();
+        pool.remove(&made).await.unwrap();
+        let copy = pool.snapshot("s").await.unwrap().unwrap();
+        assert!(copy.health == SnapshotHealth::Whole && copy.record.state == State::Ready, "{copy:?}");
+        pool.activate_snapshot(&copy).await.unwrap();
+        pool.remove_snapshot(&copy).await.unwrap();
         assert_eq!(pool.free(), [20]);
     });
 }

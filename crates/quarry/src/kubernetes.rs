@@ -35,6 +35,10 @@ pub(crate) struct Args {
     /// The Lease of the elected controller, which handles requests that can go to more than one node.
     #[arg(long, default_value = "quarry-chooser", value_name = "NAME")]
     lease: String,
+    /// Follow the VolumeSnapshotContents, so that `quarry doctor` reports snapshots that none references. Their CRD must be
+    /// installed.
+    #[arg(long)]
+    snapshot_contents: bool,
     /// The prefix of the names of the three Secrets with certificates.
     #[arg(long, default_value = "quarry", value_name = "PREFIX")]
     secrets: String,
@@ -59,7 +63,12 @@ pub(crate) async fn connect(args: Args, driver: &str) -> anyhow::Result<Kubernet
         .await
         .context("to run without Kubernetes, list the nodes with --agents FILE")?;
     let discovery = Discovery::start(&connection, &args.node_pods, args.agent_port);
-    let claims = Arc::new(VolumeClaims::start(&connection, driver));
+    let claims = VolumeClaims::start(&connection, driver);
+    let claims = match args.snapshot_contents {
+        true => claims.with_snapshots(&connection, driver),
+        false => claims,
+    };
+    let claims = Arc::new(claims);
     let nodes = Arc::new(ClusterNodes::start(&connection, &discovery, &claims, driver, system_clock()));
     let settings = ElectionSettings { name: args.lease, ..ElectionSettings::default() };
     let election = Arc::new(LeaseElection::new(&connection, settings, system_clock()));

@@ -205,6 +205,9 @@ pub const EXPAND: &str = "expand";
 /// The capability of a node whose agent has [`Agent::create_snapshot`], [`Agent::delete_snapshot`] and
 /// [`Agent::get_snapshot`], and that reports its snapshots.
 pub const SNAPSHOT: &str = "snapshot";
+/// The capability of a node whose agent takes snapshots with [`SnapshotMethod::Copy`](crate::SnapshotMethod::Copy). An
+/// older node would ignore the method, and take a copy-on-write snapshot.
+pub const SNAPSHOT_COPY: &str = "snapshot-copy";
 /// The capability of a node whose agent creates volumes with a [`VolumeSpec::source`]. An older node would ignore
 /// the source, and create an empty volume.
 pub const COPY: &str = "copy";
@@ -319,12 +322,13 @@ pub trait Agent: Send + Sync {
     async fn expand(&self, id: &VolumeId, size: SizeRange, wait: Duration) -> Result<(Volume, Change)>;
 
     /// Takes a snapshot, or finds the one that an earlier, equal call took. Names are unique among the snapshots of
-    /// a node.
+    /// a node. A full copy ([`SNAPSHOT_COPY`]) is returned as soon as its contents are those of one instant, and is not
+    /// `ready` until they are copied; each further call continues that if it was interrupted.
     ///
     /// # Errors
-    /// `NotFound` if the source does not exist; `Exists` if a snapshot of another volume has the name; `NoSpace` if
-    /// it does not fit; `Precondition` if the source's pool does not support snapshots, or if its storage is lost;
-    /// `Unsupported` if the node is older than this call.
+    /// `NotFound` if the source does not exist; `Exists` if a snapshot of another volume, or with another method, has
+    /// the name; `NoSpace` if it does not fit; `Precondition` if the source's pool does not support snapshots, or if
+    /// its storage is lost; `Unsupported` if the node is older than this call.
     async fn create_snapshot(&self, spec: SnapshotSpec, wait: Duration) -> Result<(Snapshot, Change)>;
 
     /// Deletes a snapshot; succeeds if it does not exist.

@@ -24,7 +24,7 @@ mod wipe;
 pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage};
 pub use agent::{
     Agent, COPY, Capacity, Change, CopyProgress, EXPAND, FencingToken, Greeting, NameLookup, PoolCapabilities,
-    PoolState, SNAPSHOT, ThinUse, Update, UpdateStream, Volume,
+    PoolState, SNAPSHOT, SNAPSHOT_COPY, ThinUse, Update, UpdateStream, Volume,
 };
 pub use error::{Error, Reason, Result};
 pub use filesystem::{Filesystem, UnknownFilesystem};
@@ -36,7 +36,8 @@ pub use options::{MakeOptions, MountOptions, OptionError, check_options};
 pub use parameters::{KNOWN as KNOWN_PARAMETERS, MKFS_OPTIONS, Parameters, VolumeSpec, parameters_hash};
 pub use size::{DEFAULT_SIZE, SizeRange, parse_size, show_size};
 pub use snapshot::{
-    ContentSource, CowSize, KNOWN_SNAPSHOT_PARAMETERS, Snapshot, SnapshotId, SnapshotParameters, SnapshotSpec,
+    ContentSource, CowSize, KNOWN_SNAPSHOT_PARAMETERS, Snapshot, SnapshotId, SnapshotMethod, SnapshotParameters,
+    SnapshotSpec,
 };
 pub use space::{Largest, Placement, Space};
 pub use text::{printable, some_of, with_causes};

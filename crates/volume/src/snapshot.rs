@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::id::{ForeignId, parts};
-use crate::{Error, Result, SnapshotCondition, StorageId, VolumeId};
+use crate::{CopyProgress, Error, Result, SnapshotCondition, StorageId, VolumeId};
 
 /// The identifier of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,15 +48,28 @@ pub enum CowSize {
     Bytes(u64),
 }
 
+/// How a snapshot keeps its contents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SnapshotMethod {
+    /// Copy-on-write: immediately, and dependent on its source.
+    #[default]
+    Cow,
+    /// A full copy, made in the background from a copy-on-write snapshot that is removed afterwards. Then it depends on
+    /// nothing.
+    Copy,
+}
+
 /// The parameters of a VolumeSnapshotClass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotParameters {
-    /// The space for overwritten blocks.
+    /// How the contents are kept.
+    pub method: SnapshotMethod,
+    /// The space for overwritten blocks; for a full copy, while it is being made.
     pub cow_size: CowSize,
 }
 
 /// The keys that a VolumeSnapshotClass may set.
-pub const KNOWN_SNAPSHOT_PARAMETERS: [&str; 1] = ["cowSize"];
+pub const KNOWN_SNAPSHOT_PARAMETERS: [&str; 2] = ["method", "cowSize"];
 
 impl SnapshotParameters {
     /// Parses the parameters of a CreateSnapshot request. Keys of the sidecars are ignored.
@@ -67,6 +80,7 @@ impl SnapshotParameters {
         let mut parsed = Self::default();
         for (key, value) in parameters.iter().filter(|(key, _)| !key.starts_with(crate::parameters::SIDECAR_PREFIX)) {
             match key.as_str() {
+                "method" => parsed.method = value.parse()?,
                 "cowSize" => parsed.cow_size = value.parse()?,
                 unknown => {
                     return Err(Error::invalid(format!(
@@ -77,6 +91,36 @@ impl SnapshotParameters {
             }
         }
         Ok(parsed)
+    }
+}
+
+impl SnapshotMethod {
+    /// Its name in a VolumeSnapshotClass.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cow => "cow",
+            Self::Copy => "copy",
+        }
+    }
+}
+
+impl FromStr for SnapshotMethod {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        [Self::Cow, Self::Copy].into_iter().find(|method| method.as_str() == text).ok_or_else(|| {
+            Error::invalid(format!(
+                "VolumeSnapshotClass parameter \"method\" is {text:?}: use cow (copy-on-write) or copy (a full copy)"
+            ))
+        })
+    }
+}
+
+impl fmt::Display for SnapshotMethod {
+    /// As in a VolumeSnapshotClass.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -178,7 +222,9 @@ pub struct Snapshot {
     pub size: u64,
     /// The pool that it is in.
     pub pool: String,
-    /// When it was taken: seconds since 1970-01-01 UTC. 0 if it is not complete.
+    /// How it keeps its contents.
+    pub method: SnapshotMethod,
+    /// When it was taken: seconds since 1970-01-01 UTC. 0 if its contents are not those of one instant yet.
     pub created: u64,
     /// Whether a volume can be restored from it.
     pub ready: bool,
@@ -188,6 +234,8 @@ pub struct Snapshot {
     pub problem: String,
     /// The kind of the problem, for programs.
     pub condition: SnapshotCondition,
+    /// How much of its source was copied; `None` if nothing is being copied.
+    pub copying: Option<CopyProgress>,
 }
 
 impl Snapshot {
@@ -200,11 +248,13 @@ impl Snapshot {
             source,
             size: 0,
             pool: String::new(),
+            method: SnapshotMethod::Cow,
             created: 0,
             ready: false,
             allocated: 0,
             problem: String::new(),
             condition: SnapshotCondition::Healthy,
+            copying: None,
         }
     }
 }
@@ -260,6 +310,22 @@ mod tests {
         assert_eq!(SnapshotParameters::parse(&BTreeMap::new()).unwrap().cow_size, CowSize::Whole);
     }
 
+    #[test]
+    fn the_method_is_cow_unless_the_class_sets_it() {
+        let parse = |text: &str| {
+            SnapshotParameters::parse(&BTreeMap::from([("method".to_owned(), text.to_owned())]))
+                .map(|parameters| parameters.method)
+        };
+        for method in [SnapshotMethod::Cow, SnapshotMethod::Copy] {
+            assert_eq!(parse(&method.to_string()).unwrap(), method);
+        }
+        assert_eq!(SnapshotParameters::parse(&BTreeMap::new()).unwrap().method, SnapshotMethod::Cow);
+        for text in ["", "Copy", "magic"] {
+            let error = parse(text).unwrap_err();
+            assert!(error.reason == Reason::InvalidRequest && error.message.contains("cow"), "{error}");
+        }
+    }
+
     proptest! {
         #[test]
         fn the_longest_parts_fit_and_come_back(node in "[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?", snapshot in "[a-zA-Z0-9+_.][a-zA-Z0-9+_.-]{0,47}", identity in ".{0,60}") {
@@ -283,9 +349,9 @@ mod tests {
 
     #[test]
     fn an_unknown_parameter_is_rejected() {
-        let parameters = BTreeMap::from([("method".to_owned(), "magic".to_owned())]);
+        let parameters = BTreeMap::from([("way".to_owned(), "magic".to_owned())]);
         let error = SnapshotParameters::parse(&parameters).unwrap_err();
-        assert!(error.message.contains("cowSize"), "{error}");
+        assert!(error.message.contains("method, cowSize"), "{error}");
         let own = BTreeMap::from([("csi.storage.k8s.io/volumesnapshot/name".to_owned(), "a".to_owned())]);
         SnapshotParameters::parse(&own).unwrap();
     }

@@ -2,22 +2,24 @@
 
 use quarry_proto::volume::v1;
 use quarry_volume::{
-    CowSize, Error, Result, Snapshot, SnapshotCondition, SnapshotId, SnapshotParameters, SnapshotSpec, VolumeId,
+    CowSize, Error, Result, Snapshot, SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotParameters, SnapshotSpec,
+    VolumeId,
 };
 
 use crate::field::required;
 use crate::text::truncated;
+use crate::volume::{read_progress, write_progress};
 
 /// A requested snapshot.
 #[must_use]
 pub fn write_spec(spec: SnapshotSpec) -> v1::SnapshotSpec {
     let SnapshotSpec { name, source, class } = spec;
-    let SnapshotParameters { cow_size } = class;
+    let SnapshotParameters { method, cow_size } = class;
     let cow_size = match cow_size {
         CowSize::Whole => String::new(),
         size @ (CowSize::Percent(_) | CowSize::Bytes(_)) => size.to_string(),
     };
-    v1::SnapshotSpec { name, source: source.to_string(), cow_size }
+    v1::SnapshotSpec { name, source: source.to_string(), cow_size, method: write_method(method) }
 }
 
 /// A requested snapshot: parsed strictly, because exactly the requested snapshot must be taken.
@@ -26,7 +28,7 @@ pub fn write_spec(spec: SnapshotSpec) -> v1::SnapshotSpec {
 /// `InvalidRequest` for a field that is missing, or that this version cannot parse.
 pub fn read_spec(spec: Option<v1::SnapshotSpec>) -> Result<SnapshotSpec> {
     let spec = spec.ok_or_else(|| Error::invalid("spec is missing: it must describe the snapshot to take"))?;
-    let v1::SnapshotSpec { name, source, cow_size } = spec;
+    let v1::SnapshotSpec { name, source, cow_size, method } = spec;
     required("spec.name", &name)?;
     let source = required("spec.source", &source)?.parse::<VolumeId>().map_err(|error| {
         Error::invalid(format!("this version of the node plugin cannot parse spec.source {source:?}: {error}"))
@@ -35,13 +37,25 @@ pub fn read_spec(spec: Option<v1::SnapshotSpec>) -> Result<SnapshotSpec> {
         "" => CowSize::Whole,
         text => text.parse().map_err(|error: Error| error.context("spec.cow_size"))?,
     };
-    Ok(SnapshotSpec { name, source, class: SnapshotParameters { cow_size } })
+    let method = match method.as_str() {
+        "" => SnapshotMethod::Cow,
+        text => text.parse().map_err(|error: Error| error.context("spec.method"))?,
+    };
+    Ok(SnapshotSpec { name, source, class: SnapshotParameters { method, cow_size } })
+}
+
+fn write_method(method: SnapshotMethod) -> String {
+    match method {
+        SnapshotMethod::Cow => String::new(),
+        SnapshotMethod::Copy => method.to_string(),
+    }
 }
 
 /// A snapshot, as reported by its node.
 #[must_use]
 pub fn write(snapshot: Snapshot) -> v1::Snapshot {
-    let Snapshot { id, name, source, size, pool, created, ready, allocated, problem, condition } = snapshot;
+    let Snapshot { id, name, source, size, pool, method, created, ready, allocated, problem, condition, copying } =
+        snapshot;
     v1::Snapshot {
         id: id.to_string(),
         name,
@@ -53,6 +67,8 @@ pub fn write(snapshot: Snapshot) -> v1::Snapshot {
         allocated_bytes: allocated,
         problem: truncated(problem),
         condition: write_condition(condition).into(),
+        method: write_method(method),
+        copying: copying.map(write_progress),
     }
 }
 
@@ -61,19 +77,34 @@ pub fn write(snapshot: Snapshot) -> v1::Snapshot {
 #[must_use]
 pub fn read(snapshot: v1::Snapshot) -> Option<Snapshot> {
     let condition = read_condition(snapshot.condition, &snapshot.problem);
-    let v1::Snapshot { id, name, source, bytes, pool, created, ready, allocated_bytes, problem, condition: _ } =
-        snapshot;
+    let v1::Snapshot {
+        id,
+        name,
+        source,
+        bytes,
+        pool,
+        created,
+        ready,
+        allocated_bytes,
+        problem,
+        condition: _,
+        method,
+        copying,
+    } = snapshot;
     Some(Snapshot {
         id: id.parse().ok()?,
         name,
         source: source.parse().ok()?,
         size: bytes,
         pool,
+        // A newer node may have another method, which is only shown.
+        method: method.parse().unwrap_or_default(),
         created,
         ready,
         allocated: allocated_bytes,
         problem,
         condition,
+        copying: copying.map(read_progress),
     })
 }
 

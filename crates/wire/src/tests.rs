@@ -10,8 +10,8 @@ use quarry_proto::volume::v1;
 use quarry_volume::{
     AccessTypes, Change, Condition, ContentSource, CopyProgress, CowSize, ExtentSize, Extents, FencingToken,
     Filesystem, Greeting, Layout, Parameters, Placement, PoolCapabilities, PoolState, Reason, SizeRange, Snapshot,
-    SnapshotCondition, SnapshotId, SnapshotParameters, SnapshotSpec, Space, StorageId, ThinUse, Volume, VolumeId,
-    VolumeSpec, Wipe,
+    SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotParameters, SnapshotSpec, Space, StorageId, ThinUse, Volume,
+    VolumeId, VolumeSpec, Wipe,
 };
 
 use crate::agent::{read_change, read_greeting, read_id, read_token, write_change, write_greeting, write_token};
@@ -138,11 +138,18 @@ prop_compose! {
         ready in any::<bool>(),
         problem in ".{1,60}",
         condition in snapshot_condition(),
+        method in method(),
+        progress: Option<(u64, u64)>,
     ) -> Snapshot {
+        let copying = progress.map(|(copied, total)| CopyProgress { copied, total });
         let [size, created, allocated] = numbers;
         let problem = if condition == SnapshotCondition::Healthy { String::new() } else { problem };
-        Snapshot { id, name, source, size, pool, created, ready, allocated, problem, condition }
+        Snapshot { id, name, source, size, pool, method, created, ready, allocated, problem, condition, copying }
     }
+}
+
+fn method() -> impl Strategy<Value = SnapshotMethod> {
+    prop_oneof![Just(SnapshotMethod::Cow), Just(SnapshotMethod::Copy)]
 }
 
 fn cow_size() -> impl Strategy<Value = CowSize> {
@@ -150,8 +157,10 @@ fn cow_size() -> impl Strategy<Value = CowSize> {
 }
 
 prop_compose! {
-    fn snapshot_spec()(name in "[^\\p{Cc}]{1,30}", source in id(), cow_size in cow_size()) -> SnapshotSpec {
-        SnapshotSpec { name, source, class: SnapshotParameters { cow_size } }
+    fn snapshot_spec()(
+        name in "[^\\p{Cc}]{1,30}", source in id(), method in method(), cow_size in cow_size(),
+    ) -> SnapshotSpec {
+        SnapshotSpec { name, source, class: SnapshotParameters { method, cow_size } }
     }
 }
 
@@ -237,12 +246,12 @@ fn sent<M: prost::Message + Default>(message: &M, newer: bool) -> M {
 proptest! {
     #[test]
     fn a_snapshot_and_a_request_for_it_come_back_as_they_were(
-        snapshot in snapshot(), spec in snapshot_spec(), reachable: bool, newer: bool,
+        snapshot in snapshot(), spec in snapshot_spec(), orphan: Option<bool>, reachable: bool, newer: bool,
     ) {
         prop_assert_eq!(wire_snapshot::read(sent(&wire_snapshot::write(snapshot.clone()), newer)), Some(snapshot.clone()));
         let message = sent(&wire_snapshot::write_spec(spec.clone()), newer);
         prop_assert_eq!(wire_snapshot::read_spec(Some(message)).unwrap(), spec);
-        let listed = ListedSnapshot { snapshot, reachable };
+        let listed = ListedSnapshot { snapshot, orphan, reachable };
         prop_assert_eq!(view::read_snapshot(sent(&view::write_snapshot(listed.clone()), newer)), Some(listed));
     }
 
@@ -295,7 +304,8 @@ proptest! {
         }
         let _ = wire_snapshot::read_id(&text);
         let (name, source) = ("s".to_owned(), "v1:aaaaaaaaaa:n-1:a".to_owned());
-        let _ = wire_snapshot::read_spec(Some(v1::SnapshotSpec { name, source, cow_size: text.clone() }));
+        let method = text.clone();
+        let _ = wire_snapshot::read_spec(Some(v1::SnapshotSpec { name, source, cow_size: text.clone(), method }));
         let spec = write_spec(plain());
         let _ = read_spec(Some(v1::VolumeSpec { source: text.clone(), ..spec.clone() }));
         let _ = read_spec(Some(v1::VolumeSpec { layout: text.clone(), ..spec.clone() }));
@@ -355,6 +365,7 @@ fn a_request_for_a_snapshot_that_is_not_completely_understood_is_rejected() {
         ("a snapshot as source", Some(v1::SnapshotSpec { source: "s1:aaaaaaaaaa:n-1:a".into(), ..good() })),
         ("a newer source", Some(v1::SnapshotSpec { source: "v2:aaaaaaaaaa:n-1:a".into(), ..good() })),
         ("a newer size", Some(v1::SnapshotSpec { cow_size: "auto".into(), ..good() })),
+        ("a newer method", Some(v1::SnapshotSpec { method: "cloud".into(), ..good() })),
         ("no space", Some(v1::SnapshotSpec { cow_size: "0".into(), ..good() })),
     ] {
         assert_eq!(wire_snapshot::read_spec(spec).unwrap_err().reason, Reason::InvalidRequest, "{what}");
@@ -391,6 +402,7 @@ fn known_parts_of_a_newer_nodes_messages_are_accepted() {
         source: source.into(),
         condition: 77,
         problem: "new".into(),
+        method: "cloud".into(),
         ..v1::Snapshot::default()
     };
     let change = agent_v1::Change {

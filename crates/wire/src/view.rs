@@ -33,6 +33,8 @@ pub struct ListedVolume {
 pub struct ListedSnapshot {
     /// The snapshot, as its node last reported it.
     pub snapshot: Snapshot,
+    /// Whether no VolumeSnapshotContent references it; `None` while they are not known.
+    pub orphan: Option<bool>,
     /// Whether its node is reachable.
     pub reachable: bool,
 }
@@ -55,12 +57,23 @@ pub fn read_pool(listed: v2::ListedPool) -> ListedPool {
 #[must_use]
 pub fn write_volume(listed: ListedVolume) -> v2::ListedVolume {
     let ListedVolume { volume, orphan, reachable } = listed;
-    let orphan = match orphan {
+    v2::ListedVolume { volume: Some(volume::write(volume)), orphan: write_orphan(orphan).into(), reachable }
+}
+
+fn write_orphan(orphan: Option<bool>) -> v2::Orphan {
+    match orphan {
         None => v2::Orphan::Unknown,
         Some(false) => v2::Orphan::No,
         Some(true) => v2::Orphan::Yes,
-    };
-    v2::ListedVolume { volume: Some(volume::write(volume)), orphan: orphan.into(), reachable }
+    }
+}
+
+fn read_orphan(orphan: v2::Orphan) -> Option<bool> {
+    match orphan {
+        v2::Orphan::Unknown => None,
+        v2::Orphan::No => Some(false),
+        v2::Orphan::Yes => Some(true),
+    }
 }
 
 /// A volume in a list whose identifier this version cannot parse: only to be shown.
@@ -95,11 +108,7 @@ pub struct UnknownVolume {
 /// # Errors
 /// What can be shown of a volume whose identifier this version cannot parse.
 pub fn read_volume(listed: v2::ListedVolume) -> Result<ListedVolume, Box<UnknownVolume>> {
-    let orphan = match listed.orphan() {
-        v2::Orphan::Unknown => None,
-        v2::Orphan::No => Some(false),
-        v2::Orphan::Yes => Some(true),
-    };
+    let orphan = read_orphan(listed.orphan());
     let v2::ListedVolume { volume, orphan: _, reachable } = listed;
     let message = volume.unwrap_or_default();
     match volume::read(message.clone()) {
@@ -123,13 +132,14 @@ pub fn read_volume(listed: v2::ListedVolume) -> Result<ListedVolume, Box<Unknown
 /// A snapshot in a list.
 #[must_use]
 pub fn write_snapshot(listed: ListedSnapshot) -> v2::ListedSnapshot {
-    let ListedSnapshot { snapshot, reachable } = listed;
-    v2::ListedSnapshot { snapshot: Some(snapshot::write(snapshot)), reachable }
+    let ListedSnapshot { snapshot, orphan, reachable } = listed;
+    v2::ListedSnapshot { snapshot: Some(snapshot::write(snapshot)), reachable, orphan: write_orphan(orphan).into() }
 }
 
 /// A snapshot in a list; `None` if this version cannot parse its identifier.
 #[must_use]
 pub fn read_snapshot(listed: v2::ListedSnapshot) -> Option<ListedSnapshot> {
-    let v2::ListedSnapshot { snapshot, reachable } = listed;
-    Some(ListedSnapshot { snapshot: snapshot::read(snapshot.unwrap_or_default())?, reachable })
+    let orphan = read_orphan(listed.orphan());
+    let v2::ListedSnapshot { snapshot, reachable, orphan: _ } = listed;
+    Some(ListedSnapshot { snapshot: snapshot::read(snapshot.unwrap_or_default())?, orphan, reachable })
 }

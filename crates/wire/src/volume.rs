@@ -195,12 +195,12 @@ pub fn read(volume: v1::Volume) -> Option<Volume> {
     })
 }
 
-fn write_progress(progress: CopyProgress) -> v1::CopyProgress {
+pub(crate) fn write_progress(progress: CopyProgress) -> v1::CopyProgress {
     let CopyProgress { copied, total } = progress;
     v1::CopyProgress { copied_bytes: copied, total_bytes: total }
 }
 
-fn read_progress(progress: v1::CopyProgress) -> CopyProgress {
+pub(crate) fn read_progress(progress: v1::CopyProgress) -> CopyProgress {
     let v1::CopyProgress { copied_bytes, total_bytes } = progress;
     CopyProgress { copied: copied_bytes, total: total_bytes }
 }

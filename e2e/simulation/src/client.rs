@@ -189,15 +189,36 @@ impl World {
     }
 }
 
+/// The request for a volume of that size on any node.
+fn volume(name: String, bytes: u64, is_block: bool) -> csi::CreateVolumeRequest {
+    use csi::volume_capability::access_mode::Mode;
+    use csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+
+    let access_type = match is_block {
+        true => AccessType::Block(BlockVolume {}),
+        false => AccessType::Mount(MountVolume::default()),
+    };
+    csi::CreateVolumeRequest {
+        name,
+        capacity_range: Some(csi::CapacityRange {
+            required_bytes: i64::try_from(bytes).unwrap_or_default(),
+            limit_bytes: 0,
+        }),
+        volume_capabilities: vec![csi::VolumeCapability {
+            access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter as i32 }),
+            access_type: Some(access_type),
+        }],
+        ..Default::default()
+    }
+}
+
+/// The request for a raw block volume of that size on any node.
+pub(crate) fn block(name: String, bytes: u64) -> csi::CreateVolumeRequest {
+    volume(name, bytes, true)
+}
+
 impl Claim {
     fn request(&self, nodes: &[String]) -> csi::CreateVolumeRequest {
-        use csi::volume_capability::access_mode::Mode;
-        use csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
-
-        let access_type = match self.block {
-            true => AccessType::Block(BlockVolume {}),
-            false => AccessType::Mount(MountVolume::default()),
-        };
         let topology = |index: &usize| csi::Topology { segments: [(KEY.to_owned(), nodes[*index].clone())].into() };
         // A retry may come from a scheduler that has changed its mind.
         let mut preferred = match &self.place {
@@ -209,20 +230,11 @@ impl Claim {
         let preferred: Vec<_> = preferred.iter().map(topology).collect();
         let requisite = if matches!(self.place, Where::Any) { Vec::new() } else { preferred.clone() };
         csi::CreateVolumeRequest {
-            name: self.name.clone(),
-            capacity_range: Some(csi::CapacityRange {
-                required_bytes: i64::try_from(self.mib * MIB).unwrap_or_default(),
-                limit_bytes: 0,
-            }),
-            volume_capabilities: vec![csi::VolumeCapability {
-                access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter as i32 }),
-                access_type: Some(access_type),
-            }],
             accessibility_requirements: match self.place {
                 Where::Any => None,
                 _ => Some(csi::TopologyRequirement { requisite, preferred }),
             },
-            ..Default::default()
+            ..volume(self.name.clone(), self.mib * MIB, self.block)
         }
     }
 }
@@ -245,7 +257,8 @@ pub(crate) async fn audit(shared: Shared, service: ControllerService, replica: u
 }
 
 async fn look(service: &ControllerService, names: &[String]) -> Result<Audit, Status> {
-    let mut audit = Audit { volumes: list(service).await?, capacities: Vec::new() };
+    let (volumes, snapshots) = (list(service).await?, list_snapshots(service).await?);
+    let mut audit = Audit { volumes, snapshots, capacities: Vec::new() };
     for name in names {
         let segments = BTreeMap::from([(KEY.to_owned(), name.clone())]);
         let request =
@@ -253,6 +266,21 @@ async fn look(service: &ControllerService, names: &[String]) -> Result<Audit, St
         audit.capacities.push(service.get_capacity(Request::new(request)).await?.into_inner().available_capacity);
     }
     Ok(audit)
+}
+
+/// All snapshots, page by page.
+async fn list_snapshots(service: &ControllerService) -> Result<Vec<String>, Status> {
+    let mut all = Vec::new();
+    let mut starting_token = String::new();
+    loop {
+        let request = csi::ListSnapshotsRequest { max_entries: 2, starting_token, ..Default::default() };
+        let page = service.list_snapshots(Request::new(request)).await?.into_inner();
+        all.extend(page.entries.into_iter().filter_map(|entry| entry.snapshot).map(|one| one.snapshot_id));
+        if page.next_token.is_empty() {
+            return Ok(all);
+        }
+        starting_token = page.next_token;
+    }
 }
 
 /// All volumes, page by page.

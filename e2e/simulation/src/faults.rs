@@ -153,11 +153,15 @@ impl Plan {
     fn disk(&mut self, rng: &mut Rng, node: usize) {
         let mut at = seconds(rng, 0.0, 15.0);
         while at < self.trouble {
-            let operation = match rng.u8(..8) {
+            let operation = match rng.u8(..12) {
                 0..5 => Operation::Create,
                 5 => Operation::Remove,
                 6 => Operation::Write,
-                _ => Operation::Read,
+                7 => Operation::Read,
+                8 => Operation::TakeSnapshot,
+                9 => Operation::CreateCopy,
+                10 => Operation::RemoveSnapshot,
+                _ => Operation::Expand,
             };
             if rng.u8(..4) == 0 && operation != Operation::Read {
                 let failure = if rng.bool() { Failure::Before } else { Failure::After };

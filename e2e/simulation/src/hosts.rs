@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::net::{Closed, SimulatedDial, accept, secured};
 use crate::world::{KEY, Shared};
-use crate::{client, world};
+use crate::{client, copies, world};
 
 /// For how long a machine is silent before Kubernetes calls it not ready.
 const GRACE: Duration = Duration::from_secs(40);
@@ -69,6 +69,10 @@ pub(crate) async fn controller(common: Common, replica: usize, roster: RosterSou
     };
     let cluster = Cluster::follow(roster, parts, CancellationToken::new());
     let service = ControllerService::new(cluster, KEY);
+    let stories = shared.lock().stories.len();
+    for story in 0..stories {
+        tokio::spawn(copies::tell(shared.clone(), service.clone(), replica, story));
+    }
     let claims = shared.lock().claims.len();
     for claim in 0..claims {
         tokio::spawn(client::look_after(shared.clone(), service.clone(), replica, claim));

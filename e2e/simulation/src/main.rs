@@ -19,6 +19,7 @@
 mod certificates;
 mod check;
 mod client;
+mod copies;
 mod determinism;
 mod faults;
 mod hosts;

@@ -12,6 +12,7 @@ use quarry_volume::VolumeSpec;
 use tokio::sync::watch;
 use turmoil::{Builder, Sim};
 
+use crate::copies::Story;
 use crate::faults::{Action, Plan, plan};
 use crate::hosts::{Common, agent, controller};
 use crate::net::Closed;
@@ -115,6 +116,7 @@ fn world(rng: &mut Rng, plan: &Plan, shown: bool) -> World {
         rosters: Vec::new(),
         lease: Lease { term: 1, holder: 0, beliefs: (0..REPLICAS).map(|it| (it == 0).then_some(1)).collect() },
         claims: Vec::new(),
+        stories: Vec::new(),
         closed: false,
         auditing: false,
         audits: vec![None; REPLICAS],
@@ -123,6 +125,12 @@ fn world(rng: &mut Rng, plan: &Plan, shown: bool) -> World {
     };
     world.rosters = (0..REPLICAS).map(|_| watch::Sender::new(Some(world.roster()))).collect();
     world.claims = (0..rng.usize(20..40)).map(|number| claim(rng, plan, number)).collect();
+    for number in 0..rng.usize(2..6) {
+        // Only what is used raw has contents without being staged.
+        let claim = &mut world.claims[number];
+        (claim.block, claim.dies) = (true, None);
+        world.stories.push(Story::new(number, rng.bool(), rng.bool(), rng.u64(1..100)));
+    }
     // One volume of each storage has the same name; one of them will be deleted.
     for (index, node) in world.nodes.iter_mut().enumerate() {
         node.storage.pool.fill(&spec("shared", 16), 2);
@@ -303,7 +311,9 @@ impl Script<'_> {
 impl World {
     /// Whether nothing is requested any longer and no call is running.
     fn quiet(&self) -> bool {
-        self.closed && self.claims.iter().all(|claim| claim.in_flight == 0)
+        self.closed
+            && self.claims.iter().all(|claim| claim.in_flight == 0)
+            && self.stories.iter().all(|story| !story.in_flight)
     }
 
     /// What has not come to its end.
@@ -318,7 +328,7 @@ impl World {
             Life::Deleted(_) => false,
         };
         let describe = |claim: &Claim| format!("{} is {:?}: {:?}", claim.name, claim.life, claim.refused);
-        self.claims.iter().filter(under_way).map(describe).collect()
+        self.claims.iter().filter(under_way).map(describe).chain(self.untold()).collect()
     }
 
     /// Whether a volume can never be deleted: its storage was removed, and its node still exists.

@@ -13,6 +13,8 @@ use quarry_controller::{Endpoint, Roster};
 use quarry_pool::SimulatedPool;
 use tokio::sync::watch;
 
+use crate::copies::Story;
+
 /// How many nodes there are.
 pub(crate) const NODES: usize = 3;
 /// The number of controllers that serve.
@@ -49,6 +51,8 @@ pub(crate) struct World {
     pub(crate) rosters: Vec<watch::Sender<Option<Arc<Roster>>>>,
     pub(crate) lease: Lease,
     pub(crate) claims: Vec<Claim>,
+    /// What is done with the volumes of some of them.
+    pub(crate) stories: Vec<Story>,
     /// Whether nothing is requested any longer.
     pub(crate) closed: bool,
     /// What each controller says there is, once it is asked to.
@@ -138,6 +142,8 @@ pub(crate) struct Claim {
 pub(crate) struct Audit {
     /// All identifiers and sizes.
     pub(crate) volumes: Vec<(String, i64)>,
+    /// The identifiers of all snapshots.
+    pub(crate) snapshots: Vec<String>,
     /// Free bytes by node.
     pub(crate) capacities: Vec<i64>,
 }

@@ -10,8 +10,8 @@ use quarry_transport::metrics::Metrics;
 use quarry_volume::{
     AccessTypes, Agent, Change, Condition, ContentSource, CopyProgress, CowSize, Error, ExtentSize, Extents,
     FencingToken, Filesystem, Greeting, Layout, NameLookup, Parameters, PoolCapabilities, PoolState, Reason, Result,
-    SizeRange, Snapshot, SnapshotCondition, SnapshotId, SnapshotParameters, SnapshotSpec, Space, StorageId, ThinUse,
-    Update, UpdateStream, Volume, VolumeId, VolumeSpec, Wipe,
+    SizeRange, Snapshot, SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotParameters, SnapshotSpec, Space,
+    StorageId, ThinUse, Update, UpdateStream, Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tokio::io::DuplexStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -165,16 +165,22 @@ pub(crate) fn snapshot(name: &str) -> Snapshot {
         source: id("a"),
         size: 1 << 30,
         pool: "fast".into(),
+        method: SnapshotMethod::Copy,
         created: 100,
         ready: true,
         allocated: 1 << 30,
         problem: "it became full".into(),
         condition: SnapshotCondition::Invalid,
+        copying: Some(CopyProgress { copied: 3, total: 4 }),
     }
 }
 
 pub(crate) fn snapshot_spec(name: &str) -> SnapshotSpec {
-    SnapshotSpec { name: name.into(), source: id("a"), class: SnapshotParameters { cow_size: CowSize::Percent(20) } }
+    SnapshotSpec {
+        name: name.into(),
+        source: id("a"),
+        class: SnapshotParameters { cow_size: CowSize::Percent(20), ..SnapshotParameters::default() },
+    }
 }
 
 pub(crate) fn volume(name: &str) -> Volume {

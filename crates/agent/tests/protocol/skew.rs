@@ -147,6 +147,8 @@ async fn the_answers_bytes_are_frozen() {
         vec![8 << 3, 0x80, 0x80, 0x80, 0x80, 0x04],
         text(9, b"it became full"),
         number(10, 3),
+        text(11, b"copy"),
+        text(12, &[number(1, 3), number(2, 4)].concat()),
     ]
     .concat();
     assert_eq!(answer.unwrap(), text(1, &snapshot));

@@ -22,13 +22,13 @@ const ASKING_WAIT: Duration = Duration::from_secs(5);
 
 /// All findings, and what was checked. `version` is the controller's own.
 pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>, v2::Totals) {
-    let wanted = cluster.inner.claims.handles();
+    let (wanted, wanted_snapshots) = (cluster.inner.claims.handles(), cluster.inner.claims.snapshot_handles());
     let mut nodes = Vec::new();
     for (position, member) in cluster.members().iter().enumerate() {
         if position % TURN == TURN - 1 {
             tokio::task::yield_now().await;
         }
-        nodes.push(NodeState::of(member, wanted.as_deref()));
+        nodes.push(NodeState::of(member, wanted.as_deref(), wanted_snapshots.as_deref()));
     }
     query_fates(cluster, &mut nodes).await;
 
@@ -66,6 +66,7 @@ pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>,
     storage::volumes(&nodes, &mut findings);
     storage::snapshots(&nodes, &mut findings);
     storage::orphans(&nodes, wanted.is_some(), &mut findings);
+    storage::orphaned_snapshots(&nodes, &mut findings);
     (findings, totals)
 }
 

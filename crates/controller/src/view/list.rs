@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use quarry_proto::view::v2;
 use quarry_volume::{Error, Result, SnapshotId, VolumeId};
@@ -13,7 +14,7 @@ use quarry_wire::view::{ListedPool, ListedSnapshot, ListedVolume, write_pool, wr
 use super::write;
 use crate::cluster::Cluster;
 use crate::member::{Link, Member};
-use crate::orphans::AGE;
+use crate::orphans::{AGE, is_orphaned_snapshot};
 
 /// The page size if the request does not set one.
 const PAGE: usize = 500;
@@ -162,6 +163,13 @@ pub(super) async fn snapshots(
         "" => None,
         id => Some(id.parse().map_err(|error| Error::invalid(format!("source {id:?}: {error}")))?),
     };
+    let (wanted, now) = (cluster.inner.claims.snapshot_handles(), SystemTime::now());
+    if request.orphans_only && wanted.is_none() {
+        return Err(Error::precondition(
+            "the controller does not know the VolumeSnapshotContents, so it cannot detect orphans: it was started without \
+             --snapshot-contents, or it has not listed them yet",
+        ));
+    }
     let mut snapshots: Vec<ListedSnapshot> = Vec::new();
     let mut next = None;
     'nodes: for (position, member) in members_with_pool(cluster, &request.node, &request.pool)?.iter().enumerate() {
@@ -181,11 +189,15 @@ pub(super) async fn snapshots(
             {
                 continue;
             }
+            let orphan = wanted.as_ref().map(|wanted| is_orphaned_snapshot(wanted, snapshot, now));
+            if request.orphans_only && orphan != Some(true) {
+                continue;
+            }
             if snapshots.len() == size {
                 next = snapshots.last().map(|last| format!("{PREFIX}{}", last.snapshot.id));
                 break 'nodes;
             }
-            snapshots.push(ListedSnapshot { snapshot: snapshot.clone(), reachable });
+            snapshots.push(ListedSnapshot { snapshot: snapshot.clone(), orphan, reachable });
         }
     }
     Ok(v2::ListSnapshotsResponse {

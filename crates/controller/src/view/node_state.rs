@@ -1,15 +1,15 @@
 //! The known state of a node, copied at one instant, for checks that compare nodes with each other.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use quarry_volume::{Greeting, PoolState, SnapshotCondition, SnapshotId, Unreachable, VolumeId};
+use quarry_volume::{Greeting, PoolState, Snapshot, SnapshotCondition, SnapshotId, Unreachable, VolumeId};
 
 use super::list::is_orphan;
 use super::unreachable::short;
 use crate::environment::Fate;
 use crate::member::{Link, Member};
-use crate::orphans::AGE;
+use crate::orphans::{AGE, is_orphaned_snapshot};
 
 /// Why a node is unreachable, and for how long.
 #[derive(Clone, Debug)]
@@ -34,6 +34,7 @@ pub(super) struct NodeState {
     /// Problems with volumes, by pool.
     pub(super) volume_problems: BTreeMap<String, VolumeProblems>,
     pub(super) snapshots: usize,
+    pub(super) orphaned_snapshots: usize,
     /// Problems with snapshots, by pool, and by whether the snapshots are invalid.
     pub(super) snapshot_problems: BTreeMap<(String, bool), SnapshotProblems>,
 }
@@ -58,8 +59,13 @@ pub(super) struct VolumeProblems {
 }
 
 impl NodeState {
-    /// Copies a node from memory; `wanted` are the handles of all PersistentVolumes, if known.
-    pub(super) fn of(member: &Member, wanted: Option<&HashSet<String>>) -> Self {
+    /// Copies a node from memory; `wanted` are the handles of all PersistentVolumes, if known, and `wanted_snapshots` those
+    /// of all VolumeSnapshotContents.
+    pub(super) fn of(
+        member: &Member,
+        wanted: Option<&HashSet<String>>,
+        wanted_snapshots: Option<&HashSet<String>>,
+    ) -> Self {
         let down = match member.link() {
             Link::Up { .. } => None,
             Link::Down { cause, why, since } => {
@@ -84,6 +90,10 @@ impl NodeState {
                 seen.add_problem(&volume.pool, volume.ready, &volume.id, &volume.problem);
             }
         }
+        let now = SystemTime::now();
+        let is_orphan =
+            |snapshot: &&Snapshot| wanted_snapshots.is_some_and(|wanted| is_orphaned_snapshot(wanted, snapshot, now));
+        seen.orphaned_snapshots = memory.snapshots(None).filter(is_orphan).count();
         for snapshot in memory.snapshots(None).filter(|snapshot| !snapshot.problem.is_empty()) {
             let is_invalid = snapshot.condition == SnapshotCondition::Invalid;
             let example = || (snapshot.id.clone(), snapshot.problem.clone());

@@ -238,6 +238,27 @@ async fn a_node_that_is_too_old_is_not_asked() {
 }
 
 #[tokio::test]
+async fn a_node_that_knows_no_full_copies_takes_other_snapshots() {
+    let world = World::new(&[("a", 100)]);
+    let (_, service) = world.controller().await;
+    let volume = create(&service, "v", 10, &["a"], &["a"]).await.unwrap().volume_id;
+    let take_with = async |method: &str| {
+        let request = csi::CreateSnapshotRequest {
+            name: method.into(),
+            source_volume_id: volume.clone(),
+            parameters: BTreeMap::from([("method".to_owned(), method.to_owned())]),
+            ..Default::default()
+        };
+        service.create_snapshot(Request::new(request)).await
+    };
+    let error = take_with("copy").await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable);
+    assert!(error.message().contains("too old to take snapshots with method copy: upgrade it"), "{error}");
+    assert!(world.nodes["a"].snapshots.lock().unwrap().is_empty());
+    take_with("cow").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_volume_is_filled_on_the_node_of_its_source_only() {
     let world = World::new(&[("a", 100), ("b", 100), ("c", 100)]);
     let (_, service) = world.controller().await;

@@ -39,6 +39,35 @@ async fn the_handles_of_this_driver_are_known_and_no_others() {
     until("both are gone", || handles(&claims) == set(&[])).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_handles_of_snapshots_are_known_if_they_are_requested() {
+    let fake = Fake::new();
+    let path = |name: &str| format!("/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents/{name}");
+    let content = |driver: &str, source: serde_json::Value, status: serde_json::Value| serde_json::json!({"metadata": {"uid": "u"}, "spec": {"driver": driver, "source": source}, "status": status});
+    let taken = |driver: &str, handle: &str| {
+        let status = serde_json::json!({"snapshotHandle": handle, "readyToUse": false});
+        content(driver, serde_json::json!({"volumeHandle": "v"}), status)
+    };
+    fake.put(&path("taken"), taken(DRIVER, "s1"));
+    fake.put(&path("other"), taken("other.example.org", "s2"));
+    let given = serde_json::json!({"snapshotHandle": "s3"});
+    fake.put(&path("given"), content(DRIVER, given, serde_json::Value::Null));
+    // Its CreateSnapshot was not answered yet.
+    let asked = serde_json::json!({"volumeHandle": "v"});
+    fake.put(&path("asked"), content(DRIVER, asked, serde_json::Value::Null));
+    let connection = fake.connection("quarry-0");
+    let plain = VolumeClaims::start(&connection, DRIVER);
+    let claims = VolumeClaims::start(&connection, DRIVER).with_snapshots(&connection, DRIVER);
+    let handles = || claims.snapshot_handles().map(|handles| (*handles).clone());
+    until("the contents were read", || handles() == set(&["s1", "s3"])).await;
+    fake.put(&path("asked"), taken(DRIVER, "s4"));
+    fake.delete(&path("taken"));
+    until("the changes arrive", || handles() == set(&["s3", "s4"])).await;
+    fake.down();
+    until("the API is missed", || handles().is_none()).await;
+    assert_eq!(plain.snapshot_handles(), None);
+}
+
 /// While changes do not arrive, a volume created meanwhile would look unclaimed.
 #[tokio::test(start_paused = true)]
 async fn claims_are_unknown_while_the_api_is_unreachable() {

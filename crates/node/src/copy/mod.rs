@@ -125,8 +125,8 @@ impl Job {
     ///
     /// # Errors
     /// [`Error::Stopped`] if the task was asked to stop: the progress is stored. [`Error::SourceSize`],
-    /// [`Error::TargetTooSmall`] and [`Error::SectorSize`] before anything is written. Otherwise the error of one of the ends, of `edit` or of
-    /// `progress`: a retry continues from the progress that was stored last.
+    /// [`Error::TargetTooSmall`] and [`Error::SectorSize`] before anything is written. Otherwise the error of one of the
+    /// ends, of `edit` or of `progress`: a retry continues from the progress that was stored last.
     pub(crate) async fn run(
         self,
         source: Box<dyn Source>,

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use quarry_pool::{Contents, ContentsOf, Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotRecord, State};
+use quarry_pool::{
+    Contents, ContentsOf, Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord, State,
+};
 use quarry_volume::{AccessTypes, ContentSource, CowSize, Error, Filesystem, Gib, Reason, Result, VolumeSpec};
 
 use super::Failure;
@@ -175,7 +177,7 @@ impl Host {
             update_record(pool, target, &clone.zeroed(Gib::NONE)).await?;
         }
         let id = &content.record.source;
-        let mut record = content.record.for_clone();
+        let mut record = content.record.of_kind(SnapshotKind::ForClone);
         record.name = clone.name;
         quarry_fault::point(|| "clone:take snapshot:before".to_owned());
         let taken = content.pool.take_snapshot(source, &record, CowSize::Whole).await;
@@ -210,8 +212,8 @@ pub(super) fn require_readable(snapshot: &PoolSnapshot) -> Result<()> {
             Err(Error::precondition(format!("snapshot {name:?} can no longer be read: {why}")))
         }
         (SnapshotHealth::Lost(why), _) => Err(Error::unavailable(why.clone())),
-        (SnapshotHealth::Incomplete(_), _) | (_, State::New) => Err(Error::unavailable(format!(
-            "snapshot {name:?} is not complete: retry when its CreateSnapshot has returned OK"
-        ))),
+        (SnapshotHealth::Incomplete(_), _) | (_, State::New) => {
+            Err(Error::unavailable(format!("snapshot {name:?} is not complete: retry when it is ready to use")))
+        }
     }
 }

@@ -18,6 +18,8 @@ use std::sync::Arc;
 use quarry_pool::{Pool, PoolVolume, Record};
 use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Reason, Result, VolumeSpec};
 
+use self::content::Origin;
+use crate::copies::CopyTarget;
 use crate::host::Host;
 use crate::prepare::update_record;
 use crate::tasks::Handle;
@@ -25,6 +27,8 @@ use crate::tasks::Handle;
 mod content;
 mod identity;
 mod transfer;
+
+pub(crate) use transfer::{copy_simulated, require_snapshot_unchanged};
 
 /// Why a volume was not filled.
 pub(crate) struct Failure {
@@ -76,7 +80,7 @@ impl Host {
         if let Err(error) = self.remove_clone_snapshot(source, &record.name).await {
             // The volume is complete.
             tracing::warn!(volume = record.name, %source, %error, "a snapshot that served a clone is removed later");
-            self.clean_up_after_clones_later();
+            self.clean_up_after_copies_later();
         }
         Ok(volume)
     }
@@ -90,7 +94,8 @@ impl Host {
         handle: &Handle,
     ) -> Result<(), Failure> {
         // A deletion of the source first holds its name, and then looks for copies. So one of the two notices the other.
-        let running = self.copies().begin(volume, pool.name(), source);
+        let target = CopyTarget::Volume(volume.name.clone());
+        let running = self.copies().begin(target, pool.name(), volume.size, source);
         self.require_kept(source)?;
         if self.content(source).await.map_err(Failure::of_source)?.is_empty() {
             let nothing = volume.record()?.filled_with_nothing();
@@ -100,10 +105,18 @@ impl Host {
         // It may have changed meanwhile.
         let content = self.content(source).await.map_err(Failure::of_source)?;
         let content = self.hold_still(content, source, pool, volume, &running).await?;
-        let uuid = self.transfer(pool, volume, &content, &running, handle).await?;
-        let mut copied = volume.record()?.zeroed(Gib::needed_for(volume.size));
-        copied.filesystem_uuid = uuid;
-        Ok(update_record(pool, volume, &copied).await?)
+        let filled: Result<(), Failure> = async {
+            let uuid = self.transfer(pool, volume, &content, &running, handle).await?;
+            let mut copied = volume.record()?.zeroed(Gib::needed_for(volume.size));
+            copied.filesystem_uuid = uuid;
+            Ok(update_record(pool, volume, &copied).await?)
+        }
+        .await;
+        drop(running);
+        if let Origin::Snapshot(snapshot) = &content.origin {
+            self.deactivate_snapshot(&content.pool, snapshot, source).await;
+        }
+        filled
     }
 
     /// Creates a volume with the contents of its source, if both are in the same pool and that can do it without copying.

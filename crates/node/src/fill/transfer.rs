@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use quarry_pool::{Device, Pool, PoolVolume, Record, SimulatedDevice};
+use quarry_pool::{Device, Pool, PoolSnapshot, PoolVolume, Record, SimulatedDevice};
 use quarry_volume::{AccessTypes, Error, Gib, Reason, Result};
 use uuid::Uuid;
 
@@ -44,13 +44,9 @@ impl Host {
         let activated = Instant::now();
         let copied = self.transfer_from(from, pool, volume, content, running, handle).await;
         if matches!(content.origin, Origin::Offline(_)) {
-            // Nothing else has used it since. (The source of a snapshot is deactivated when that is removed.)
+            // Nothing else has used it since. (The source of a snapshot is deactivated when that is removed, and a full
+            // copy or a thin snapshot by the caller, because others may copy it, too.)
             self.deactivate_now(&content.record.source, activated).await;
-            if let Origin::Snapshot(snapshot) = &content.origin
-                && let Err(error) = content.pool.deactivate_snapshot(snapshot).await
-            {
-                tracing::info!(snapshot = snapshot.name, %error, "cannot deactivate a snapshot; it stays active");
-            }
         }
         copied
     }
@@ -84,7 +80,20 @@ impl Host {
             (Device::Node(source), Device::Node(target)) => {
                 let filesystem = record.filesystem.zip(uuid);
                 let (opened, rates) = (source.clone(), self.copies().rates(content.pool.name(), pool.name()));
-                let copy = DeviceCopy { source, size, offline, target, start, tail, zeroed_target, filesystem, rates, meter };
+                let retry = "CreateVolume";
+                let copy = DeviceCopy {
+                    source,
+                    size,
+                    offline,
+                    target,
+                    start,
+                    tail,
+                    zeroed_target,
+                    filesystem,
+                    rates,
+                    meter,
+                    retry,
+                };
                 self.kernel().copy(copy, handle, &mut stored).await.map_err(Failure::of_source)?;
                 require_unchanged(content, &opened).await?;
             }
@@ -122,29 +131,40 @@ impl Host {
 }
 
 /// Checks after a copy that the device at that node, which was read, was the source until the end, and that the contents
-/// of a snapshot were not lost meanwhile: what is read from a snapshot while it becomes full may be of another instant.
+/// of a snapshot were not lost meanwhile.
 async fn require_unchanged(content: &Content, opened: &Path) -> Result<(), Failure> {
-    let now = match &content.origin {
-        Origin::Snapshot(snapshot) => {
-            if let Some(found) = content.pool.snapshot(&snapshot.name).await? {
-                require_readable(&found).map_err(Failure::of_source)?;
-            }
-            Some(content.pool.activate_snapshot(snapshot).await?.node()?)
+    match &content.origin {
+        Origin::Snapshot(snapshot) => require_snapshot_unchanged(&content.pool, snapshot, opened).await,
+        Origin::Volume(volume) | Origin::Offline(volume) => {
+            let now = device::active(&content.pool, volume)?.map(|now| now.top);
+            Ok(require_same_device(now.as_deref(), opened)?)
         }
-        Origin::Volume(volume) | Origin::Offline(volume) => device::active(&content.pool, volume)?.map(|now| now.top),
-    };
-    if now.as_deref() == Some(opened) {
-        return Ok(());
     }
-    Err(Error::unavailable(format!(
-        "the device of its source, {}, was removed while it was copied: retry",
-        opened.display()
-    ))
-    .into())
 }
 
-/// Copies a simulated device, and zeroes the rest of the volume, which has `whole` bytes.
-async fn copy_simulated(
+/// The same for a snapshot: what is read from one while it becomes full may be of another instant.
+pub(crate) async fn require_snapshot_unchanged(
+    pool: &Arc<dyn Pool>,
+    snapshot: &PoolSnapshot,
+    opened: &Path,
+) -> Result<(), Failure> {
+    if let Some(found) = pool.snapshot(&snapshot.name).await? {
+        require_readable(&found).map_err(Failure::of_source)?;
+    }
+    let now = pool.activate_snapshot(snapshot).await?.node()?;
+    Ok(require_same_device(Some(&now), opened)?)
+}
+
+fn require_same_device(now: Option<&Path>, opened: &Path) -> Result<()> {
+    if now == Some(opened) {
+        return Ok(());
+    }
+    let opened = opened.display();
+    Err(Error::unavailable(format!("the device of its source, {opened}, was removed while it was copied: retry")))
+}
+
+/// Copies a simulated device, and zeroes the rest of the target, which has `whole` bytes.
+pub(crate) async fn copy_simulated(
     source: &SimulatedDevice,
     target: &SimulatedDevice,
     bytes: Range<u64>,
@@ -154,7 +174,7 @@ async fn copy_simulated(
     let mut offset = bytes.start.min(bytes.end);
     while offset < bytes.end {
         if handle.cancel.is_cancelled() {
-            return Err(Error::new(Reason::UnderWay, "the copy was stopped; a retry of CreateVolume continues it"));
+            return Err(Error::new(Reason::UnderWay, "the copy was stopped; a retry continues it"));
         }
         let next = offset.saturating_add(SIMULATED_CHUNK).min(bytes.end);
         target.copy_from(source, offset..next).await?;

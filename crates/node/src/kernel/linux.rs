@@ -126,7 +126,8 @@ impl Filesystems for Linux {
     }
 
     async fn copy(&self, copy: DeviceCopy, handle: &Handle, progress: &mut dyn Progress) -> Result<()> {
-        let DeviceCopy { source, size, offline, target, start, tail, zeroed_target, filesystem, rates, meter } = copy;
+        let DeviceCopy { source, size, offline, target, start, tail, zeroed_target, filesystem, rates, meter, retry } =
+            copy;
         let open = move || {
             let held = offline.then(|| filesystem::exclusive(&source)).transpose().map_err(errors::filesystem)?;
             Ok((held, DeviceSource::open(&source)?, DeviceTarget::open(&target)?))
@@ -136,7 +137,7 @@ impl Filesystems for Linux {
             Arc::new(move |offset, bytes| filesystem::edit_copied(kind, uuid, offset, bytes))
         });
         let job = Job { source_size: size, start, tail, zeroed_target, edit, rates, meter };
-        job.run(Box::new(source), Box::new(target), handle, "CreateVolume", progress).await?;
+        job.run(Box::new(source), Box::new(target), handle, retry, progress).await?;
         // Until here, nothing else has used the source.
         drop(held);
         Ok(())

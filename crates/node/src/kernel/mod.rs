@@ -190,4 +190,6 @@ pub(crate) struct DeviceCopy {
     pub(crate) rates: Vec<Rate>,
     /// Shows how far it is.
     pub(crate) meter: Meter,
+    /// The call that continues it if it is stopped, for messages.
+    pub(crate) retry: &'static str,
 }

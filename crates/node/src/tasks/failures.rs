@@ -30,6 +30,11 @@ impl Failures {
         self.by_volume.insert(volume.to_owned(), Failure { what, error, at: Instant::now() });
     }
 
+    /// Forgets the error of the last task.
+    pub(super) fn forget(&mut self, volume: &str) {
+        self.by_volume.remove(volume);
+    }
+
     /// The error that an earlier task of that kind left, once. The error of another kind is forgotten, because a task of
     /// that kind would find another state now.
     pub(super) fn take(&mut self, volume: &str, what: &str) -> Option<Error> {

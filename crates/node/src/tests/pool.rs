@@ -7,9 +7,9 @@ use std::time::Instant;
 use quarry_mount::Device as Number;
 use quarry_pool::{
     Device, Expansion, Failure, NewSpace, Operation, Pool, PoolSnapshot, PoolVolume, Reading, Record, SimulatedPool,
-    SnapshotRecord, State, Uevents, Volumes,
+    SnapshotKind, SnapshotRecord, State, Uevents, Volumes,
 };
-use quarry_volume::{CowSize, Error, Gib, Reason, Result, SizeRange, StorageId, VolumeSpec};
+use quarry_volume::{CowSize, Error, Gib, Reason, Result, SizeRange, SnapshotMethod, StorageId, VolumeSpec};
 
 use super::machine::{Bytes, Content, Disk, MAPPER, Process, State as Machine, node, snapshot_node, space_node};
 
@@ -73,6 +73,11 @@ const EXTENT: u64 = 4 << 20;
 
 fn in_use(volume: &PoolVolume) -> Error {
     Error::new(Reason::InUse, format!("volume {} is open", volume.name))
+}
+
+/// Whether the snapshot needs the volume.
+fn is_attached(record: &SnapshotRecord, volume: &PoolVolume) -> bool {
+    record.source.volume == volume.name && record.method() == SnapshotMethod::Cow
 }
 
 /// What is wrong with a volume that was filled and becomes `ready`.
@@ -182,7 +187,7 @@ impl Pool for MachinePool {
     async fn deactivate(&self, volume: &PoolVolume, _unused_since: Instant) -> Result<()> {
         // As for LVM.
         let snapshots = self.simulated.snapshots().await?;
-        let has_snapshots = snapshots.iter().any(|snapshot| snapshot.record.source.volume == volume.name);
+        let has_snapshots = snapshots.iter().any(|snapshot| is_attached(&snapshot.record, volume));
         let is_ready = volume.record().is_ok_and(|record| record.state == State::Ready);
         if has_snapshots || !is_ready {
             return Ok(());
@@ -255,8 +260,61 @@ impl Pool for MachinePool {
         self.simulated.take_snapshot(volume, record, size).await
     }
 
+    async fn create_copy(&self, record: &SnapshotRecord, from: &PoolSnapshot) -> Result<PoolSnapshot> {
+        self.effect("create copy", |_| ()).await;
+        let copy = self.simulated.create_copy(record, from).await?;
+        let mut machine = self.process.state();
+        let number = Number { major: MAPPER, minor: machine.next() };
+        let mut disk = Disk::new(number, copy.size, Bytes::remnants(copy.size));
+        // As for LVM: lvcreate activates it.
+        disk.active = true;
+        machine.disks.insert(snapshot_node(&copy.name), disk);
+        Ok(copy)
+    }
+
+    async fn set_snapshot_record(&self, snapshot: &PoolSnapshot, record: &SnapshotRecord) -> Result<()> {
+        self.effect("set snapshot record", |machine| {
+            let serving = machine.disks.get(&snapshot_node(&record.of_kind(SnapshotKind::ForCopy).id_name()));
+            let (from, copy) = (serving.cloned(), machine.disks.get_mut(&snapshot_node(&snapshot.name)));
+            let Some(copy) = copy else { return machine.violation("the record of a snapshot that does not exist") };
+            copy.ready = record.state == State::Ready;
+            let is_flushed = copy.bytes == copy.durable;
+            let same = |from: &Disk| Bytes { copied: copy.bytes.copied, ..from.bytes.clone() } == copy.bytes;
+            let is_complete = record.empty || from.as_ref().is_some_and(same);
+            if !is_flushed {
+                machine.violation("the record of a copy was changed before the copy was flushed");
+            }
+            if record.state == State::Ready && !is_complete {
+                machine.violation("a snapshot became ready that is not copied completely");
+            }
+        })
+        .await;
+        self.simulated.set_snapshot_record(snapshot, record).await
+    }
+
+    async fn deactivate_snapshot(&self, snapshot: &PoolSnapshot, _unused_since: Instant) -> Result<()> {
+        if snapshot.record.method() == SnapshotMethod::Cow {
+            return Ok(());
+        }
+        let node = snapshot_node(&snapshot.name);
+        if !self.process.try_read(|machine| machine.disks.get(&node).is_some_and(|disk| disk.active)).unwrap_or(true) {
+            return Ok(());
+        }
+        self.effect("deactivate snapshot", |machine| {
+            let is_open = machine.disks.get(&node).is_some_and(|disk| machine.is_open(disk));
+            if let Some(disk) = machine.disks.get_mut(&node).filter(|_| !is_open) {
+                disk.active = false;
+            }
+        })
+        .await;
+        Ok(())
+    }
+
     async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
-        let nodes = [snapshot_node(&snapshot.name), node(&snapshot.record.source.volume)];
+        let mut nodes = vec![snapshot_node(&snapshot.name)];
+        if snapshot.record.method() == SnapshotMethod::Cow {
+            nodes.push(node(&snapshot.record.source.volume));
+        }
         self.effect("activate snapshot", |machine| {
             for node in &nodes {
                 if let Some(disk) = machine.disks.get_mut(node) {
@@ -347,7 +405,7 @@ impl Pool for MachinePool {
 
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
         let snapshots = self.simulated.snapshots().await?;
-        if snapshots.iter().any(|snapshot| snapshot.record.source.volume == volume.name) {
+        if snapshots.iter().any(|snapshot| is_attached(&snapshot.record, volume)) {
             // It rejects this.
             return self.simulated.remove(volume).await;
         }

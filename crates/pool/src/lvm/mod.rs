@@ -514,17 +514,22 @@ impl Pool for LvmPool {
         }
     }
 
-    async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
-        self.activate_snapshot_device(snapshot).await.map(Device::Node)
+    async fn create_copy(&self, record: &SnapshotRecord, from: &PoolSnapshot) -> Result<PoolSnapshot> {
+        let _lock = self.lock().await?;
+        self.create_space_for_copy(record, from).await
     }
 
-    async fn deactivate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<()> {
-        // Others are active as long as their source.
-        if self.config.thin_pool.is_none() || !self.config.deactivate {
-            return Ok(());
-        }
+    async fn set_snapshot_record(&self, snapshot: &PoolSnapshot, record: &SnapshotRecord) -> Result<()> {
         let _lock = self.lock().await?;
-        self.deactivate_snapshot_device(snapshot).await
+        self.replace_snapshot_record(snapshot, record).await
+    }
+
+    async fn deactivate_snapshot(&self, snapshot: &PoolSnapshot, unused_since: Instant) -> Result<()> {
+        self.deactivate_snapshot_device(snapshot, unused_since).await
+    }
+
+    async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
+        self.activate_snapshot_device(snapshot).await.map(Device::Node)
     }
 
     async fn remove_snapshot(&self, snapshot: &PoolSnapshot) -> Result<()> {

@@ -1,18 +1,19 @@
-//! Copy-on-write snapshots: logical volumes that lvm attaches to their source. Each is recognized by its record; its
-//! name decides nothing.
+//! Copy-on-write snapshots: logical volumes that lvm attaches to their source. And full copies: linear ones of their
+//! own. Each is recognized by its record; its name decides nothing.
 
 mod change;
+mod copy;
 
 use quarry_lvm::{LogicalVolume, SnapshotStatus, VolumeGroup, never_full};
-use quarry_volume::{Result, StorageId, safe_name, show_size, some_of};
+use quarry_volume::{Result, SnapshotMethod, StorageId, safe_name, show_size, some_of};
 
 use super::{thin, volume};
 use crate::key::VolumeKey;
 use crate::record::State;
-use crate::{PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotRecord};
+use crate::{PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord};
 
-/// The beginning of the names of snapshots. With the safe form of a name, they are longer than the names of volumes, so
-/// that no request can need the same name.
+/// The beginning of the names of snapshots and full copies. With the safe form of a name, they are longer than the names
+/// of volumes, so that no request can need the same name.
 const PREFIX: &str = "quarry-snapshot-named-";
 /// From this share of its space on, in percent, a snapshot that can become full is shown to the operator.
 const NEARLY_FULL: u8 = 80;
@@ -40,26 +41,31 @@ fn all(group: &VolumeGroup) -> Vec<PoolSnapshot> {
 pub(super) fn from_logical(group: &VolumeGroup, logical: &LogicalVolume) -> Option<PoolSnapshot> {
     let record = volume::record_on(logical).snapshot().filter(|_| !logical.internal)?;
     let source = logical.origin.as_deref().and_then(|origin| group.logical_volume(origin));
+    let (size, health) = match record.kind {
+        SnapshotKind::Copy { .. } => (logical.size, copy::health(group, logical, &record)),
+        // A thin snapshot does not depend on its source, which may have been expanded or deleted since.
+        _ if logical.is_thin() => (logical.size, thin::snapshot_health(group, logical, &record)),
+        SnapshotKind::Cow | SnapshotKind::ForClone | SnapshotKind::ForCopy => {
+            (source.map_or(0, |source| source.size), health(group, logical, source, &record))
+        }
+    };
     Some(PoolSnapshot {
         name: record.id_name(),
         storage: volume::storage_under(group, logical),
         key: VolumeKey::Logical { group: group.uuid, volume: logical.uuid },
-        // A thin snapshot does not depend on its source, which may have been expanded or deleted since.
-        size: if logical.is_thin() { logical.size } else { source.map_or(0, |source| source.size) },
+        size,
         allocated: logical.size,
-        health: match logical.is_thin() {
-            true => thin::snapshot_health(group, logical, &record),
-            false => health(group, logical, source, &record),
-        },
+        health,
         record,
     })
 }
 
-/// The snapshots that have no origin, because their creation was interrupted. They contain nothing.
+/// The copy-on-write snapshots that have no origin, because their creation was interrupted. They contain nothing.
 fn left_over(group: &VolumeGroup) -> Vec<PoolSnapshot> {
     let unattached = group.volumes().filter(|volume| volume.origin.is_none());
     let found = unattached.filter_map(|volume| from_logical(group, volume));
-    found.filter(|snapshot| snapshot.record.state == State::New).collect()
+    let is_left = |record: &SnapshotRecord| record.state == State::New && record.method() == SnapshotMethod::Cow;
+    found.filter(|snapshot| is_left(&snapshot.record)).collect()
 }
 
 /// The snapshots that are attached to a volume: they would be lost without it.
@@ -130,9 +136,11 @@ pub(super) fn hint(group: &VolumeGroup, storage: &StorageId) -> Option<String> {
         let snapshot = from_logical(group, logical).filter(|snapshot| snapshot.storage == *storage)?;
         let name = format!("snapshot {} of volume {}", snapshot.record.name, snapshot.record.source.volume);
         if let Some(why) = snapshot.health.problem() {
-            return snapshot.record.for_clone.then(|| format!("{name} ({}/{}): {why}", group.name, logical.name));
+            return snapshot.record.serves().then(|| format!("{name} ({}/{}): {why}", group.name, logical.name));
         }
-        let can_be_full = !never_full(group.extent_size, snapshot.size, group.extent_size.whole_in(logical.size));
+        let is_cow = snapshot.record.method() == SnapshotMethod::Cow;
+        let can_be_full =
+            is_cow && !never_full(group.extent_size, snapshot.size, group.extent_size.whole_in(logical.size));
         match logical.snapshot {
             Some(SnapshotStatus::Used(percent)) if can_be_full && percent >= NEARLY_FULL => Some(format!(
                 "{name} ({}/{}) uses {percent} % of its space, and is lost when that is full: delete it, or enlarge it \

@@ -17,7 +17,7 @@ use quarry_volume::{AccessTypes, ContentSource, Filesystem, Gib, Layout, VolumeS
 use uuid::Uuid;
 
 pub use self::scratch::ScratchRecord;
-pub use self::snapshot::SnapshotRecord;
+pub use self::snapshot::{SnapshotKind, SnapshotRecord};
 pub use self::thin::{ThinPoolPart, ThinPoolRecord};
 
 /// The beginning of every record, of any version.
@@ -140,7 +140,9 @@ impl Tag {
         match self {
             Self::NotVolume(other) => Some(other),
             Self::Scratch(_) => Some(NotVolume { version: ScratchRecord::VERSION, kind: scratch::KIND.to_owned() }),
-            Self::Snapshot(_) => Some(NotVolume { version: SnapshotRecord::VERSION, kind: snapshot::KIND.to_owned() }),
+            Self::Snapshot(record) => {
+                Some(NotVolume { version: SnapshotRecord::VERSION, kind: record.word().to_owned() })
+            }
             Self::ThinPool(_) => Some(NotVolume { version: ThinPoolRecord::VERSION, kind: thin::KIND.to_owned() }),
             Self::Foreign | Self::Record(_) | Self::Newer { .. } | Self::Broken { .. } => None,
         }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use quarry_volume::{AccessTypes, Filesystem, VolumeId, safe_name};
+use quarry_volume::{AccessTypes, Filesystem, Gib, SnapshotMethod, VolumeId, safe_name};
 use uuid::Uuid;
 
 use super::text::{
@@ -13,24 +13,46 @@ use super::text::{
 };
 use super::{MARK, Record, State};
 
-/// The kind in these records.
-pub(super) const KIND: &str = "snapshot";
+/// The kind in the records of copy-on-write snapshots.
+const COW: &str = "snapshot";
+/// The kind in the records of full copies. A Quarry that does not know it must not treat one as a copy-on-write
+/// snapshot: it has no origin, and would count as damaged, or as left over.
+const COPY: &str = "copy";
 /// The keys, in the order in which they are written: kind, state, name, origin, time, access types, filesystem, UUID
-/// of the filesystem, for a clone, empty.
-const KEYS: [&str; 10] = ["k", "s", "n", "o", "t", "a", "f", "u", "i", "e"];
+/// of the filesystem, what it serves, empty, copied GiB.
+const KEYS: [&str; 11] = ["k", "s", "n", "o", "t", "a", "f", "u", "i", "e", "z"];
+
+/// What a snapshot is on its storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotKind {
+    /// A copy-on-write snapshot that a client took.
+    Cow,
+    /// A copy-on-write snapshot that only serves to clone a volume. It is not listed, and is removed when the clone is
+    /// complete.
+    ForClone,
+    /// A copy-on-write snapshot that only serves to make a full copy. It is not listed, and is removed when the copy is
+    /// complete.
+    ForCopy,
+    /// A full copy, which needs nothing else once it is `ready`. While it is `new`, it is copied from the snapshot that
+    /// serves it.
+    Copy {
+        /// How much is copied and flushed, while it is `new`.
+        copied: Gib,
+    },
+}
 
 /// The contents of the record of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotRecord {
-    /// `new`: it may not have the contents of an instant yet. `ready`: it has.
+    /// What it is.
+    pub kind: SnapshotKind,
+    /// `new`: it may not have all the contents of an instant yet. `ready`: it has.
     pub state: State,
     /// The name in CreateSnapshot; for a snapshot that only serves to clone a volume, the name of the clone.
     pub name: String,
     /// The volume that it was taken from.
     pub source: VolumeId,
-    /// Whether it only serves to clone a volume: it is not listed, and is removed when the clone is complete.
-    pub for_clone: bool,
-    /// When it was taken: seconds since 1970-01-01 UTC. 0 while it is `new`.
+    /// When it was taken: seconds since 1970-01-01 UTC. 0 while it is `new`; a full copy has it from its creation on.
     pub created: u64,
     /// How the source may be used.
     pub access: AccessTypes,
@@ -54,10 +76,10 @@ impl SnapshotRecord {
     #[must_use]
     pub fn new(name: String, source: VolumeId, volume: &Record, filesystem_uuid: Option<Uuid>) -> Self {
         Self {
+            kind: SnapshotKind::Cow,
             state: State::New,
             name,
             source,
-            for_clone: false,
             created: 0,
             access: volume.access,
             filesystem: volume.filesystem,
@@ -67,25 +89,60 @@ impl SnapshotRecord {
         }
     }
 
-    /// The same record of a snapshot that only serves to clone a volume.
+    /// The same record of a snapshot of that kind.
     #[must_use]
-    pub fn for_clone(&self) -> Self {
-        Self { for_clone: true, ..self.clone() }
+    pub fn of_kind(&self, kind: SnapshotKind) -> Self {
+        Self { kind, ..self.clone() }
+    }
+
+    /// The record of the full copy, still to be made, that the snapshot with this record serves.
+    #[must_use]
+    pub fn served_copy(&self) -> Self {
+        Self { kind: SnapshotKind::Copy { copied: Gib::NONE }, state: State::New, ..self.clone() }
+    }
+
+    /// How it keeps its contents.
+    #[must_use]
+    pub fn method(&self) -> SnapshotMethod {
+        match self.kind {
+            SnapshotKind::Cow | SnapshotKind::ForClone | SnapshotKind::ForCopy => SnapshotMethod::Cow,
+            SnapshotKind::Copy { .. } => SnapshotMethod::Copy,
+        }
+    }
+
+    /// Whether it only serves to make something else: it is not listed, and no client ever gets its identifier.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        matches!(self.kind, SnapshotKind::ForClone | SnapshotKind::ForCopy)
     }
 
     /// The same record of a snapshot that was taken at that time, in seconds since 1970-01-01 UTC.
     #[must_use]
     pub fn ready(&self, created: u64) -> Self {
-        Self { state: State::Ready, created, ..self.clone() }
+        let kind = match self.kind {
+            SnapshotKind::Copy { .. } => SnapshotKind::Copy { copied: Gib::NONE },
+            other => other,
+        };
+        Self { kind, state: State::Ready, created, ..self.clone() }
     }
 
-    /// The name of the snapshot in its pool, where it is unique: [`crate::PoolSnapshot::name`]. One that only serves to
-    /// clone a volume has no identifier, and a name that no other snapshot can have.
+    /// The name of the snapshot in its pool, where it is unique: [`crate::PoolSnapshot::name`]. One that only serves
+    /// something else has no identifier, and a name that no other snapshot can have.
     #[must_use]
     pub fn id_name(&self) -> String {
-        match self.for_clone {
-            false => safe_name(&self.name),
-            true => format!("for clone {}", safe_name(&self.name)),
+        let name = safe_name(&self.name);
+        match self.kind {
+            SnapshotKind::Cow | SnapshotKind::Copy { .. } => name,
+            SnapshotKind::ForClone => format!("for clone {name}"),
+            SnapshotKind::ForCopy => format!("for snapshot {name}"),
+        }
+    }
+
+    /// The kind of the object in the record.
+    pub(super) fn word(&self) -> &'static str {
+        match self.kind {
+            SnapshotKind::Cow | SnapshotKind::ForClone | SnapshotKind::ForCopy => COW,
+            SnapshotKind::Copy { .. } => COPY,
         }
     }
 
@@ -96,15 +153,21 @@ impl SnapshotRecord {
             return None;
         }
         let (known, unknown) = split(KEYS, fields).ok()?;
-        let [kind, state, name, source, created, access, filesystem, uuid, for_clone, empty] = known;
-        if kind? != KIND {
-            return None;
-        }
+        let [kind, state, name, source, created, access, filesystem, uuid, serves, empty, copied] = known;
+        let kind = match (kind?, serves, copied) {
+            (COW, None, None) => SnapshotKind::Cow,
+            (COW, Some("1"), None) => SnapshotKind::ForClone,
+            (COW, Some("copy"), None) => SnapshotKind::ForCopy,
+            (COPY, None, copied) => {
+                SnapshotKind::Copy { copied: Gib(copied.map_or(Some(0), |text| text.parse().ok())?) }
+            }
+            _ => return None,
+        };
         let snapshot = Self {
+            kind,
             state: parse_state(state?)?,
             name: decode(name?)?,
             source: source?.parse().ok()?,
-            for_clone: for_clone.is_some(),
             created: created.map_or(Some(0), |text| text.parse().ok())?,
             access: parse_access(access?)?,
             filesystem: match filesystem {
@@ -124,8 +187,9 @@ impl SnapshotRecord {
 
 impl fmt::Display for SnapshotRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (version, state, name) = (Self::VERSION, show_state(self.state), encode(&self.name));
-        write!(f, "{MARK}{version}/k={KIND}/s={state}/n={name}/o={}", self.source)?;
+        let (version, kind, state) = (Self::VERSION, self.word(), show_state(self.state));
+        let name = encode(&self.name);
+        write!(f, "{MARK}{version}/k={kind}/s={state}/n={name}/o={}", self.source)?;
         if self.created > 0 {
             write!(f, "/t={}", self.created)?;
         }
@@ -136,11 +200,18 @@ impl fmt::Display for SnapshotRecord {
         if let Some(uuid) = self.filesystem_uuid {
             write!(f, "/u={}", uuid.simple())?;
         }
-        if self.for_clone {
-            f.write_str("/i=1")?;
+        match self.kind {
+            SnapshotKind::ForClone => f.write_str("/i=1")?,
+            SnapshotKind::ForCopy => f.write_str("/i=copy")?,
+            SnapshotKind::Cow | SnapshotKind::Copy { .. } => {}
         }
         if self.empty {
             f.write_str("/e=1")?;
+        }
+        if let SnapshotKind::Copy { copied } = self.kind
+            && copied > Gib::NONE
+        {
+            write!(f, "/z={copied}")?;
         }
         self.unknown.iter().try_for_each(|field| write!(f, "/{field}"))
     }
@@ -159,10 +230,10 @@ mod tests {
 
     fn sample() -> SnapshotRecord {
         SnapshotRecord {
+            kind: SnapshotKind::Cow,
             state: State::New,
             name: "snapshot-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11".to_owned(),
             source: "v1:abcdefghij:node-1:pvc-1".parse().unwrap(),
-            for_clone: false,
             created: 0,
             access: AccessTypes::Mount,
             filesystem: Some(Filesystem::Ext4),
@@ -170,6 +241,11 @@ mod tests {
             empty: false,
             unknown: Vec::new(),
         }
+    }
+
+    /// A full copy of which so many GiB are copied.
+    fn copy(copied: u64) -> SnapshotRecord {
+        sample().of_kind(SnapshotKind::Copy { copied: Gib(copied) })
     }
 
     /// Golden: these records are on users' disks. They must never change.
@@ -196,8 +272,20 @@ mod tests {
             ),
             (raw, "quarry2/k=snapshot/s=ready/n=!M5ZMHNWDT5SS6MJA/o=v1:abcdefghij:node-1:pvc-1/t=1795000000/a=b"),
             (
-                empty.for_clone(),
+                empty.of_kind(SnapshotKind::ForClone),
                 "quarry2/k=snapshot/s=ready/n=!M5ZMHNWDT5SS6MJA/o=v1:abcdefghij:node-1:pvc-1/t=1795000000/a=mb/f=xfs/i=1/e=1",
+            ),
+            (
+                new.of_kind(SnapshotKind::ForCopy).ready(1_795_000_000),
+                "quarry2/k=snapshot/s=ready/n=snapshot-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/o=v1:abcdefghij:node-1:pvc-1/t=1795000000/a=m/f=ext4/u=b79cd4bed8b35e16ac2f178919c3c36b/i=copy",
+            ),
+            (
+                SnapshotRecord { created: 1_795_000_000, ..copy(64) },
+                "quarry2/k=copy/s=new/n=snapshot-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/o=v1:abcdefghij:node-1:pvc-1/t=1795000000/a=m/f=ext4/u=b79cd4bed8b35e16ac2f178919c3c36b/z=64",
+            ),
+            (
+                SnapshotRecord { empty: true, filesystem_uuid: None, ..copy(64).ready(1_795_000_000) },
+                "quarry2/k=copy/s=ready/n=snapshot-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/o=v1:abcdefghij:node-1:pvc-1/t=1795000000/a=m/f=ext4/e=1",
             ),
         ] {
             assert_eq!(record.to_string(), text);
@@ -232,6 +320,13 @@ mod tests {
             text.replace("/o=v1:abcdefghij:n:v", ""),
             format!("{text}/"),
             format!("{text}/i=0"),
+            format!("{text}/i=2"),
+            format!("{text}/z=1"),
+            format!("{}/i=1", text.replace("k=snapshot", "k=copy")),
+            format!("{}/i=copy", text.replace("k=snapshot", "k=copy")),
+            format!("{}/z=0", text.replace("k=snapshot", "k=copy")),
+            format!("{}/z=01", text.replace("k=snapshot", "k=copy")),
+            format!("{}/z=1/e=1", text.replace("k=snapshot", "k=copy")),
             format!("{text}/e=0"),
             format!("{text}/e=1/i=1"),
             format!("{text}/u=B79CD4BED8B35E16AC2F178919C3C36B"),
@@ -252,25 +347,46 @@ mod tests {
     }
 
     #[test]
-    fn the_snapshot_for_a_clone_has_a_name_of_its_own() {
+    fn a_snapshot_that_serves_something_has_a_name_of_its_own() {
         let plain = sample();
-        let clone = plain.for_clone();
         assert_eq!(plain.id_name(), safe_name(&plain.name));
-        assert_ne!(plain.id_name(), clone.id_name());
-        assert_ne!(safe_name(&clone.id_name()), clone.id_name(), "no request leads to it");
+        // A copy takes the name of the snapshot.
+        assert_eq!(plain.id_name(), copy(0).id_name());
+        let [clone, copied] = [SnapshotKind::ForClone, SnapshotKind::ForCopy].map(|kind| plain.of_kind(kind).id_name());
+        assert_ne!(clone, copied);
+        for serving in [clone, copied] {
+            assert_ne!(plain.id_name(), serving);
+            assert_ne!(safe_name(&serving), serving, "no request leads to it");
+        }
+    }
+
+    /// This is how a version before full copies reads one: it leaves it alone.
+    #[test]
+    fn a_full_copy_is_of_another_kind_than_a_snapshot() {
+        for record in [copy(0), copy(7), copy(0).ready(1)] {
+            assert!(record.to_string().starts_with("quarry2/k=copy/"), "{record}");
+        }
+        // It knew no other value of this key than 1.
+        assert!(sample().of_kind(SnapshotKind::ForCopy).to_string().ends_with("/i=copy"));
     }
 
     proptest! {
         #[test]
-        fn every_record_fits_and_round_trips(name in "\\PC{1,128}", node in "[a-z.-]{1,61}", created in any::<u64>(), filesystem in 0..Filesystem::ALL.len(), uuid in any::<Option<u128>>(), for_clone in any::<bool>(), empty in any::<bool>()) {
+        fn every_record_fits_and_round_trips(name in "\\PC{1,128}", node in "[a-z.-]{1,61}", created in any::<u64>(), filesystem in 0..Filesystem::ALL.len(), uuid in any::<Option<u128>>(), kind in 0..4_usize, copied in any::<u64>(), empty in any::<bool>()) {
             let mut name = name;
             while name.len() > 128 { name.pop(); }
             let source = VolumeId { storage: StorageId::of("x"), node, volume: "v".repeat(48) };
+            let kind = [
+                SnapshotKind::Cow,
+                SnapshotKind::ForClone,
+                SnapshotKind::ForCopy,
+                SnapshotKind::Copy { copied: Gib(copied) },
+            ][kind];
             let record = SnapshotRecord {
                 state: State::Ready,
                 name,
                 source,
-                for_clone,
+                kind,
                 created,
                 access: AccessTypes::Both,
                 filesystem: Some(Filesystem::ALL[filesystem]),
@@ -285,7 +401,7 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_tags_do_not_panic(tag in "quarry2/k=snapshot/(s=new/)?(n=a/)?(o=v1:abcdefghij:n:v/)?\\PC{0,60}") {
+        fn arbitrary_tags_do_not_panic(tag in "quarry2/k=(snapshot|copy)/(s=new/)?(n=a/)?(o=v1:abcdefghij:n:v/)?\\PC{0,60}") {
             if let Tag::Snapshot(snapshot) = Record::parse(&tag) {
                 prop_assert_eq!(snapshot.to_string(), tag);
             }

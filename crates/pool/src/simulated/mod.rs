@@ -43,6 +43,8 @@ pub enum Operation {
     Expand,
     /// Taking a snapshot. Making its record `ready` is another operation: [`Self::SetRecord`].
     TakeSnapshot,
+    /// Creating the space for a full copy.
+    CreateCopy,
     /// Removing a snapshot.
     RemoveSnapshot,
 }

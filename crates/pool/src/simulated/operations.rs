@@ -249,6 +249,16 @@ impl Pool for SimulatedPool {
         ready.map_err(Error::not_final)
     }
 
+    async fn create_copy(&self, record: &SnapshotRecord, from: &PoolSnapshot) -> Result<PoolSnapshot> {
+        let _lock = self.inner.changing.lock().await;
+        self.inner.run(Operation::CreateCopy, |inner| inner.create_copy(record, from)).await
+    }
+
+    async fn set_snapshot_record(&self, snapshot: &PoolSnapshot, record: &SnapshotRecord) -> Result<()> {
+        let _lock = self.inner.changing.lock().await;
+        self.inner.run(Operation::SetRecord, |inner| inner.set_snapshot_record(snapshot, record)).await
+    }
+
     async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
         let active = |inner: &Inner| inner.usable_snapshot(&inner.disks(), snapshot);
         self.inner.run(Operation::Activate, active).await?;

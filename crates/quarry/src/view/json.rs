@@ -73,7 +73,7 @@ pub(super) fn volume(volume: &VolumeRow) -> Value {
 }
 
 pub(super) fn snapshot(listed: &ListedSnapshot) -> Value {
-    let ListedSnapshot { snapshot, reachable } = listed;
+    let ListedSnapshot { snapshot, orphan, reachable } = listed;
     json!({
         "id": snapshot.id.to_string(),
         "name": snapshot.name,
@@ -82,9 +82,13 @@ pub(super) fn snapshot(listed: &ListedSnapshot) -> Value {
         "source": snapshot.source.to_string(),
         "bytes": snapshot.size,
         "allocated_bytes": snapshot.allocated,
+        "method": snapshot.method.as_str(),
         "created": (snapshot.created > 0).then_some(snapshot.created),
         "state": rows::snapshot_state(snapshot),
+        "copied_bytes": snapshot.copying.map(|progress| progress.copied),
+        "to_copy_bytes": snapshot.copying.map(|progress| progress.total),
         "problem": snapshot.problem,
+        "orphan": orphan,
         "reachable": reachable,
     })
 }

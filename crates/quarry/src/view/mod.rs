@@ -91,6 +91,9 @@ pub(crate) struct Snapshots {
     /// Only snapshots of the volume with this identifier.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "ID")]
     source: String,
+    /// Only snapshots without a VolumeSnapshotContent.
+    #[arg(long)]
+    orphans: bool,
     /// Only snapshots with a problem.
     #[arg(long)]
     problems: bool,
@@ -174,6 +177,7 @@ async fn snapshots(args: Snapshots, out: &mut impl Write) -> anyhow::Result<Exit
         node: args.node,
         pool: args.pool,
         source: args.source,
+        orphans_only: args.orphans,
         problems_only: args.problems,
         ..Default::default()
     };

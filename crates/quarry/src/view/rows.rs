@@ -189,11 +189,6 @@ impl VolumeRow {
 }
 
 pub(super) fn volume(volume: &VolumeRow) -> Vec<String> {
-    let orphan = match volume.orphan {
-        Some(true) => "ORPHAN",
-        Some(false) => NOTHING,
-        None => UNKNOWN,
-    };
     let layout = match &volume.layout {
         None => UNKNOWN.to_owned(),
         Some(layout) if layout.width() <= 1 => layout.kind().to_owned(),
@@ -213,10 +208,19 @@ pub(super) fn volume(volume: &VolumeRow) -> Vec<String> {
             (None, true) => "ready".to_owned(),
             (None, false) => "new".to_owned(),
         },
-        orphan.to_owned(),
+        is_orphan(volume.orphan).to_owned(),
         volume.source.as_ref().map_or_else(|| NOTHING.to_owned(), ToString::to_string),
         problem(&volume.problem, volume.reachable),
     ]
+}
+
+/// Whether nothing references a volume or a snapshot.
+fn is_orphan(orphan: Option<bool>) -> &'static str {
+    match orphan {
+        Some(true) => "ORPHAN",
+        Some(false) => NOTHING,
+        None => UNKNOWN,
+    }
 }
 
 /// The name of the access types.

@@ -198,3 +198,17 @@ pub(super) fn orphans(nodes: &[NodeState], known: bool, findings: &mut Vec<Findi
         ));
     }
 }
+
+/// Orphaned snapshots, also on unreachable nodes.
+pub(super) fn orphaned_snapshots(nodes: &[NodeState], findings: &mut Vec<Finding>) {
+    let orphans: usize = nodes.iter().map(|node| node.orphaned_snapshots).sum();
+    if orphans > 0 {
+        let on = nodes.iter().filter(|node| node.orphaned_snapshots > 0).map(|node| node.name.as_str());
+        findings.push(Finding::warning(
+            "snapshot-orphans",
+            plural(orphans, "snapshot"),
+            format!("no VolumeSnapshotContent references them, on {}", some_of(on)),
+            "`quarry snapshots --orphans` lists them; docs/operating.md explains their causes and how to remove them",
+        ));
+    }
+}

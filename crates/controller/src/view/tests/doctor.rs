@@ -1,6 +1,9 @@
 //! What the doctor reports, and what it does not.
 
+use std::time::SystemTime;
+
 use quarry_volume::SnapshotCondition;
+use tonic::Code;
 
 use super::*;
 
@@ -323,4 +326,30 @@ async fn invalid_snapshots_are_errors_and_other_problems_warnings() {
     );
     assert!(advice(&answer, "2 snapshots in pool fast on node n1").contains("cowSize"));
     assert_eq!(answer.totals.unwrap().snapshots, 4);
+}
+
+#[tokio::test]
+async fn snapshots_that_nothing_references_are_orphans_unless_they_are_young() {
+    let source = volume("n", "fast", "pvc-a");
+    let aged = |name: &str, created| Snapshot { created, ..snapshot(&source, name) };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let taken = vec![aged("wanted", 1), aged("old", 1), aged("young", now), aged("half", 0), aged("later", now + 900)];
+    let wanted = Some(Arc::new(HashSet::from([taken[0].id.to_string()])));
+    let world = |snapshot_handles| World { snapshot_handles, ..healthy(std::slice::from_ref(&source)) };
+    let node = || with_snapshots(here("n", vec![pool("n", "fast", 50 * GIB)], vec![source.clone()]), taken.clone());
+    let answer = doctor(&view(vec![("n", node())], world(wanted.clone())).await).await;
+    assert_eq!(lines(&answer), ["warning snapshot-orphans 1 snapshot: no VolumeSnapshotContent references them, on n"]);
+    assert!(advice(&answer, "1 snapshot").contains("`quarry snapshots --orphans`"));
+    // Without the VolumeSnapshotContents, nothing is known of them.
+    let unknown = view(vec![("n", node())], world(None)).await;
+    assert_eq!(lines(&doctor(&unknown).await), [""; 0]);
+    let orphans = || v2::ListSnapshotsRequest { orphans_only: true, ..Default::default() };
+    assert_eq!(snapshots(&unknown, orphans()).await.unwrap_err().code(), Code::FailedPrecondition);
+    let known = view(vec![("n", node())], world(wanted)).await;
+    let (found, _) = snapshots(&known, orphans()).await.unwrap();
+    assert_eq!(found.iter().map(|listed| listed.snapshot.name.as_str()).collect::<Vec<_>>(), ["old"]);
+    let (every, _) = snapshots(&known, v2::ListSnapshotsRequest::default()).await.unwrap();
+    assert_eq!(every.iter().filter(|listed| listed.orphan == Some(true)).count(), 1);
+    let (every, _) = snapshots(&unknown, v2::ListSnapshotsRequest::default()).await.unwrap();
+    assert!(every.iter().all(|listed| listed.orphan.is_none()));
 }

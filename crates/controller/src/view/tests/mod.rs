@@ -174,6 +174,7 @@ impl Dial for TestDial {
 struct World {
     fates: BTreeMap<String, Fate>,
     handles: Option<Arc<HashSet<String>>>,
+    snapshot_handles: Option<Arc<HashSet<String>>>,
 }
 
 #[async_trait::async_trait]
@@ -190,6 +191,10 @@ impl Nodes for World {
 impl Claims for World {
     fn handles(&self) -> Option<Arc<HashSet<String>>> {
         self.handles.clone()
+    }
+
+    fn snapshot_handles(&self) -> Option<Arc<HashSet<String>>> {
+        self.snapshot_handles.clone()
     }
 }
 

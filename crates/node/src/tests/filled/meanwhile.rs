@@ -165,8 +165,7 @@ fn a_copy_whose_filesystem_cannot_be_used_is_removed() {
 fn a_source_that_no_pod_uses_is_inactive_afterwards() {
     test_all([Use::MOUNT, Use::BLOCK, Use { sysfs: false, ..Use::MOUNT }], |usage| {
         for from in [From::Snapshot, From::Volume, From::Offline] {
-            let filled = Filled::without_snapshot(usage, Source::Unstaged);
-            let filled = Filled { from, ..filled };
+            let filled = Filled::without_snapshot(usage, from, Source::Unstaged);
             filled.world.snapshots.set(from != From::Offline);
             filled.world.deactivate();
             if from == From::Snapshot {

@@ -14,6 +14,7 @@ use super::killed::test_all;
 use super::machine::Plan;
 use super::world::{Answer, Call, SIZE, Use, staging};
 
+mod full_copy;
 mod meanwhile;
 mod world;
 
@@ -21,10 +22,13 @@ const SHORT: Duration = Duration::from_millis(100);
 const MIB: u64 = 1 << 20;
 
 /// All sources that can be copied.
-const SOURCES: [(From, Source); 8] = [
+const SOURCES: [(From, Source); 11] = [
     (From::Snapshot, Source::NeverUsed),
     (From::Snapshot, Source::Staged),
     (From::Snapshot, Source::Unstaged),
+    (From::FullCopy, Source::NeverUsed),
+    (From::FullCopy, Source::Staged),
+    (From::FullCopy, Source::Unstaged),
     (From::Volume, Source::NeverUsed),
     (From::Volume, Source::Staged),
     (From::Volume, Source::Unstaged),
@@ -125,7 +129,7 @@ fn a_killed_snapshot_is_taken_again() {
     test_all([Use::MOUNT, Use::BLOCK, Use::READ_ONLY_XFS], |usage| {
         let mut worlds = 0;
         for before in 0.. {
-            let filled = Filled::without_snapshot(usage, Source::Staged);
+            let filled = Filled::without_snapshot(usage, From::Snapshot, Source::Staged);
             let take =
                 |plan| filled.call(plan, async |host| host.create_snapshot(filled.snapshot(), LONG).await.map(drop));
             if !matches!(take(Plan::Killed { before }), Answer::Killed) {
@@ -178,7 +182,7 @@ fn a_snapshot_is_found_again_and_its_name_is_not_used_twice() {
 
 #[test]
 fn a_volume_that_cannot_be_filled_is_not_created() {
-    for from in [From::Snapshot, From::Volume, From::Offline] {
+    for from in [From::Snapshot, From::FullCopy, From::Volume, From::Offline] {
         let filled = Filled::new(Use::MOUNT, from, Source::Unstaged);
         let rejects = |reason: Reason, change: &dyn Fn(&mut VolumeSpec)| {
             let mut spec = filled.spec();
@@ -285,7 +289,7 @@ fn an_interrupted_copy_of_a_volume_that_is_in_use_again_is_removed() {
 /// While the copy makes no progress.
 #[test]
 fn nothing_uses_a_copy_or_removes_its_source_before_it_is_complete() {
-    for from in [From::Snapshot, From::Volume, From::Offline] {
+    for from in [From::Snapshot, From::FullCopy, From::Volume, From::Offline] {
         let filled = Filled::new(Use::MOUNT, from, Source::Unstaged);
         filled.world.machine.state().stalled = true;
         filled.on_host(async |host| {
@@ -300,7 +304,7 @@ fn nothing_uses_a_copy_or_removes_its_source_before_it_is_complete() {
             let copy = host.get(&filled.id(), LONG).await.unwrap();
             assert!(copy.copying.is_some() && !copy.ready, "{copy:?}");
             let error = match from {
-                From::Snapshot => host.delete_snapshot(&filled.snapshot_id(), LONG).await.unwrap_err(),
+                From::Snapshot | From::FullCopy => host.delete_snapshot(&filled.snapshot_id(), LONG).await.unwrap_err(),
                 From::Volume | From::Offline => host.delete(&filled.world.id, LONG).await.unwrap_err(),
             };
             assert!(under_way(error).contains(COPY));
@@ -315,7 +319,7 @@ fn nothing_uses_a_copy_or_removes_its_source_before_it_is_complete() {
 /// No task is in progress.
 #[test]
 fn nothing_uses_an_interrupted_copy_or_removes_its_source() {
-    for from in [From::Snapshot, From::Volume, From::Offline] {
+    for from in [From::Snapshot, From::FullCopy, From::Volume, From::Offline] {
         let mut interrupted = 0;
         for filled in killed(Use::MOUNT, from, Source::Unstaged, SIZE) {
             if !filled.record().starts_with("quarry2/") {
@@ -326,7 +330,9 @@ fn nothing_uses_an_interrupted_copy_or_removes_its_source() {
                 let expansion = host.expand(&filled.id(), size, LONG).await.unwrap_err();
                 let stage = filled.stage_on(&host).await.unwrap_err();
                 let deletion = match from {
-                    From::Snapshot => host.delete_snapshot(&filled.snapshot_id(), LONG).await.unwrap_err(),
+                    From::Snapshot | From::FullCopy => {
+                        host.delete_snapshot(&filled.snapshot_id(), LONG).await.unwrap_err()
+                    }
                     From::Volume | From::Offline => host.delete(&filled.world.id, LONG).await.unwrap_err(),
                 };
                 for error in [expansion, stage, deletion] {

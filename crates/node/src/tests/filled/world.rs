@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quarry_volume::{
     AccessMode, AccessType, Agent as _, Capability, ContentSource, Error, Reason, Result, SizeRange, SnapshotId,
-    SnapshotParameters, SnapshotSpec, VolumeId, VolumeSpec, safe_name,
+    SnapshotMethod, SnapshotParameters, SnapshotSpec, VolumeId, VolumeSpec, safe_name,
 };
 
 use super::super::machine::{Content, Disk, Plan, Process, node, snapshot_node};
@@ -20,6 +20,8 @@ pub(super) const SNAPSHOT: &str = "snap";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum From {
     Snapshot,
+    /// A snapshot that is a full copy.
+    FullCopy,
     /// A volume of a pool with snapshots.
     Volume,
     /// A volume of a pool without.
@@ -42,10 +44,17 @@ pub(super) struct Filled {
     pub(super) size: u64,
 }
 
+/// Waits until the host works on nothing.
+pub(super) async fn idle(host: &Host) {
+    while !host.tasks().list().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 impl Filled {
     /// A volume in that state, and no snapshot.
-    pub(super) fn without_snapshot(usage: Use, source: Source) -> Self {
-        Self { from: From::Snapshot, ..Self::new(usage, From::Volume, source) }
+    pub(super) fn without_snapshot(usage: Use, from: From, source: Source) -> Self {
+        Self { from, ..Self::new(usage, From::Volume, source) }
     }
 
     /// Stages the copy.
@@ -78,8 +87,8 @@ impl Filled {
         if source == Source::Unstaged {
             filled.unstage();
         }
-        if from == From::Snapshot {
-            filled.on_host(async |host| host.create_snapshot(filled.snapshot(), LONG).await.map(drop)).unwrap();
+        if matches!(from, From::Snapshot | From::FullCopy) {
+            filled.take();
             filled.write();
         }
         filled
@@ -97,8 +106,19 @@ impl Filled {
         }
     }
 
+    /// Takes the snapshot, and waits until it is ready, and nothing is left to do.
+    pub(super) fn take(&self) {
+        self.on_host(async |host| {
+            while !host.create_snapshot(self.snapshot(), LONG).await.unwrap().0.ready {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            idle(&host).await;
+        });
+    }
+
     pub(super) fn snapshot(&self) -> SnapshotSpec {
-        let class = SnapshotParameters::default();
+        let method = if self.from == From::FullCopy { SnapshotMethod::Copy } else { SnapshotMethod::Cow };
+        let class = SnapshotParameters { method, ..SnapshotParameters::default() };
         SnapshotSpec { name: SNAPSHOT.to_owned(), source: self.world.id.clone(), class }
     }
 
@@ -109,7 +129,7 @@ impl Filled {
 
     pub(super) fn source(&self) -> ContentSource {
         match self.from {
-            From::Snapshot => ContentSource::Snapshot(self.snapshot_id()),
+            From::Snapshot | From::FullCopy => ContentSource::Snapshot(self.snapshot_id()),
             From::Volume | From::Offline => ContentSource::Volume(self.world.id.clone()),
         }
     }
@@ -156,18 +176,28 @@ impl Filled {
         before: usize,
         other: impl AsyncFnOnce(&Host) -> T,
     ) -> Option<(T, Result<()>)> {
+        self.call_while(before, async |host| host.create(self.spec(), None, LONG).await.map(drop), other)
+    }
+
+    /// Makes a call, and does something else before its effect with that number. `None` if it has fewer effects.
+    pub(super) fn call_while<T, R>(
+        &self,
+        before: usize,
+        call: impl AsyncFnOnce(&Host) -> R,
+        other: impl AsyncFnOnce(&Host) -> T,
+    ) -> Option<(T, R)> {
         let process = Process::new(&self.world.machine, Plan::Pauses { before });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let results = runtime.block_on(async {
             let host = self.world.host(&process);
-            let mut create = std::pin::pin!(host.create(self.spec(), None, LONG));
+            let mut call = std::pin::pin!(call(&host));
             tokio::select! {
                 () = process.paused() => {}
-                _ = &mut create => return None,
+                _ = &mut call => return None,
             }
             let other = other(&host).await;
             process.resume();
-            Some((other, create.await.map(drop)))
+            Some((other, call.await))
         });
         self.check();
         results
@@ -249,11 +279,21 @@ impl Filled {
         self.world.pool.record_of_snapshot(&name)
     }
 
+    /// The device of the snapshot.
+    pub(super) fn snapshot_disk(&self) -> Option<Disk> {
+        self.world.machine.state().disks.get(&snapshot_node(SNAPSHOT)).cloned()
+    }
+
+    /// The record of what serves the full copy, if it exists.
+    pub(super) fn for_copy(&self) -> Option<String> {
+        self.world.pool.record_of_snapshot(&format!("for snapshot {SNAPSHOT}"))
+    }
+
     /// Everything can be deleted.
     pub(super) fn live_on(self) {
         self.delete();
         assert!(self.for_clone().is_none() && self.copy().is_none(), "{:?}", self.world.effects());
-        if self.from == From::Snapshot {
+        if matches!(self.from, From::Snapshot | From::FullCopy) {
             self.on_host(async |host| host.delete_snapshot(&self.snapshot_id(), LONG).await).unwrap();
         }
         for call in [Call::Unpublish, Call::Unstage, Call::Delete] {

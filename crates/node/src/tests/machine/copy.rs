@@ -135,7 +135,7 @@ impl Process {
         handle: &Handle,
         progress: &mut dyn Progress,
     ) -> Result<()> {
-        let DeviceCopy { source, size, offline, target, start, tail, zeroed_target: _, filesystem, rates: _, meter: _ } = copy;
+        let DeviceCopy { source, size, offline, target, start, tail, filesystem, .. } = copy;
         let opened = self.try_read(|state| state.opened(&source).map(|disk| disk.size));
         let Some(opened) = opened else { return pending().await };
         assert_eq!(opened.map_err(errors::filesystem)?, size);
@@ -158,6 +158,9 @@ impl Process {
             if handle.cancel.is_cancelled() {
                 return Err(Error::new(Reason::UnderWay, "the copy was stopped"));
             }
+            if self.machine.state().fails.take_if(|fails| *fails == "copy").is_some() {
+                return Err(Error::host("the copy fails as configured"));
+            }
             let next = (offset + CHUNK).min(if offset < size { size } else { total });
             if offset < size {
                 let copied = self.changes("copy", |state| state.copy(&source, &target, &(offset..next), uuid.as_ref()));
@@ -177,6 +180,9 @@ impl Process {
                 state.overwrite(&target, "wipe", |bytes| bytes.signatures.retain(|at| *at < size));
             };
             self.changes("wipe", wipe).await;
+        }
+        if quarry_fault::disabled("copy-flush") {
+            return Ok(());
         }
         self.changes("flush", |state| state.flush(&target)).await;
         Ok(())

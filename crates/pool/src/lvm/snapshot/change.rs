@@ -2,21 +2,22 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use quarry_lvm::commands::{self, CreateSnapshot, TagChange};
 use quarry_lvm::{LogicalVolume, SnapshotStatus, VolumeGroup, capacity, cow_extents, snapshot_status};
-use quarry_volume::{CowSize, Error, Extents, Reason, Result};
+use quarry_volume::{CowSize, Error, Extents, Reason, Result, SnapshotMethod};
 
 use super::super::{LvmPool, device, name};
 use super::{all_on, from_logical, left_over, name_for};
-use crate::{Health, Pool as _, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotRecord};
+use crate::{Health, Pool as _, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord};
 
 impl LvmPool {
     /// The current state of a snapshot, and its logical volume.
     ///
     /// # Errors
     /// `Unavailable` if it is gone.
-    fn current_snapshot<'a>(
+    pub(super) fn current_snapshot<'a>(
         &self,
         group: &'a VolumeGroup,
         snapshot: &PoolSnapshot,
@@ -136,9 +137,11 @@ impl LvmPool {
     ) -> Error {
         let why = more.iter().map(|why| format!("; {why}")).collect::<String>();
         let free = most.map(|most| {
-            let smaller = match record.for_clone {
-                true => "",
-                false => ", or set a smaller cowSize in the VolumeSnapshotClass",
+            let smaller = match record.kind {
+                SnapshotKind::ForClone => "",
+                SnapshotKind::Cow | SnapshotKind::ForCopy | SnapshotKind::Copy { .. } => {
+                    ", or set a smaller cowSize in the VolumeSnapshotClass"
+                }
             };
             format!(
                 ", and the disks of the volume have {} bytes free for it; delete something there{smaller}",
@@ -178,6 +181,9 @@ impl LvmPool {
 
     /// See [`crate::Pool::activate_snapshot`].
     pub(in crate::lvm) async fn activate_snapshot_device(&self, snapshot: &PoolSnapshot) -> Result<PathBuf> {
+        if self.has_own_device(snapshot) {
+            self.idle.mark_activated(snapshot.logical()?.1);
+        }
         let _lock = self.lock().await?;
         let group = self.group().await?;
         let (current, found) = self.current_snapshot(&group, snapshot)?;
@@ -185,11 +191,7 @@ impl LvmPool {
         if let Some(why) = capacity::duplicated(&group) {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
         }
-        let find = || {
-            let found = device::find(group.uuid, found.uuid);
-            found.map_err(|error| Error::host(format!("finding the device of snapshot {}: {error}", snapshot.name)))
-        };
-        if find()?.is_none() {
+        if device_of(&current)?.is_none() {
             let activated = match found.is_thin() {
                 true => commands::thin::activate_skipped(&group, found).await,
                 false => commands::activate(&group, found).await,
@@ -197,13 +199,13 @@ impl LvmPool {
             self.recover_if_killed(&group, &activated).await;
             activated.map_err(|error| self.explain(error))?;
         }
-        let node = find()?.ok_or_else(|| {
+        let node = device_of(&current)?.ok_or_else(|| {
             Error::host(format!(
                 "lvm activated {}/{}, but the kernel has no device for it: see the kernel log and `lvs -a {}`",
                 group.name, found.name, group.name
             ))
         })?;
-        if found.is_thin() {
+        if self.has_own_device(&current) {
             return Ok(node);
         }
         // Only the kernel knows it, and only now: it may have become full before the last boot.
@@ -221,10 +223,25 @@ impl LvmPool {
         }
     }
 
-    /// See [`crate::Pool::deactivate_snapshot`]. The caller holds the pool lock.
-    pub(in crate::lvm) async fn deactivate_snapshot_device(&self, snapshot: &PoolSnapshot) -> Result<()> {
+    /// Whether the snapshot has a device of its own, which is activated only while something reads or writes it. Others
+    /// are active as long as their source.
+    fn has_own_device(&self, snapshot: &PoolSnapshot) -> bool {
+        self.config.thin_pool.is_some() || snapshot.record.method() == SnapshotMethod::Copy
+    }
+
+    /// See [`crate::Pool::deactivate_snapshot`].
+    pub(in crate::lvm) async fn deactivate_snapshot_device(
+        &self,
+        snapshot: &PoolSnapshot,
+        unused_since: Instant,
+    ) -> Result<()> {
+        if !self.has_own_device(snapshot) || device_of(snapshot)?.is_none() {
+            return Ok(());
+        }
+        let _lock = self.lock().await?;
         let group = self.group().await?;
         let (_, found) = self.current_snapshot(&group, snapshot)?;
+        let Some(_deactivation) = self.idle.begin(found.uuid, unused_since) else { return Ok(()) };
         if quarry_lvm::open_count(group.uuid, found.uuid) != Some(0) {
             return Ok(());
         }
@@ -287,6 +304,13 @@ impl LvmPool {
         }
         Ok(current)
     }
+}
+
+/// The device of a snapshot, if it is active.
+pub(super) fn device_of(snapshot: &PoolSnapshot) -> Result<Option<PathBuf>> {
+    let (group, uuid) = snapshot.logical()?;
+    device::find(group, uuid)
+        .map_err(|error| Error::host(format!("finding the device of snapshot {}: {error}", snapshot.name)))
 }
 
 /// Checks that lvm can take a snapshot of the volume now.

@@ -77,6 +77,43 @@ fn a_snapshot_is_recognized_by_its_record_only() {
     assert_eq!(volume::not_volumes(&group), None);
 }
 
+/// A copy that is being made, the snapshot that serves it, and a complete copy.
+const COPYING: &str = "quarry2/k=copy/s=new/n=snap/o=v1:abcdefghij:n:a/t=7/a=m/f=ext4/z=16";
+const SERVING: &str = "quarry2/k=snapshot/s=ready/n=snap/o=v1:abcdefghij:n:a/t=7/a=m/f=ext4/i=copy";
+const COPY: &str = "quarry2/k=copy/s=ready/n=snap/o=v1:abcdefghij:n:a/t=7/a=m/f=ext4";
+
+#[test]
+fn a_full_copy_needs_its_snapshot_until_it_is_ready() {
+    let health = |copy: &str, serving: Vec<LogicalVolume>| {
+        let group = group([vec![lv("a", SOURCE, None), lv("c", copy, None)], serving].concat());
+        let found = all(&group).into_iter().find(|found| found.name == "snap").unwrap();
+        assert_eq!((found.size, found.allocated), (40 * MIB, 40 * MIB));
+        // It is never removed without a request.
+        assert!(left_over(&group).iter().all(|left| left.name != "snap"), "{:?}", found.record);
+        found.health
+    };
+    let serving = || lv("s", SERVING, Some("a"));
+    assert_eq!(health(COPYING, vec![serving()]), SnapshotHealth::Whole);
+    let full = LogicalVolume { snapshot: Some(SnapshotStatus::Invalid), ..serving() };
+    for lost in
+        [vec![], vec![full], vec![lv("s", SERVING, None)], vec![lv("s", &SERVING.replace("i=copy", "i=1"), Some("a"))]]
+    {
+        assert!(matches!(health(COPYING, lost), SnapshotHealth::Invalid(why) if why.contains("never be complete")));
+    }
+    assert_eq!(health(COPY, vec![]), SnapshotHealth::Whole);
+    assert_eq!(health(&format!("{}/e=1", COPYING.replace("/z=16", "")), vec![]), SnapshotHealth::Whole);
+    let mut lost = group(vec![lv("a", SOURCE, None), lv("c", COPY, None)]);
+    lost.physical_volumes[0].missing = true;
+    assert!(matches!(only(&lost).health, SnapshotHealth::Lost(_)));
+    // Only the snapshot that serves it holds the source.
+    let copying = group(vec![lv("a", SOURCE, None), lv("c", COPYING, None), serving()]);
+    let error = check_none("p", &copying, &source_in(&copying), "removed").unwrap_err();
+    assert!(error.reason == Reason::UnderWay && error.message.contains("snapshot snap is being copied"), "{error}");
+    let copied = group(vec![lv("a", SOURCE, None), lv("c", COPY, None)]);
+    check_none("p", &copied, &source_in(&copied), "removed").unwrap();
+    assert_eq!((volume::all(&copied).len(), volume::not_volumes(&copied)), (1, None));
+}
+
 #[test]
 fn names_of_snapshots_are_no_names_of_volumes() {
     let names = ["a", "for clone a", "snapshot-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11"].map(name_for);

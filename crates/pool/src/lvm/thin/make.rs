@@ -106,7 +106,8 @@ pub(super) fn next<'a>(
         let layout = metadata_layout(&create.layout);
         let extents = group.extent_size.needed_for(metadata_size(create, data.size));
         let kept = reserve.saturating_add(group.extent_size.bytes(spare(group, extents)));
-        let pvs = capacity::choose(group, &layout, extents, kept, None).ok_or_else(|| no_space(group, config, extents))?;
+        let pvs =
+            capacity::choose(group, &layout, extents, kept, None).ok_or_else(|| no_space(group, config, extents))?;
         let (name, tags) = (format!("{METADATA_PREFIX}{}", config.name), vec![record(ThinPoolPart::Metadata)]);
         return Ok(Some(Step::Create(CreateLv { name, extents, layout, tags, pvs })));
     };

@@ -21,7 +21,7 @@ use super::health::part_health;
 use super::volume::{storage_under, thin_storage_of};
 use crate::pool::unsupported;
 use crate::record::State;
-use crate::{Health, PoolVolume, Record, SnapshotHealth, SnapshotRecord, ThinPoolConfig};
+use crate::{Health, PoolVolume, Record, SnapshotHealth, SnapshotKind, SnapshotRecord, ThinPoolConfig};
 
 /// From this use of its data on, in percent, a thin pool that can become full is shown as a problem of its volumes.
 const NEARLY_FULL: u8 = 90;
@@ -129,7 +129,7 @@ pub(super) fn supports(pool: &str, spec: &VolumeSpec) -> Result<()> {
 /// for again.
 pub(super) fn check_no_clone(pool: &str, group: &VolumeGroup, volume: &PoolVolume) -> Result<()> {
     let all = super::snapshot::all_on(group, &volume.storage);
-    let own = |record: &SnapshotRecord| record.for_clone && record.source.volume == volume.name;
+    let own = |record: &SnapshotRecord| record.kind == SnapshotKind::ForClone && record.source.volume == volume.name;
     let clones: Vec<_> = all.into_iter().filter(|snapshot| own(&snapshot.record)).collect();
     crate::snapshot::check_none(&clones, &format!("pool {pool}: volume {}", volume.name), "removed")
 }

@@ -7,7 +7,7 @@ use quarry_volume::{Error, Reason, Result};
 use super::super::LvmPool;
 use super::super::snapshot::{from_logical, name_for};
 use super::same_storage;
-use crate::{Health, PoolSnapshot, PoolVolume, SnapshotRecord, ThinPoolConfig};
+use crate::{Health, PoolSnapshot, PoolVolume, SnapshotKind, SnapshotRecord, ThinPoolConfig};
 
 impl LvmPool {
     /// See [`crate::Pool::take_snapshot`]. The caller holds the pool lock.
@@ -17,6 +17,13 @@ impl LvmPool {
         volume: &PoolVolume,
         record: &SnapshotRecord,
     ) -> Result<PoolSnapshot> {
+        if record.kind == SnapshotKind::ForCopy {
+            return Err(Error::invalid(format!(
+                "pool {} is a thin pool, and a snapshot in it does not depend on its volume: remove the parameter method \
+                 (copy) from the VolumeSnapshotClass",
+                self.name
+            )));
+        }
         let group = self.group().await?;
         let (current, source) = self.current(&group, volume)?;
         self.check_complete(&group)?;

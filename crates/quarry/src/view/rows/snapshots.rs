@@ -5,25 +5,27 @@ use std::time::{Duration, SystemTime};
 use quarry_volume::{Snapshot, SnapshotCondition, show_size};
 use quarry_wire::view::ListedSnapshot;
 
-use super::{NOTHING, length, problem};
+use super::{NOTHING, is_orphan, length, percent, problem};
 use crate::table::Column;
 
-pub(in crate::view) const SNAPSHOTS: [Column; 10] = [
+pub(in crate::view) const SNAPSHOTS: [Column; 12] = [
     Column::words("NODE"),
     Column::words("POOL"),
     Column::words("ID"),
     Column::words("NAME"),
     Column::words("SOURCE"),
+    Column::words("METHOD"),
     Column::figures("SIZE"),
     Column::figures("USES"),
     Column::figures("AGE"),
     Column::words("STATE"),
+    Column::words("ORPHAN"),
     Column::words("PROBLEM"),
 ];
 
 /// A snapshot, at that time.
 pub(in crate::view) fn snapshot(listed: &ListedSnapshot, now: SystemTime) -> Vec<String> {
-    let ListedSnapshot { snapshot, reachable } = listed;
+    let ListedSnapshot { snapshot, orphan, reachable } = listed;
     let age = match snapshot.created {
         0 => NOTHING.to_owned(),
         created => {
@@ -37,10 +39,15 @@ pub(in crate::view) fn snapshot(listed: &ListedSnapshot, now: SystemTime) -> Vec
         snapshot.id.to_string(),
         snapshot.name.clone(),
         snapshot.source.to_string(),
+        snapshot.method.to_string(),
         show_size(snapshot.size),
         show_size(snapshot.allocated),
         age,
-        snapshot_state(snapshot).to_owned(),
+        match snapshot.copying {
+            Some(progress) => format!("copying {}%", percent(progress.copied, progress.total)),
+            None => snapshot_state(snapshot).to_owned(),
+        },
+        is_orphan(*orphan).to_owned(),
         problem(&snapshot.problem, *reachable),
     ]
 }
@@ -51,6 +58,7 @@ pub(in crate::view) fn snapshot_state(snapshot: &Snapshot) -> &'static str {
         (SnapshotCondition::Invalid, _) => "invalid",
         (SnapshotCondition::DiskMissing, _) => "lost",
         (_, true) => "ready",
+        (_, false) if snapshot.copying.is_some() => "copying",
         (_, false) => "new",
     }
 }

@@ -1,6 +1,6 @@
 //! Snapshots, and volumes that are filled from them.
 
-use quarry_volume::{CopyProgress, Snapshot, SnapshotCondition, Volume};
+use quarry_volume::{CopyProgress, Snapshot, SnapshotCondition, SnapshotMethod, Volume};
 use quarry_wire::view::ListedSnapshot;
 use serde_json::{Value, json};
 
@@ -28,33 +28,52 @@ async fn snapshots_are_listed_with_their_source_and_state() {
         ..snapshot("full")
     };
     let half = Snapshot { ready: false, created: 0, ..snapshot("half") };
-    let snapshots = [snapshot("s"), full, half].map(|snapshot| ListedSnapshot { snapshot, reachable: true }).into();
+    let copying = Some(CopyProgress { copied: GIB, total: 3 * GIB });
+    let copy = Snapshot { ready: false, method: SnapshotMethod::Copy, copying, ..snapshot("copy") };
+    let snapshots = [snapshot("s"), full, half, copy]
+        .map(|snapshot| {
+            let orphan = (snapshot.name != "full").then_some(snapshot.name == "half");
+            ListedSnapshot { snapshot, orphan, reachable: true }
+        })
+        .into();
     let controller = Controller { snapshots, page: 2, ..Default::default() };
-    let table = printed(&controller, "snapshots --node n1 --pool fast --source v1:x --problems").await;
+    let table = printed(&controller, "snapshots --node n1 --pool fast --source v1:x --orphans --problems").await;
     let cells: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(cells[0], ["NODE", "POOL", "ID", "NAME", "SOURCE", "SIZE", "USES", "AGE", "STATE", "PROBLEM"]);
+    assert_eq!(
+        cells[0],
+        ["NODE", "POOL", "ID", "NAME", "SOURCE", "METHOD", "SIZE", "USES", "AGE", "STATE", "ORPHAN", "PROBLEM"]
+    );
     let id = "s1:aaaaaaaaaa:n1:s";
-    assert_eq!(cells[1][..7], ["n1", "fast", id, "s", "v1:aaaaaaaaaa:n1:pvc-a", "1.5Gi", "2Gi"]);
+    assert_eq!(cells[1][..8], ["n1", "fast", id, "s", "v1:aaaaaaaaaa:n1:pvc-a", "cow", "1.5Gi", "2Gi"]);
     // Since 1970.
-    assert!(cells[1][7].ends_with('d') && cells[1][7].len() > 5, "{table}");
-    assert_eq!((cells[1][8], cells[2][8], cells[3][8]), ("ready", "invalid", "new"));
-    assert!(table.contains("it became full") && cells[3][7] == "-", "{table}");
+    assert!(cells[1][8].ends_with('d') && cells[1][8].len() > 5, "{table}");
+    assert_eq!((cells[1][9], cells[2][9], cells[3][9]), ("ready", "invalid", "new"));
+    assert_eq!((cells[1][10], cells[2][10], cells[3][10]), ("-", "?", "ORPHAN"));
+    assert_eq!((cells[4][5], &cells[4][9..11]), ("copy", &["copying", "33%"][..]));
+    assert!(table.contains("it became full") && cells[3][8] == "-", "{table}");
     let asked = controller.asked_snapshots.lock().unwrap().clone();
     assert_eq!(asked.iter().map(|request| request.page_token.as_str()).collect::<Vec<_>>(), ["", "2"]);
     for request in &asked {
         let filters = (request.node.as_str(), request.pool.as_str(), request.source.as_str(), request.problems_only);
         assert_eq!(filters, ("n1", "fast", "v1:x", true));
+        assert!(request.orphans_only);
     }
     let json: Value = serde_json::from_str(&printed(&controller, "snapshots -o json").await).unwrap();
     assert_eq!(
         json["snapshots"][0],
         json!({
             "id": id, "name": "s", "node": "n1", "pool": "fast", "source": "v1:aaaaaaaaaa:n1:pvc-a",
-            "bytes": 3 * GIB / 2, "allocated_bytes": 2 * GIB, "created": 1, "state": "ready", "problem": "",
+            "bytes": 3 * GIB / 2, "allocated_bytes": 2 * GIB, "method": "cow", "created": 1, "state": "ready",
+            "copied_bytes": null, "to_copy_bytes": null, "problem": "", "orphan": false,
             "reachable": true,
         })
     );
     assert_eq!((&json["snapshots"][2]["created"], &json["snapshots"][1]["state"]), (&Value::Null, &json!("invalid")));
+    let copy = &json["snapshots"][3];
+    assert_eq!(
+        (&copy["method"], &copy["state"], &copy["copied_bytes"]),
+        (&json!("copy"), &json!("copying"), &json!(GIB))
+    );
 }
 
 #[tokio::test]

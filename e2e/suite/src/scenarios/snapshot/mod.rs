@@ -2,6 +2,7 @@
 
 mod broken;
 pub mod contents;
+mod full_copy;
 pub mod power;
 pub mod speed;
 
@@ -24,17 +25,21 @@ const MORE: i64 = 64 * MIB;
 /// The kernel makes no btrfs larger that is smaller than this afterwards.
 const BTRFS: i64 = 256 * MIB;
 
+/// A volume group, with more settings of its pool, and a whole disk.
+fn pools(more: &str) -> String {
+    format!(
+        "pools:\n  - name: main\n    {more}\n    lvm: {{volumeGroup: {GROUP}}}\n  - name: whole\n    \
+         disk: {{select: {{transports: [scsi]}}, wipe: none}}\n"
+    )
+}
+
 pub async fn run(context: Context) -> Passed {
     let config = Config::new("snapshot")
         .disk(Disk::new("d1", DISK))
         .disk(Disk::new("d2", DISK))
         .disk(Disk::new("whole", WHOLE).bus(Bus::Scsi));
     let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
-    node.configure(&format!(
-        "pools:\n  - name: main\n    lvm: {{volumeGroup: {GROUP}}}\n  - name: whole\n    \
-         disk: {{select: {{transports: [scsi]}}, wipe: none}}\n"
-    ))
-    .await?;
+    node.configure(&pools("")).await?;
     node.serve().await?;
     let kinds: Vec<Ask> = Ask::each_filesystem("pvc-").into_iter().chain([Ask::block("pvc-block")]).collect();
     let free = node.csi.capacity(&Ask::block("x").parameter("pool", "main").parameters).await?;
@@ -53,6 +58,10 @@ pub async fn run(context: Context) -> Passed {
         ensure!(now == free, "after {what}, {now:?} is free of {free:?}");
         context.say(format_args!("{what}: done"));
     }
+    copies += full_copy::run(&mut node, &mut random).await.context("method: copy")?;
+    node.expect_empty().await.context("after method: copy")?;
+    let now = node.csi.capacity(&Ask::block("x").parameter("pool", "main").parameters).await?;
+    ensure!(now == free, "after method: copy, {now:?} is free of {free:?}");
     never_used(&node).await.context("a source that was never used")?;
     overflow(&node).await.context("a snapshot that becomes full")?;
     whole_disk(&node).await.context("a clone of a whole disk")?;
@@ -114,12 +123,12 @@ async fn restore(node: &Node, ask: &Ask, snapshot: &str) -> Result<Made, tonic::
 }
 
 /// Creates the copy, uses it beside its source, checks its contents, and deletes it.
-async fn copy(node: &Node, source: &Made, ask: Ask, expected: &Contents) -> Result<()> {
+pub async fn copy(node: &Node, source: &Made, ask: Ask, expected: &Contents) -> Result<()> {
     let made = retry(|| node.csi.create(&ask)).await.context("CreateVolume")?;
     let again = node.csi.create(&ask).await.context("CreateVolume again")?;
     ensure!(again.id == made.id && again.size == made.size, "{again:?} instead of {made:?}");
     // Neither a snapshot that only served to clone, nor a volume that is not complete.
-    let unfinished = "! lvs --noheadings -o lv_tags | grep -E 'quarry2/(s=|k=snapshot.*/i=1(/|$))'";
+    let unfinished = "! lvs --noheadings -o lv_tags | grep -E 'quarry2/(s=|k=snapshot.*/i=(1|copy)(/|$))'";
     node.vm.sh(unfinished).await.context("after CreateVolume")?;
     open(node, &made).await?;
     expected.check(node, &made).await.context("the copy's contents")?;
@@ -200,6 +209,10 @@ async fn wrong(node: &Node, source: &Made, id: &str) -> Result<()> {
     refused("its snapshot", node.csi.snapshot("snap-x", &unknown.id).await, Code::NotFound, "")?;
     let answer = node.csi.snapshot_with("snap-x", &source.id, &[("cow", "1Gi")]).await;
     refused("an unknown parameter", answer, Code::InvalidArgument, "cowSize")?;
+    let answer = node.csi.snapshot_with("snap-x", &source.id, &[("method", "magic")]).await;
+    refused("an unknown method", answer, Code::InvalidArgument, "copy")?;
+    let answer = node.csi.snapshot_with("snap-1", &source.id, &[("method", "copy")]).await;
+    refused("another method", answer, Code::AlreadyExists, "cow")?;
     let after = node.contents().await?;
     ensure!(before == after, "requests that were refused changed\n{before}\nto\n{after}");
     Ok(())
