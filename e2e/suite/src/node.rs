@@ -9,7 +9,7 @@ use quarry_vm::{Build, Command, Config, Disk, Guest, Process, Vm, build_static};
 use tokio::sync::OnceCell;
 
 use crate::csi::{Csi, Made};
-use crate::storage::{Group, Storage, WholeDisks};
+use crate::storage::{Group, Storage, ThinPool, WholeDisks};
 
 pub use crate::storage::GROUP;
 
@@ -93,6 +93,18 @@ impl Node {
     pub async fn on_disks(name: &str, disks: Vec<Disk>) -> Result<Self> {
         let config = disks.into_iter().fold(Config::new(name), Config::disk);
         Self::on(Vm::start(config).await?, &WholeDisks, &[]).await
+    }
+
+    /// A node whose pool `main` is a thin pool, in a volume group on disks `d1`, `d2`… of these sizes (bytes), with quarry
+    /// serving.
+    pub async fn on_thin_pool(name: &str, sizes: &[u64]) -> Result<Self> {
+        let disks: Vec<Disk> =
+            sizes.iter().enumerate().map(|(index, size)| Disk::new(format!("d{}", index + 1), *size)).collect();
+        let devices: Vec<String> = disks.iter().map(Disk::path).collect();
+        let config = disks.into_iter().fold(Config::new(name), Config::disk);
+        let mut node = Self::on(Vm::start(config).await?, &ThinPool, &devices).await?;
+        node.serve().await?;
+        Ok(node)
     }
 
     /// A node with this storage, created on these devices. Quarry does not run yet.

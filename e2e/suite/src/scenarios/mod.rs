@@ -39,11 +39,13 @@ pub const SWEEPS: &[&str] = &[
     "kill-at-every-step",
     "kill-at-every-expansion-step",
     "kill-at-every-copy-step",
+    "kill-at-every-thin-step",
     "kill-during-expansion",
     "kill-tree-during",
     "kill-quarry-alone",
     "power-cut",
     "power-cut-copies",
+    "power-cut-thin",
     "cluster-controllers",
 ];
 
@@ -106,6 +108,24 @@ fn own() -> Vec<Scenario> {
             about: "power cuts while snapshots are taken and deleted, and while volumes are restored and cloned",
             limit: minutes(15),
             run: |context| Box::pin(snapshot::power::run(context)),
+        },
+        Scenario {
+            name: "power-cut-thin",
+            about: "the same power cuts in a thin pool",
+            limit: minutes(15),
+            run: |context| Box::pin(snapshot::power::in_thin_pool(context)),
+        },
+        Scenario {
+            name: "many-snapshots",
+            about: "many snapshots of one volume, thick and thin: listed, restored, and deleted in any order",
+            limit: minutes(15),
+            run: |context| Box::pin(snapshot::many::run(context)),
+        },
+        Scenario {
+            name: "snapshot-lost-disk",
+            about: "the disk of a snapshot is lost while its volume goes on, and comes back: it is never restored from",
+            limit: minutes(15),
+            run: |context| Box::pin(snapshot::lost_disk::run(context)),
         },
         Scenario {
             name: "copy-speed",
@@ -256,6 +276,12 @@ fn own() -> Vec<Scenario> {
             about: "quarry is killed at each fault point of a snapshot, a restored volume and a clone, then it is repeated",
             limit: minutes(20),
             run: |context| Box::pin(kill::copy::points_of_copies(context)),
+        },
+        Scenario {
+            name: "kill-at-every-thin-step",
+            about: "quarry is killed at each fault point of a volume in a thin pool, of its snapshot and of its copies",
+            limit: minutes(20),
+            run: |context| Box::pin(kill::thin::points(context)),
         },
         Scenario {
             name: "kill-during-expansion",

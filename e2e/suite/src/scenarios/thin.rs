@@ -51,6 +51,8 @@ pub async fn run(context: Context) -> Passed {
         copies += life(&mut node, ask.parameter("pool", "thin")).await.with_context(|| what.clone())?;
         context.say(format_args!("{what}: done"));
     }
+    let depth = if context.settings.soak { 10 } else { 3 };
+    generations(&node, depth).await.context("copies of copies")?;
     ratio(&node).await.context("the ratio of virtual to real space")?;
     let seen = full(&node).await.context("a full pool")?;
     extended(&node).await.context("a pool that is extended")?;
@@ -171,6 +173,29 @@ async fn copy(node: &Node, ask: Ask, expected: &Contents, at_once: bool) -> Resu
     }
     fill(node, &made, "third").await?;
     close(node, &made).await?;
+    retry(|| node.csi.delete(&made.id)).await.map_err(Into::into)
+}
+
+/// Copies of copies: each is restored from a snapshot of the one before, and shows its contents, also after all that is
+/// older is deleted.
+async fn generations(node: &Node, depth: usize) -> Result<()> {
+    let mut ask = Ask::mount("pvc-0", "xfs").parameter("pool", "thin");
+    let mut made = retry(|| node.csi.create(&ask)).await?;
+    for generation in 1..=depth {
+        open(node, &made).await?;
+        fill(node, &made, &format!("of-{generation}")).await?;
+        let expected = contents(node, &made).await?;
+        let name = format!("snap-{generation}");
+        let taken = retry(|| node.csi.snapshot(&name, &made.id)).await?;
+        close(node, &made).await?;
+        retry(|| node.csi.delete(&made.id)).await?;
+        ask = ask.named(&format!("pvc-{generation}")).filled_from_snapshot(&taken.snapshot_id);
+        made = retry(|| node.csi.create(&ask)).await.with_context(|| format!("generation {generation}"))?;
+        retry(|| node.csi.delete_snapshot(&taken.snapshot_id)).await?;
+        open(node, &made).await?;
+        expected.check(node, &made).await.with_context(|| format!("generation {generation}"))?;
+        close(node, &made).await?;
+    }
     retry(|| node.csi.delete(&made.id)).await.map_err(Into::into)
 }
 

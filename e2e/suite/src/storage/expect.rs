@@ -64,9 +64,10 @@ impl Node {
             .vm
             .sh(format!(
                 "grep -E ' /var/lib/kubelet/.' /proc/self/mountinfo || true; \
-                 ls /sys/block | while read b; do grep -s . /sys/block/$b/dm/name || true; done; \
+                 ls /sys/block | while read b; do grep -s . /sys/block/$b/dm/name || true; done | grep -vxE '{}' || true; \
                  find /var/lib/kubelet -path '*/volumes/kubernetes.io~csi/*/mount' -o -path '*/volumeDevices/publish/*/*'; \
-                 ls -A {FAULTS} 2>/dev/null | grep -vxE 'log|killed' || true"
+                 ls -A {FAULTS} 2>/dev/null | grep -vxE 'log|killed' || true",
+                self.storage.own_devices()
             ))
             .await?;
         ensure!(left.trim().is_empty(), "something is left behind:\n{left}\n{}", self.log_tail().await);

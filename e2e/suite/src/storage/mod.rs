@@ -3,6 +3,7 @@
 mod disks;
 mod expect;
 mod group;
+mod thin;
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use anyhow::Result;
 
 pub use disks::{WholeDisks, partition};
 pub use group::{GROUP, Group};
+pub use thin::ThinPool;
 
 /// A kind of storage. Its scripts run in the guest.
 pub trait Storage: Send + Sync {
@@ -48,6 +50,11 @@ pub trait Storage: Send + Sync {
 
     /// What exists besides a volume of this layout and belongs to it: so many [`Stored`].
     fn parts(&self, layout: &str) -> usize;
+
+    /// The names of the mapped devices that belong to the storage itself, as a regular expression of `grep -E`.
+    fn own_devices(&self) -> &'static str {
+        "none"
+    }
 }
 
 /// Something on the storage.

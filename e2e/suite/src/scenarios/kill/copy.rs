@@ -7,7 +7,7 @@ use quarry_proto::csi::v1 as csi;
 use super::sweep::sweep;
 use super::{Course, Life, Plan, Step};
 use crate::csi::{Ask, MIB, Made, retry};
-use crate::node::{GROUP, Node};
+use crate::node::Node;
 use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::{close, open};
 
@@ -111,9 +111,10 @@ impl<P: Plan> Life<'_, P> {
         }
         ensure!(snapshots.iter().all(|snapshot| snapshot.ready_to_use), "{snapshots:?}");
         // As the host reports it: no logical volume that is neither.
-        let all = self.node.vm.sh(format!("lvs --noheadings -o lv_name {GROUP} | wc -l")).await?;
+        let found = self.node.found().await?;
+        let all = found.iter().filter(|found| found.volume.is_some()).count();
         let stored = listed.len() + snapshots.len();
-        ensure!(all.trim() == stored.to_string(), "{stored} should be stored:\n{}", self.node.contents().await?);
+        ensure!(all == stored, "{stored} should be stored:\n{}", self.node.contents().await?);
         self.read().await.context("the source")?;
         if copies == 0 {
             return Ok(());

@@ -10,6 +10,7 @@ pub mod copy;
 pub mod disk;
 pub mod expand;
 pub mod sweep;
+pub mod thin;
 pub mod tree;
 
 use std::fmt;

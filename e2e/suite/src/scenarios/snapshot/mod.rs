@@ -3,6 +3,8 @@
 mod broken;
 pub mod contents;
 mod full_copy;
+pub mod lost_disk;
+pub mod many;
 pub mod power;
 pub mod speed;
 

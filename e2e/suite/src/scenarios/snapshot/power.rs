@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use quarry_vm::{Config, Disk, PowerCut, Vm};
+use quarry_vm::PowerCut;
 
 use super::contents::{Contents, contents, fill};
 use crate::csi::{Ask, MIB, Made, retry};
@@ -33,11 +33,22 @@ enum Moment {
 const MOMENTS: [Moment; 6] =
     [Moment::Snapshot, Moment::Taken, Moment::Restore, Moment::Restored, Moment::Clone, Moment::Delete];
 
+const DISKS: [u64; 2] = [700 << 20; 2];
+
+/// Thick volumes.
 pub async fn run(context: Context) -> Passed {
-    let config = Config::new("power-cut-copies").disk(Disk::new("d1", 700 << 20)).disk(Disk::new("d2", 700 << 20));
-    let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
+    let node = Node::start("power-cut-copies", &DISKS).await?;
+    cuts(&context, node).await
+}
+
+/// Volumes in a thin pool.
+pub async fn in_thin_pool(context: Context) -> Passed {
+    let node = Node::on_thin_pool("power-cut-thin", &DISKS).await?;
+    cuts(&context, node).await
+}
+
+async fn cuts(context: &Context, mut node: Node) -> Passed {
     node.vm.sh(format!("sync; sync {} {}", device("d1"), device("d2"))).await?;
-    node.serve().await?;
     let asks = [Ask::mount("pvc-ext4", "ext4"), Ask::block("pvc-block"), Ask::mount("pvc-btrfs", "btrfs")];
     let mut random = context.random();
     let (mut cuts, mut answered) = (0, 0);
