@@ -90,7 +90,16 @@ const ALL: &[Scenario] = &[
         "a node loses its power and returns: every flushed byte is there, in a volume that has grown",
         power::cut
     ),
-    scenario!("postgresql", "PostgreSQL under load, a power cut: every acknowledged commit is there", postgresql::run),
+    scenario!(
+        "postgresql",
+        "PostgreSQL under load, a power cut: every acknowledged commit is there",
+        postgresql::power_cut
+    ),
+    scenario!(
+        "restored-postgresql",
+        "PostgreSQL under load, a snapshot, a database restored from it: every commit acknowledged before is there",
+        postgresql::snapshot
+    ),
     scenario!("node-gone", "a node that is gone for good does not block claims or pods", power::gone),
 ];
 

@@ -14,35 +14,49 @@ use crate::objects::{claim, class, pod, sleeper, stateful_set, with};
 use crate::space::{LOOK, Space};
 use crate::{binaries, containerd, images};
 
-/// The VolumeSnapshotClass.
-const SNAPSHOT_CLASS: &str = "quarry";
+/// The name of the VolumeSnapshotClass.
+pub(super) const SNAPSHOT_CLASS: &str = "quarry";
 /// How long the first event of a claim may take.
 const EVENT: Duration = Duration::from_secs(120);
 
-pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
-    let cache = Cache::open()?;
-    let snapshotter = binaries::snapshotter(&cache).await?;
-    let image = images::snapshotter(&cache, &snapshotter.sidecar).await?;
-    for worker in &cluster.workers {
-        containerd::import(&worker.vm, &image).await?;
-    }
-    for crd in &snapshotter.crds {
-        cluster.kubectl().apply(crd).await?;
-    }
-    let kubeconfig = format!("--kubeconfig={}", cluster.kubeconfig().display());
-    let log = cluster.kubeconfig().with_file_name("snapshot-controller.log");
-    let arguments = vec![kubeconfig, "--leader-election=false".to_owned(), "--http-endpoint=".to_owned()];
-    let controller = Daemon::start(&snapshotter.controller, arguments, log)?;
-    install::install_with_snapshotter(cluster).await?;
-    install::wait_running(cluster).await?;
+/// The snapshot controller of the cluster, while Quarry runs with the chart's sidecar.
+pub(super) struct Snapshotter {
+    controller: Daemon,
+}
 
+impl Snapshotter {
+    pub(super) async fn start(cluster: &Cluster) -> Result<Self> {
+        let cache = Cache::open()?;
+        let snapshotter = binaries::snapshotter(&cache).await?;
+        let image = images::snapshotter(&cache, &snapshotter.sidecar).await?;
+        for worker in &cluster.workers {
+            containerd::import(&worker.vm, &image).await?;
+        }
+        for crd in &snapshotter.crds {
+            cluster.kubectl().apply(crd).await?;
+        }
+        let kubeconfig = format!("--kubeconfig={}", cluster.kubeconfig().display());
+        let log = cluster.kubeconfig().with_file_name("snapshot-controller.log");
+        let arguments = vec![kubeconfig, "--leader-election=false".to_owned(), "--http-endpoint=".to_owned()];
+        let controller = Daemon::start(&snapshotter.controller, arguments, log)?;
+        install::install_with_snapshotter(cluster).await?;
+        install::wait_running(cluster).await?;
+        Ok(Self { controller })
+    }
+
+    /// Quarry runs without the sidecar again.
+    pub(super) async fn end(self, cluster: &Cluster) -> Result<()> {
+        drop(self.controller);
+        install::install(cluster).await?;
+        install::wait_running(cluster).await
+    }
+}
+
+pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
+    let snapshotter = Snapshotter::start(cluster).await?;
     let space = Space::new(cluster, "snapshots").await?;
-    let snapshot_class = json!({
-        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass", "metadata": { "name": SNAPSHOT_CLASS },
-        "driver": "local.csi.quarry.dev", "deletionPolicy": "Delete",
-    });
     let other = with(class("restored", SECOND_POOL), json!({ "parameters": { "csi.storage.k8s.io/fstype": "ext4" } }));
-    space.apply(&[snapshot_class, other, stateful_set("db", 1, CLASS, "64Mi")]).await?;
+    space.apply(&[snapshot_class(), other, stateful_set("db", 1, CLASS, "64Mi")]).await?;
     let source_pod = space.ready("db-0").await?;
     let source_node = node_of(cluster, &source_pod)?.name.clone();
     space.exec("db-0", "echo before >/data/data/file; head -c 8000000 /dev/urandom >/data/data/random; sync").await?;
@@ -50,13 +64,12 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
 
     // A snapshot under the running pod, which goes on writing.
     space.apply(&[snapshot("first", "data-db-0")]).await?;
-    let ready = |object: &Value| object.pointer("/status/readyToUse").and_then(Value::as_bool) == Some(true);
-    let taken = space.wait("volumesnapshot", "first", "ready to use", ready).await?;
+    let taken = ready_to_use(&space, "first").await?;
     ensure!(text(&taken, "/status/restoreSize") == "64Mi", "restoreSize is {}", text(&taken, "/status/restoreSize"));
     space.exec("db-0", "echo after >/data/data/file; rm /data/data/random; sync").await?;
 
     // Restored into another class, larger; cloned from the claim.
-    let restored = from(claim("restored", "restored", "128Mi"), "snapshot.storage.k8s.io", "VolumeSnapshot", "first");
+    let restored = from_snapshot(claim("restored", "restored", "128Mi"), "first");
     let cloned = from(claim("cloned", CLASS, "64Mi"), "", "PersistentVolumeClaim", "data-db-0");
     space.apply(&[restored, cloned, pod("reader", sleeper(&["restored", "cloned"]))]).await?;
     // The scheduler does not know where the sources are, and prefers the emptier node. Then an event says what to do.
@@ -100,16 +113,33 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     space.run(&["delete", "storageclass", "restored"]).await?;
     space.run(&["delete", "volumesnapshotclass", SNAPSHOT_CLASS]).await?;
     space.end().await?;
-    drop(controller);
-    install::install(cluster).await?;
-    install::wait_running(cluster).await?;
+    snapshotter.end(cluster).await?;
     let chosen =
         if refused { "the scheduler chose a node without the source first" } else { "the scheduler chose well" };
     Ok(format!("a snapshot under a running pod, restored larger into another pool, and a clone of the claim; {chosen}"))
 }
 
+/// The VolumeSnapshotClass.
+pub(super) fn snapshot_class() -> Value {
+    json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass", "metadata": { "name": SNAPSHOT_CLASS },
+        "driver": "local.csi.quarry.dev", "deletionPolicy": "Delete",
+    })
+}
+
+/// Waits until a VolumeSnapshot can be restored.
+pub(super) async fn ready_to_use(space: &Space<'_>, name: &str) -> Result<Value> {
+    let ready = |object: &Value| object.pointer("/status/readyToUse").and_then(Value::as_bool) == Some(true);
+    space.wait("volumesnapshot", name, "ready to use", ready).await
+}
+
+/// The claim, filled from a VolumeSnapshot.
+pub(super) fn from_snapshot(claim: Value, name: &str) -> Value {
+    from(claim, "snapshot.storage.k8s.io", "VolumeSnapshot", name)
+}
+
 /// A VolumeSnapshot of a claim.
-fn snapshot(name: &str, claim: &str) -> Value {
+pub(super) fn snapshot(name: &str, claim: &str) -> Value {
     json!({
         "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": { "name": name },
         "spec": { "volumeSnapshotClassName": SNAPSHOT_CLASS, "source": { "persistentVolumeClaimName": claim } },
