@@ -12,10 +12,10 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use quarry_proto::csi::v1 as csi;
-use quarry_volume::{COPY, ContentSource, Error, FencingToken, NameLookup, Reason, Result, Volume, VolumeSpec};
+use quarry_volume::{COPY, ContentSource, DISCARD, Error, FencingToken, NameLookup, Reason, Result, Volume, VolumeSpec};
 use tokio::time::Instant;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, require_able};
 use crate::environment::Fate;
 
 /// How many candidates are queried for a name at the same time.
@@ -279,6 +279,13 @@ async fn create(
     };
     // The caller did not name the node: the scheduler or this controller selected it. So the error names it.
     let named = |error: Error| error.context(format_args!("node {node}"));
+    if let (Some(discard), Err(error)) =
+        (spec.discard(), require_able(node, member.memory().greeting(), DISCARD, "obey \"discard\""))
+    {
+        // Another node may be newer, so this is the answer of a node without room.
+        let message = format!("volume {:?} has a class with \"discard: {discard}\": {}", spec.name, error.message);
+        return Err(Error::new(Reason::NoSpace, message));
+    }
     let (volume, change) = agent.create(spec, token, left(until)).await.map_err(named)?;
     member.reply(&instance, change);
     match source {

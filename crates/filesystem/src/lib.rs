@@ -24,6 +24,7 @@ mod new_uuid;
 mod probe;
 mod superblock;
 mod thread;
+mod trim;
 mod trouble;
 mod zero;
 
@@ -40,5 +41,6 @@ pub use new_uuid::{UuidStep, edit_copied, set_uuid, uuid_step};
 pub use probe::{Probe, probe};
 pub use superblock::superblock;
 pub use thread::on_own_thread;
+pub use trim::{Trimmed, trim};
 pub use trouble::{Mounted, Trouble, try_write};
 pub use zero::{signature_places, wipe_signatures, zero_range};

@@ -24,7 +24,9 @@ mod unmount;
 
 pub use error::{Attempt, Error};
 pub use mapper::{Mapping, READ_ONLY_UUID, map_read_only, read_only_mappings, unmap_read_only};
-pub use mountinfo::{Device, Entry, NotADevice, all_at, at, mounts_of_device, parse, publications_of_block, table};
+pub use mountinfo::{
+    Device, Entry, NotADevice, all_at, at, mounts_of_device, open_mounted, parse, publications_of_block, table,
+};
 pub use once::mount_once;
 pub use open::holders;
 pub use publish::{bind, bind_device, mount_filesystem};

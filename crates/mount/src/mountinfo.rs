@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _}
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use nix::libc::{O_NOFOLLOW, O_PATH};
+use nix::libc::{O_DIRECTORY, O_NOFOLLOW, O_PATH};
 
 use crate::{Error, target};
 
@@ -302,8 +302,26 @@ fn mount_id(path: &Path) -> Leads {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Leads::Nowhere,
         Err(_) => return Leads::Unknown,
     };
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).unwrap_or_default();
-    info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok()).map_or(Leads::Unknown, Leads::Into)
+    mount_of(&file).map_or(Leads::Unknown, Leads::Into)
+}
+
+/// The ID of the mount that an open file is in.
+fn mount_of(file: &File) -> Option<u64> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
+}
+
+/// Opens the directory where a filesystem is mounted. `None`: this mount is not there any more, or another one covers
+/// it. While the directory is open, nothing can unmount it.
+///
+/// # Errors
+/// The filesystem no longer works.
+pub fn open_mounted(entry: &Entry) -> Result<Option<File>, Error> {
+    match File::options().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(&entry.target) {
+        Ok(directory) => Ok((mount_of(&directory) == Some(entry.id)).then_some(directory)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(Error::io("open", &entry.target, &error)),
+    }
 }
 
 /// The topmost entry at a target, according to the table only: the one that is not the parent of another one

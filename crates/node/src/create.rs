@@ -157,7 +157,7 @@ impl Host {
 /// Rejects options that the controller should have rejected: the two may have different versions.
 fn check(spec: &VolumeSpec) -> Result<()> {
     match spec.filesystem {
-        Some(kind) => check_options(kind, &[], &spec.class.mkfs_options),
+        Some(kind) => check_options(kind, &[], &spec.class),
         None if spec.class.mkfs_options.is_empty() => Ok(()),
         None => Err(Error::invalid("mkfsOptions are given for a raw block volume, which has no filesystem")),
     }

@@ -15,6 +15,7 @@ use crate::copies::Copies;
 use crate::kernel::{Kernel, Linux};
 use crate::publisher::StatePublisher;
 use crate::tasks::Tasks;
+use crate::trim::Trims;
 
 /// How long a creation waits for the other pools while it searches them for the name.
 pub(crate) const OTHER_POOLS: Duration = Duration::from_secs(2);
@@ -36,6 +37,7 @@ struct Inner {
     tasks: Tasks,
     checks: Checks,
     copies: Copies,
+    trims: Trims,
     publisher: StatePublisher,
     /// The highest fencing token that this run of the agent has seen.
     fence: Mutex<u64>,
@@ -80,9 +82,9 @@ impl Host {
         let node = node.into();
         let copies = Copies::default();
         let publisher = StatePublisher::new(&node, pod_uid.into(), pools.clone(), copies.clone());
-        let (tasks, checks, fence, watched) =
-            (Tasks::default(), Checks::default(), Mutex::new(0), AtomicBool::new(false));
-        Self { inner: Arc::new(Inner { node, pools, kernel, tasks, checks, copies, publisher, fence, watched }) }
+        let (tasks, checks, trims) = (Tasks::default(), Checks::default(), Trims::default());
+        let (fence, watched) = (Mutex::new(0), AtomicBool::new(false));
+        Self { inner: Arc::new(Inner { node, pools, kernel, tasks, checks, copies, trims, publisher, fence, watched }) }
     }
 
     /// Limits how many bytes per second all copies together read from or write to the pool with that name. Copies that
@@ -128,6 +130,11 @@ impl Host {
     /// The copies that are running.
     pub(crate) fn copies(&self) -> &Copies {
         &self.inner.copies
+    }
+
+    /// The trims of filesystems.
+    pub(crate) fn trims(&self) -> &Trims {
+        &self.inner.trims
     }
 
     /// The state publisher of this node.

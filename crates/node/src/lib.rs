@@ -37,6 +37,7 @@ mod status;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod trim;
 mod unmount;
 mod zero;
 

@@ -18,6 +18,7 @@ impl Host {
         let pools = register_pools(metrics);
         self.register_disks(metrics);
         self.register_copies(metrics);
+        self.register_trims(metrics);
         register_commands(metrics);
         let tasks = self.tasks().clone();
         metrics.gauge("task_age_seconds", "The age of each running operation on a volume", move || {
@@ -66,6 +67,18 @@ impl Host {
         let copies = self.copies().clone();
         metrics.counter("copied_bytes", "Bytes copied from snapshots and volumes", move || {
             vec![Sample::count(copies.copied())]
+        });
+    }
+
+    /// The filesystems whose unused space is discarded at intervals.
+    fn register_trims(&self, metrics: &Metrics) {
+        let trims = self.trims().clone();
+        metrics.counter("trimmed_bytes", "Unused bytes discarded at intervals (discard: periodic)", move || {
+            vec![Sample::count(trims.discarded())]
+        });
+        let trims = self.trims().clone();
+        metrics.counter("trim_failures", "Filesystems whose unused space could not be discarded", move || {
+            vec![Sample::count(trims.failures())]
         });
     }
 

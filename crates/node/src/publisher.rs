@@ -18,7 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, MutexGuard};
 use quarry_pool::{Pool, PoolVolume, Reading, Recorded, State, Volumes};
 use quarry_volume::{
-    COPY, Change, Condition, EXPAND, Greeting, PoolState, SNAPSHOT, SNAPSHOT_COPY, Snapshot, SnapshotId, Space, Volume,
+    COPY, Change, Condition, DISCARD, EXPAND, Greeting, PoolState, SNAPSHOT, SNAPSHOT_COPY, Snapshot, SnapshotId, Space, Volume,
     VolumeId,
 };
 use tokio::sync::broadcast;
@@ -100,7 +100,7 @@ impl StatePublisher {
             pod_uid,
             boot_id: boot_id.trim().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: [EXPAND, SNAPSHOT, COPY, SNAPSHOT_COPY].map(str::to_owned).to_vec(),
+            capabilities: [EXPAND, SNAPSHOT, COPY, SNAPSHOT_COPY, DISCARD].map(str::to_owned).to_vec(),
         };
         // A later start begins with a higher generation, unless the clock was set back; then the instance
         // shows the restart.

@@ -261,6 +261,11 @@ impl Tasks {
         }
     }
 
+    /// Whether a task is in progress on `volume`.
+    pub(crate) fn is_running(&self, volume: &str) -> bool {
+        self.lock().contains_key(volume)
+    }
+
     /// Asks the task on `volume` to stop at its next safe point, if it is of kind `what`, and waits until it
     /// has ended, at most `wait`. A task of another kind continues.
     pub async fn stop(&self, volume: &str, what: &'static str, wait: Duration) {

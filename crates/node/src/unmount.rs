@@ -41,8 +41,12 @@ impl Host {
     async fn unmount(&self, id: &str, what: &'static str, target: PathBuf, remove: bool, wait: Duration) -> Result<()> {
         let parsed = id.parse::<VolumeId>().ok();
         let key = parsed.as_ref().map_or_else(|| id.to_owned(), |id| id.volume.clone());
-        let host = self.clone();
-        self.tasks().run(&key, what, wait, |_| async move { host.unmount_now(parsed, target, remove).await }).await
+        let (host, volume) = (self.clone(), key.clone());
+        let work = |_| async move {
+            let _hold = host.trims().hold(&volume).await?;
+            host.unmount_now(parsed, target, remove).await
+        };
+        self.tasks().run(&key, what, wait, work).await
     }
 
     async fn unmount_now(&self, id: Option<VolumeId>, target: PathBuf, remove: bool) -> Result<()> {

@@ -22,7 +22,7 @@ pub async fn open(configured: Vec<PoolConfig>, uevents: &Uevents) -> Vec<Arc<dyn
     let disks = LvmDisks::default();
     let mut groups = HashMap::new();
     let mut opening = JoinSet::new();
-    for (index, PoolConfig { name, kind, copy_rate: _ }) in configured.into_iter().enumerate() {
+    for (index, PoolConfig { name, kind, copy_rate: _, trim_interval: _ }) in configured.into_iter().enumerate() {
         match kind {
             PoolKind::Lvm(config) => {
                 // Several pools may be in one volume group.

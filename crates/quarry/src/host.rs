@@ -61,9 +61,12 @@ pub(crate) async fn open(args: &Args) -> anyhow::Result<Host> {
     }
     let uevents = Uevents::listen();
     let rates: Vec<_> = configured.iter().filter_map(|pool| Some((pool.name.clone(), pool.copy_rate?))).collect();
+    let intervals: Vec<_> =
+        configured.iter().filter_map(|pool| Some((pool.name.clone(), pool.trim_interval?))).collect();
     let pools = quarry_pool::open(configured, &uevents).await;
     let host = Host::in_pod(node, pools, args.pod_uid.as_str());
     rates.iter().for_each(|(pool, rate)| host.limit_copies(pool, *rate));
+    intervals.iter().for_each(|(pool, interval)| host.set_trim_interval(pool, *interval));
     Ok(host)
 }
 
@@ -99,6 +102,11 @@ pub(crate) fn readiness(host: &Host) -> Readiness {
         let host = host.clone();
         Box::pin(async move { host.unavailable().await })
     })
+}
+
+/// Discards the unused space of volumes at their times, until the signal to stop.
+pub(crate) fn trim_until_stopped(shutdown: &Shutdown, host: &Host) {
+    tokio::spawn(host.clone().trim_periodically(shutdown.stopping()));
 }
 
 /// After the signal to stop, tasks stop between two steps if they can, so that the calls that wait for them

@@ -211,6 +211,9 @@ pub const SNAPSHOT_COPY: &str = "snapshot-copy";
 /// The capability of a node whose agent creates volumes with a [`VolumeSpec::source`]. An older node would ignore
 /// the source, and create an empty volume.
 pub const COPY: &str = "copy";
+/// The capability of a node whose agent obeys [`Parameters::discard`]. An older node would ignore it, and create a volume
+/// whose unused space is never discarded.
+pub const DISCARD: &str = "discard";
 
 /// The identity of a node, sent first on every stream of updates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 
 mod access;
 mod agent;
+mod discard;
 mod error;
 mod filesystem;
 mod health;
@@ -23,9 +24,10 @@ mod wipe;
 
 pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage};
 pub use agent::{
-    Agent, COPY, Capacity, Change, CopyProgress, EXPAND, FencingToken, Greeting, NameLookup, PoolCapabilities,
-    PoolState, SNAPSHOT, SNAPSHOT_COPY, ThinUse, Update, UpdateStream, Volume,
+    Agent, COPY, Capacity, Change, CopyProgress, DISCARD, EXPAND, FencingToken, Greeting, NameLookup,
+    PoolCapabilities, PoolState, SNAPSHOT, SNAPSHOT_COPY, ThinUse, Update, UpdateStream, Volume,
 };
+pub use discard::{Discard, UnknownDiscard};
 pub use error::{Error, Reason, Result};
 pub use filesystem::{Filesystem, UnknownFilesystem};
 pub use health::{Condition, SnapshotCondition};

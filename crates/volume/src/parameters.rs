@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::{AccessTypes, ContentSource, Error, Filesystem, Layout, Result, SizeRange, Wipe};
+use crate::{AccessTypes, ContentSource, Discard, Error, Filesystem, Layout, Result, SizeRange, Wipe};
 
 /// The keys that a StorageClass may set, documented in docs/storageclass.md.
-pub const KNOWN: [&str; 7] = ["pool", "layout", "stripes", "stripeSize", "mirrors", "mkfsOptions", "wipe"];
+pub const KNOWN: [&str; 8] = ["pool", "layout", "stripes", "stripeSize", "mirrors", "mkfsOptions", "discard", "wipe"];
 
 /// The prefix of the sidecars' own keys.
 pub(crate) const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
@@ -25,6 +25,9 @@ pub struct Parameters {
     pub mkfs_options: String,
     /// How the volume is wiped when it is deleted; `None` for the pool's setting. Only for whole disks.
     pub wipe: Option<Wipe>,
+    /// When the unused space of its filesystem is discarded; `None` for the default of the pool. A raw block volume
+    /// ignores it: see [`VolumeSpec::discard`].
+    pub discard: Option<Discard>,
 }
 
 impl Parameters {
@@ -52,8 +55,11 @@ impl Parameters {
         };
         let wipe = own.get("wipe").map(|word| word.parse::<Wipe>()).transpose();
         let wipe = wipe.map_err(|error| Error::invalid(format!("StorageClass parameter \"wipe\": {error}")))?;
+        let discard = own.get("discard").map(|word| word.parse::<Discard>()).transpose();
+        let discard =
+            discard.map_err(|error| Error::invalid(format!("StorageClass parameter \"discard\": {error}")))?;
         let mkfs_options = own.get(MKFS_OPTIONS).copied().unwrap_or_default();
-        Ok(Self { pool, layout, mkfs_options: fold(mkfs_options), wipe })
+        Ok(Self { pool, layout, mkfs_options: fold(mkfs_options), wipe, discard })
     }
 }
 
@@ -117,6 +123,13 @@ impl VolumeSpec {
         Self { source: Some(source), ..self }
     }
 
+    /// When the unused space of its filesystem is discarded, if its class sets that. A class can be used for filesystems
+    /// and for raw block volumes, so it has no meaning for the latter: their user discards.
+    #[must_use]
+    pub fn discard(&self) -> Option<Discard> {
+        self.class.discard.filter(|_| self.filesystem.is_some())
+    }
+
     /// See [`parameters_hash`].
     #[must_use]
     pub fn parameters_hash(&self) -> String {
@@ -170,6 +183,26 @@ mod tests {
             assert_eq!(error.reason, crate::Reason::InvalidRequest, "{word}");
             assert!(error.message.contains("zero, discard or none"), "{}", error.message);
         }
+    }
+
+    #[test]
+    fn a_class_sets_when_unused_space_is_discarded() {
+        for discard in Discard::ALL {
+            assert_eq!(parse(&[("discard", discard.as_str())]).unwrap().discard, Some(discard));
+        }
+        for word in ["", "Online", "weekly", "true"] {
+            let error = parse(&[("discard", word)]).unwrap_err();
+            assert_eq!(error.reason, crate::Reason::InvalidRequest, "{word}");
+            assert!(error.message.contains("\"discard\": ") && error.message.contains("online, periodic or none"));
+        }
+    }
+
+    #[test]
+    fn a_raw_block_volume_ignores_it() {
+        let class = Parameters { discard: Some(Discard::Online), ..Parameters::default() };
+        let raw = VolumeSpec { class: class.clone(), ..VolumeSpec::block("a", 1) };
+        let mounted = VolumeSpec { class, ..VolumeSpec::mount("a", 1, Filesystem::Xfs) };
+        assert_eq!((raw.discard(), mounted.discard()), (None, Some(Discard::Online)));
     }
 
     #[test]

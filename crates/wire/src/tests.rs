@@ -8,7 +8,7 @@ use prost::Message as _;
 use quarry_proto::agent::v1 as agent_v1;
 use quarry_proto::volume::v1;
 use quarry_volume::{
-    AccessTypes, Change, Condition, ContentSource, CopyProgress, CowSize, ExtentSize, Extents, FencingToken,
+    AccessTypes, Change, Condition, ContentSource, CopyProgress, CowSize, Discard, ExtentSize, Extents, FencingToken,
     Filesystem, Greeting, Layout, Parameters, Placement, PoolCapabilities, PoolState, Reason, SizeRange, Snapshot,
     SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotParameters, SnapshotSpec, Space, StorageId, ThinUse, Volume,
     VolumeId, VolumeSpec, Wipe,
@@ -87,11 +87,12 @@ prop_compose! {
         layout in offered(),
         mkfs_options in ".{0,40}",
         wipe in of(prop::sample::select(&Wipe::ALL[..])),
+        discard in of(prop::sample::select(&Discard::ALL[..])),
         source in of(source()),
     ) -> VolumeSpec {
         let limit = more.map(|more| required.saturating_add(more));
         let filesystem = Some(kind).filter(|_| access != AccessTypes::Block);
-        let class = Parameters { pool, layout, mkfs_options, wipe };
+        let class = Parameters { pool, layout, mkfs_options, wipe, discard };
         VolumeSpec { name, size: SizeRange { required, limit }, access, filesystem, class, source }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use quarry_proto::volume::v1;
 use quarry_volume::{
-    AccessTypes, Condition, ContentSource, CopyProgress, Error, Filesystem, Layout, Parameters, Reason, Result,
+    AccessTypes, Condition, ContentSource, CopyProgress, Discard, Error, Filesystem, Layout, Parameters, Reason, Result,
     SizeRange, Volume, VolumeSpec, Wipe,
 };
 
@@ -15,7 +15,7 @@ use crate::text::truncated;
 #[must_use]
 pub fn write_spec(spec: VolumeSpec) -> v1::VolumeSpec {
     let VolumeSpec { name, size: SizeRange { required, limit }, access, filesystem, class, source } = spec;
-    let Parameters { pool, layout, mkfs_options, wipe } = class;
+    let Parameters { pool, layout, mkfs_options, wipe, discard } = class;
     v1::VolumeSpec {
         name,
         required_bytes: required,
@@ -26,6 +26,7 @@ pub fn write_spec(spec: VolumeSpec) -> v1::VolumeSpec {
         layout: layout.code(),
         mkfs_options,
         wipe: wipe.map_or_else(String::new, |wipe| wipe.to_string()),
+        discard: discard.map_or_else(String::new, |discard| discard.to_string()),
         source: write_source(source),
     }
 }
@@ -47,6 +48,7 @@ pub fn read_spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
         layout,
         mkfs_options,
         wipe,
+        discard,
         source,
     } = spec;
     required("spec.name", &name)?;
@@ -60,6 +62,7 @@ pub fn read_spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
         size: requested_size(required_bytes, limit_bytes)?,
         class: Parameters {
             wipe: requested_wipe(&wipe)?,
+            discard: requested_discard(&discard)?,
             pool: Some(pool).filter(|pool| !pool.is_empty()),
             layout: requested_layout(&layout)?,
             mkfs_options,
@@ -122,6 +125,13 @@ fn requested_wipe(word: &str) -> Result<Option<Wipe>> {
     match word {
         "" => Ok(None),
         word => Ok(Some(word.parse::<Wipe>().map_err(|error| Error::invalid(format!("spec.wipe: {error}")))?)),
+    }
+}
+
+fn requested_discard(word: &str) -> Result<Option<Discard>> {
+    match word {
+        "" => Ok(None),
+        word => Ok(Some(word.parse::<Discard>().map_err(|error| Error::invalid(format!("spec.discard: {error}")))?)),
     }
 }
 

@@ -8,7 +8,7 @@ use futures::{StreamExt as _, stream};
 use quarry_agent::{AgentService, RemoteAgent, serve};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Condition, ContentSource, CopyProgress, CowSize, Error, ExtentSize, Extents,
+    AccessTypes, Agent, Change, Condition, ContentSource, CopyProgress, CowSize, Discard, Error, ExtentSize, Extents,
     FencingToken, Filesystem, Greeting, Layout, NameLookup, Parameters, PoolCapabilities, PoolState, Reason, Result,
     SizeRange, Snapshot, SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotParameters, SnapshotSpec, Space,
     StorageId, ThinUse, Update, UpdateStream, Volume, VolumeId, VolumeSpec, Wipe,
@@ -269,6 +269,7 @@ pub(crate) fn spec(name: &str) -> VolumeSpec {
             layout: Layout::Striped { stripes: 2, stripe_size: 65536 },
             mkfs_options: "-m 0".into(),
             wipe: Some(Wipe::Discard),
+            discard: Some(Discard::Periodic),
         },
         source: Some(ContentSource::Volume(id("a"))),
     }

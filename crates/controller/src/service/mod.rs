@@ -62,7 +62,7 @@ impl csi::controller_server::Controller for ControllerService {
             let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
             let request = request.into_inner();
             let (spec, capabilities, usage) = spec(&request)?;
-            check_all_options(&capabilities, usage, &spec.class.mkfs_options)?;
+            check_all_options(&capabilities, usage, &spec.class)?;
             let candidates = placement::candidates(request.accessibility_requirements.as_ref(), &self.topology_key);
             let context = context(&spec.class.mkfs_options);
             let volume = placement::place(&self.cluster, spec, candidates, wait).await?;
@@ -182,7 +182,7 @@ impl csi::controller_server::Controller for ControllerService {
             let capabilities = capabilities(&request.volume_capabilities)?;
             let parameters = Parameters::parse(&request.parameters)?;
             if !capabilities.is_empty() {
-                check_all_options(&capabilities, Usage::of(&capabilities)?, &parameters.mkfs_options)?;
+                check_all_options(&capabilities, Usage::of(&capabilities)?, &parameters)?;
             }
             // A segment without Quarry's key does not name a node.
             let node =

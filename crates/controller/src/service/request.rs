@@ -13,17 +13,17 @@ use quarry_wire::field::{existing_snapshot, existing_volume, required};
 /// The maximum size of a string map, in bytes (CSI, "Size Limits").
 const MAX_MAP: usize = 4096;
 
-/// Checks the mount options of all capabilities, and the mkfs options.
-pub(super) fn check_all_options(capabilities: &[Capability], usage: Usage, mkfs_options: &str) -> Result<()> {
+/// Checks the mount options of all capabilities, and the mkfs options of the class.
+pub(super) fn check_all_options(capabilities: &[Capability], usage: Usage, class: &Parameters) -> Result<()> {
     let Some(filesystem) = usage.filesystem else {
-        return if mkfs_options.is_empty() {
+        return if class.mkfs_options.is_empty() {
             Ok(())
         } else {
             Err(Error::invalid("mkfsOptions cannot be used for a raw block volume: it has no filesystem"))
         };
     };
     for capability in capabilities {
-        check_options(filesystem, &capability.mount_flags, mkfs_options)?;
+        check_options(filesystem, &capability.mount_flags, class)?;
     }
     Ok(())
 }
@@ -110,7 +110,7 @@ pub(super) fn confirm(volume: &Volume, capabilities: &[Capability]) -> Result<()
             return Err(Error::invalid(format!("the volume has the filesystem {carried}, not {asked}")));
         }
         if let Some(filesystem) = volume.filesystem {
-            check_options(filesystem, &capability.mount_flags, "")?;
+            check_options(filesystem, &capability.mount_flags, &Parameters::default())?;
         }
     }
     Ok(())

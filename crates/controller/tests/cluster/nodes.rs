@@ -75,6 +75,29 @@ async fn a_node_that_is_too_old_is_not_asked_to_expand() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_too_old_gets_no_volume_whose_unused_space_must_be_discarded() {
+    let world = World::new(&[("a", 200), ("b", 100)]);
+    world.nodes["a"].capabilities.lock().unwrap().clear();
+    let (_, service) = world.controller().await;
+    let create = async |name: &str, nodes: &[&str], block: bool| {
+        let mut request = support::request(name, 10, nodes, nodes);
+        request.parameters.insert("discard".into(), "online".into());
+        if block {
+            let raw = csi::volume_capability::AccessType::Block(csi::volume_capability::BlockVolume {});
+            request.volume_capabilities[0].access_type = Some(raw);
+        }
+        service.create_volume(Request::new(request)).await.map(|answer| answer.into_inner().volume.unwrap())
+    };
+    let error = create("v", &["a"], false).await.unwrap_err();
+    // The scheduler selects another node.
+    assert_eq!(error.code(), Code::ResourceExhausted);
+    assert!(error.message().contains("\"discard: online\": Quarry on node a is too old"), "{error}");
+    assert_eq!(node_of(&create("v", &[], false).await.unwrap()), "b");
+    // It has no meaning for a raw block volume.
+    assert_eq!(node_of(&create("raw", &["a"], true).await.unwrap()), "a");
+}
+
+#[tokio::test]
 async fn volumes_are_created_on_the_requested_nodes() {
     let world = World::new(&[("a", 100), ("b", 300), ("c", 200)]);
     let (_, service) = world.controller().await;

@@ -19,7 +19,7 @@ use quarry_controller::{Claims, Cluster, ControllerService, Election, Endpoint, 
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
-    Agent, COPY, Change, ContentSource, EXPAND, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup,
+    Agent, COPY, Change, ContentSource, DISCARD, EXPAND, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup,
     PoolState, Reason, Result, SNAPSHOT, SizeRange, Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, Update,
     UpdateStream, Volume, VolumeId, VolumeSpec,
 };
@@ -58,7 +58,7 @@ impl FakeNode {
             created: AtomicU64::new(0),
             fence: AtomicU64::new(0),
             ignores_sources: AtomicBool::new(false),
-            capabilities: Mutex::new(vec![EXPAND.into(), SNAPSHOT.into(), COPY.into()]),
+            capabilities: Mutex::new(vec![EXPAND.into(), SNAPSHOT.into(), COPY.into(), DISCARD.into()]),
             generation: AtomicU64::new(1),
             updates: broadcast::channel(64).0,
         })
@@ -387,6 +387,13 @@ pub async fn fill(
     preferred: &[&str],
     source: Option<csi::volume_content_source::Type>,
 ) -> Result<csi::Volume, Status> {
+    let source = source.map(|source| csi::VolumeContentSource { r#type: Some(source) });
+    let request = csi::CreateVolumeRequest { volume_content_source: source, ..request(name, mib, requisite, preferred) };
+    service.create_volume(Request::new(request)).await.map(|answer| answer.into_inner().volume.unwrap())
+}
+
+/// A request for a volume of that size in MiB with a filesystem.
+pub fn request(name: &str, mib: u64, requisite: &[&str], preferred: &[&str]) -> csi::CreateVolumeRequest {
     use csi::volume_capability::access_mode::Mode;
     use csi::volume_capability::{AccessMode, AccessType, MountVolume};
 
@@ -394,7 +401,7 @@ pub async fn fill(
         access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter as i32 }),
         access_type: Some(AccessType::Mount(MountVolume::default())),
     };
-    let request = csi::CreateVolumeRequest {
+    csi::CreateVolumeRequest {
         name: name.into(),
         capacity_range: Some(csi::CapacityRange { required_bytes: i64::try_from(mib * MIB).unwrap(), limit_bytes: 0 }),
         volume_capabilities: vec![capability],
@@ -402,10 +409,8 @@ pub async fn fill(
             requisite: topologies(requisite),
             preferred: topologies(preferred),
         }),
-        volume_content_source: source.map(|source| csi::VolumeContentSource { r#type: Some(source) }),
         ..Default::default()
-    };
-    service.create_volume(Request::new(request)).await.map(|answer| answer.into_inner().volume.unwrap())
+    }
 }
 
 pub async fn delete(service: &ControllerService, id: &str) -> Result<(), Status> {

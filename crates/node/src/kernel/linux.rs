@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quarry_filesystem::{
-    self as filesystem, Coverage, Exclusive, Mounted, Probe, Superblock, Trouble, Usage, UuidStep,
+    self as filesystem, Coverage, Exclusive, Mounted, Probe, Superblock, Trimmed, Trouble, Usage, UuidStep,
 };
 use quarry_mount::{self as mount, Device, Entry, Mapping};
 use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
@@ -186,6 +186,11 @@ impl Filesystems for Linux {
 
     async fn grow(&self, kind: Filesystem, device: &Path, mounted: &Path) -> Result<Coverage> {
         filesystem::grow(kind, device, mounted).await.map_err(errors::filesystem)
+    }
+
+    fn trim(&self, entry: &Entry, bytes: Range<u64>) -> Result<Option<Trimmed>> {
+        let Some(directory) = mount::open_mounted(entry).map_err(errors::mount)? else { return Ok(None) };
+        filesystem::trim(&directory, &entry.target, bytes).map(Some).map_err(errors::filesystem)
     }
 }
 

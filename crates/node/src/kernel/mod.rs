@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quarry_filesystem::{Coverage, Probe, Superblock, Trouble, Usage, UuidStep};
+use quarry_filesystem::{Coverage, Probe, Superblock, Trimmed, Trouble, Usage, UuidStep};
 use quarry_mount::{Device, Entry, Mapping};
 use quarry_volume::{Filesystem, Gib, MakeOptions, Result, VolumeId};
 use uuid::Uuid;
@@ -153,6 +153,10 @@ pub(crate) trait Filesystems: Send + Sync {
 
     /// Grows the filesystem that is mounted writable there until it covers its device.
     async fn grow(&self, kind: Filesystem, device: &Path, mounted: &Path) -> Result<Coverage>;
+
+    /// Discards the unused blocks in a range of the bytes of a mounted filesystem. `None`: this mount is not there any
+    /// more.
+    fn trim(&self, entry: &Entry, bytes: Range<u64>) -> Result<Option<Trimmed>>;
 }
 
 /// A device that is held exclusively: until this value is dropped, nothing else mounts, formats or wipes it.

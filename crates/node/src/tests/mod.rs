@@ -1,6 +1,6 @@
 //! Tests of the operations on a machine in memory: killed between any two of their effects, with foreign data
-//! on the device, with records that they did not write, rejected, deactivated, with volumes that grow, and with volumes
-//! that are filled from others.
+//! on the device, with records that they did not write, rejected, deactivated, with volumes that grow, with volumes that
+//! are filled from others, and with trims of their filesystems.
 
 mod deactivated;
 mod filled;
@@ -11,4 +11,5 @@ mod machine;
 mod pool;
 mod recorded;
 mod rejected;
+mod trimmed;
 mod world;

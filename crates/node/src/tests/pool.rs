@@ -112,7 +112,7 @@ impl Pool for MachinePool {
     }
 
     fn changing(&self) -> bool {
-        self.simulated.changing()
+        self.simulated.changing() || self.process.try_read(|machine| machine.changing).unwrap_or_default()
     }
 
     async fn volumes(&self) -> Result<Vec<PoolVolume>> {

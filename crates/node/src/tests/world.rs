@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use quarry_pool::{Pool, SimulatedPool};
 use quarry_volume::{
-    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Error, Filesystem, Reason, Result, SizeRange,
+    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Discard, Error, Filesystem, Reason, Result, SizeRange,
     VolumeId, VolumeSpec, safe_name,
 };
 
@@ -58,10 +58,17 @@ pub(super) struct Use {
     pub(super) read_only: bool,
     /// Whether sysfs shows which volume a device is.
     pub(super) sysfs: bool,
+    pub(super) discard: Option<Discard>,
 }
 
-const EXT4: Use =
-    Use { filesystem: Some(Filesystem::Ext4), both: false, access: AccessType::Mount, read_only: false, sysfs: true };
+const EXT4: Use = Use {
+    filesystem: Some(Filesystem::Ext4),
+    both: false,
+    access: AccessType::Mount,
+    read_only: false,
+    sysfs: true,
+    discard: None,
+};
 const BLOCK: Use = Use { filesystem: None, access: AccessType::Block, ..EXT4 };
 
 impl Use {
@@ -89,7 +96,9 @@ impl Use {
             None => VolumeSpec::block(VOLUME, SIZE),
         };
         let access = if self.both { AccessTypes::Both } else { spec.access };
-        VolumeSpec { access, ..spec.in_pool("p") }
+        let mut spec = VolumeSpec { access, ..spec.in_pool("p") };
+        spec.class.discard = self.discard;
+        spec
     }
 }
 

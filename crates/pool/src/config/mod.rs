@@ -23,6 +23,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quarry_disk::Selector;
 use quarry_volume::{Wipe, parse_size};
@@ -30,6 +31,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 mod disk;
+mod interval;
 mod thin;
 
 pub use self::thin::{CreateThinPool, ExtendThinPool, ThinPoolConfig, ThinPoolSize};
@@ -45,6 +47,8 @@ pub struct PoolConfig {
     pub name: String,
     /// How many bytes per second all copies together may read from or write to the pool; `None`: no limit.
     pub copy_rate: Option<u64>,
+    /// How often the unused space of its volumes with `discard: periodic` is discarded; `None`: the default.
+    pub trim_interval: Option<Duration>,
     /// The kind of pool, with its settings.
     pub kind: PoolKind,
 }
@@ -116,6 +120,7 @@ struct File {
 struct Pool {
     name: Spanned<String>,
     copy_rate: Option<Spanned<String>>,
+    trim_interval: Option<Spanned<String>>,
     lvm: Option<Lvm>,
     disk: Option<Spanned<disk::Section>>,
 }
@@ -169,6 +174,13 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
         }
         let copy_rate = pool.copy_rate.map(|text| copy_rate(text, &key)).transpose();
         let copy_rate = copy_rate.map_err(|(line, what)| wrong(line, what))?;
+        let trim_interval = match pool.trim_interval {
+            None => None,
+            Some(text) => Some(
+                interval::parse(&text.value)
+                    .map_err(|why| wrong(text.referenced.line(), format!("{key}.trimInterval: {why}")))?,
+            ),
+        };
         let kind = match (pool.lvm, pool.disk) {
             (Some(section), None) => {
                 PoolKind::Lvm(lvm(section, &key, &name, &mut groups).map_err(|(line, what)| wrong(line, what))?)
@@ -182,7 +194,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
                 return Err(wrong(line, format!("{key}.disk: a pool has either lvm or disk, not both")));
             }
         };
-        pools.push(PoolConfig { name, copy_rate, kind });
+        pools.push(PoolConfig { name, copy_rate, trim_interval, kind });
     }
     Ok(pools)
 }
@@ -297,13 +309,14 @@ mod tests {
         let pools = parse(
             Path::new("pools.yaml"),
             "pools:\n  - name: fast\n    lvm:\n      volumeGroup: vg-nvme\n      reserve: 10Gi\n  - name: slow\n    \
-             copyRate: 200Mi\n    lvm: {volumeGroup: vg1, reserve: 4096, deactivate: false, archives: 500}\n  - name: third\n    lvm: \
+             copyRate: 200Mi\n    trimInterval: 12h\n    lvm: {volumeGroup: vg1, reserve: 4096, deactivate: false, archives: 500}\n  - name: third\n    lvm: \
              {volumeGroup: vg2}\n",
         )
         .unwrap();
         let pool = |name: &str, group: &str, reserve, deactivate, archives| PoolConfig {
             name: name.into(),
             copy_rate: (name == "slow").then_some(200 << 20),
+            trim_interval: (name == "slow").then_some(Duration::from_secs(12 * 3600)),
             kind: PoolKind::Lvm(LvmConfig {
                 volume_group: group.into(),
                 reserve,
@@ -349,6 +362,10 @@ mod tests {
             (
                 "pools:\n  - name: a\n    copyRate: 0\n    lvm: {volumeGroup: v}\n",
                 ["pools.yaml:3", "pools[0].copyRate"],
+            ),
+            (
+                "pools:\n  - name: a\n    trimInterval: weekly\n    lvm: {volumeGroup: v}\n",
+                ["pools.yaml:3", "pools[0].trimInterval"],
             ),
             (
                 "pools:\n  - name: a\n    copyRate: fast\n    lvm: {volumeGroup: v}\n",

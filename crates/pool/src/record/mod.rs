@@ -13,7 +13,7 @@ mod thin;
 
 use std::fmt;
 
-use quarry_volume::{AccessTypes, ContentSource, Filesystem, Gib, Layout, VolumeSpec, Wipe};
+use quarry_volume::{AccessTypes, ContentSource, Discard, Filesystem, Gib, Layout, VolumeSpec, Wipe};
 use uuid::Uuid;
 
 pub use self::scratch::ScratchRecord;
@@ -25,7 +25,7 @@ const MARK: &str = "quarry";
 /// The version of the record of a complete volume.
 pub const VERSION: u32 = 1;
 /// The maximum length of a record in bytes, for any name that CSI allows.
-pub const MAX_RECORD: usize = 515;
+pub const MAX_RECORD: usize = 526;
 
 /// The state of a volume. There are two states, and one rule: Quarry writes only to a `new` volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,8 @@ pub struct Record {
     /// How much of the new space of a volume that may be shown raw is zeroed, while it is being expanded. Only for
     /// whole disks.
     pub expansion: Option<ExpansionProgress>,
+    /// When the unused space of its filesystem is discarded, if its class sets that; see [`Record::discards`].
+    pub discard: Option<Discard>,
     /// Keys of a later minor revision, kept unchanged.
     unknown: Vec<String>,
 }
@@ -187,6 +189,7 @@ impl Record {
             source: spec.source.clone(),
             filling: spec.source.is_some(),
             expansion: None,
+            discard: spec.discard(),
             unknown: Vec::new(),
         }
     }
@@ -271,6 +274,18 @@ impl Record {
         if self.filling { 0 } else { self.zeroed.bytes() }
     }
 
+    /// When the unused space of its filesystem is discarded. The default is `periodic` in a thin pool, which gets the
+    /// space back, and `none` elsewhere.
+    #[must_use]
+    pub fn discards(&self) -> Discard {
+        match self.discard {
+            _ if self.filesystem.is_none() => Discard::None,
+            Some(discard) => discard,
+            None if self.thin => Discard::Periodic,
+            None => Discard::None,
+        }
+    }
+
     /// How the volume differs from the requested one, for a sentence that ends with it; `None` if a retry
     /// of that request finds this volume (CSI `CreateVolume`, idempotency). Its size and pool are not compared.
     #[must_use]
@@ -291,6 +306,10 @@ impl Record {
         if self.wipe != spec.class.wipe {
             let mode = |wipe: Option<Wipe>| wipe.map_or("set by the pool", Wipe::as_str);
             return Some(format!("with wipe mode {}, not {}", mode(self.wipe), mode(spec.class.wipe)));
+        }
+        if self.discard != spec.discard() {
+            let mode = |discard: Option<Discard>| discard.map_or("set by the pool", Discard::as_str);
+            return Some(format!("with discard {}, not {}", mode(self.discard), mode(spec.discard())));
         }
         if self.source != spec.source {
             let contents = |source: &Option<ContentSource>| match source {

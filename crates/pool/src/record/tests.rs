@@ -21,6 +21,7 @@ fn sample() -> Record {
         source: None,
         filling: false,
         expansion: None,
+        discard: None,
         unknown: Vec::new(),
     }
 }
@@ -61,10 +62,25 @@ fn records_are_frozen() {
     let filling = Record { source: restored_from, filling: true, zeroed: Gib(64), ..record.clone() };
     let filled = filling.ready_with(UUID);
     let thin = Record { thin: true, ..record.wiped() };
+    let online = Record { discard: Some(Discard::Online), ..thin.ready_with(UUID) };
+    let trimmed = Record { discard: Some(Discard::Periodic), ..expanding.clone() };
+    let never = Record { discard: Some(Discard::None), ..filling.clone() };
     let from_nothing = filling.filled_with_nothing();
     let clone = Record { source: source("v1:d5hwhwt27w:worker-1:pvc-1"), filling: true, ..block.clone() };
     let erased = Record { filesystem_uuid: Some(UUID), ..disk.clone() };
     for (record, text) in [
+        (
+            online,
+            "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=t/p=abcdefghijklm/u=b79cd4bed8b35e16ac2f178919c3c36b/d=online",
+        ),
+        (
+            trimmed,
+            "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=mb/f=xfs/l=l/p=abcdefghijklm/z=192/w=discard/e=322122547200.64/d=periodic",
+        ),
+        (
+            never,
+            "quarry2/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/z=64/i=s1:d5hwhwt27w:worker-1:snapshot-1/d=none",
+        ),
         (
             thin,
             "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=t/p=abcdefghijklm/c=1",
@@ -138,12 +154,15 @@ fn a_request_that_differs_from_the_record_is_a_conflict() {
     let restored = spec.clone().filled_from("s1:abcdefghij:n:s".parse().unwrap());
     let mut options = spec.clone();
     options.class.mkfs_options = "-m 0".to_owned();
+    let mut trimmed = spec.clone();
+    trimmed.class.discard = Some(Discard::Periodic);
     for (other, named) in [
         (VolumeSpec::block("a", 1 << 30), "a raw block device"),
         (VolumeSpec::mount("a", 1 << 30, Filesystem::Xfs), "xfs"),
         (spec.with_layout(Layout::Raid1 { mirrors: 1 }), "raid1"),
         (options, "mkfsOptions"),
-        (discards, "discard"),
+        (discards, "wipe mode discard"),
+        (trimmed, "with discard set by the pool, not periodic"),
         (restored.clone(), "with the contents of s1:abcdefghij:n:s"),
     ] {
         let conflict = record.conflict(&other).unwrap();
@@ -191,7 +210,7 @@ fn only_records_in_the_form_that_is_written_are_of_a_volume_that_is_being_filled
         assert!(matches!(Record::parse(&other), Tag::Newer { .. }), "{other}");
     }
     // A complete volume can be used, even if its source has a newer form.
-    for source in ["i=s2:abcdefghij:n:s", "i="] {
+    for source in ["i=s2:abcdefghij:n:s", "i=", "i=s2:abcdefghij:n:s/e=2.0/d=online"] {
         let complete = format!("quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/{source}/q=1");
         let Tag::Record(record) = Record::parse(&complete) else { panic!("not read") };
         assert_eq!((record.source.clone(), record.to_string()), (None, complete));
@@ -216,6 +235,7 @@ fn foreign_newer_and_broken_tags_are_distinguished() {
         "quarry1/s=new/n=a/b=-1/a=m/f=ext4/l=l/p=x",
         "quarry1/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/w=shred",
         "quarry1/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/c=0",
+        "quarry1/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/d=weekly",
         "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=",
         "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=b79cd4bed8b35e16ac2f178919c3c36",
         "quarry1/s=ready/n=a/b=1/a=b/l=l/p=x/e=64",
@@ -241,6 +261,35 @@ fn an_expanded_volume_that_was_zeroed_completely_is_so_afterwards() {
     for zeroed in [Gib(9), Gib::NONE] {
         assert_eq!(raw.zeroed(zeroed).expanded(10 * GIB, 20 * GIB).zeroed, zeroed);
     }
+}
+
+#[test]
+fn the_unused_space_of_a_thin_volume_is_discarded_by_default() {
+    let discards = |thin, filesystem, discard| Record { thin, filesystem, discard, ..sample() }.discards();
+    let ext4 = Some(Filesystem::Ext4);
+    assert_eq!(discards(true, ext4, None), Discard::Periodic);
+    assert_eq!(discards(false, ext4, None), Discard::None);
+    for discard in Discard::ALL {
+        for thin in [true, false] {
+            assert_eq!(discards(thin, ext4, Some(discard)), discard);
+            assert_eq!(discards(thin, None, Some(discard)), Discard::None, "the user of the device discards");
+        }
+    }
+}
+
+#[test]
+fn a_volume_has_the_discard_mode_of_its_own_class() {
+    let mut spec = VolumeSpec::mount("a", 1 << 30, Filesystem::Ext4).filled_from("s1:abcdefghij:n:s".parse().unwrap());
+    spec.class.discard = Some(Discard::Online);
+    for record in [Record::new(&spec, 1 << 30), Record::new_thin(&spec, 1 << 30)] {
+        for record in [record.filled_at_once(Some(UUID)), record.ready_with(UUID), record.filled_with_nothing()] {
+            assert_eq!((record.discards(), record.conflict(&spec)), (Discard::Online, None));
+        }
+    }
+    // A class that is used for raw block volumes, too.
+    let raw = VolumeSpec { class: spec.class, ..VolumeSpec::block("a", 1 << 30) };
+    let record = Record::new(&raw, 1 << 30);
+    assert_eq!((record.discard, record.conflict(&raw)), (None, None));
 }
 
 /// Golden: a newer Quarry relies on older ones not to touch objects other than volumes.
@@ -269,7 +318,7 @@ fn other_objects_than_volumes_are_recognized_in_every_higher_version() {
 
 proptest! {
     #[test]
-    fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0..Filesystem::ALL.len(), zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>(), node in "[a-z.-]{1,63}", source in 0..3, filling in any::<bool>(), expansion in any::<Option<(i64, u32)>>()) {
+    fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0..Filesystem::ALL.len(), zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>(), node in "[a-z.-]{1,63}", source in 0..3, filling in any::<bool>(), discard in prop::option::of(0..3_usize), expansion in any::<Option<(i64, u32)>>()) {
         let mut name = name;
         while name.len() > 128 { name.pop(); }
         let source: Option<ContentSource> = match source {
@@ -290,6 +339,7 @@ proptest! {
             zeroed: Gib(zeroed),
             filesystem_uuid: uuid.map(Uuid::from_u128),
             wiped,
+            discard: discard.map(|index| Discard::ALL[index]),
             expansion: expansion.filter(|_| whole).map(|(size, zeroed)| ExpansionProgress {
                 size: size.unsigned_abs(),
                 zeroed: Gib(u64::from(zeroed)),

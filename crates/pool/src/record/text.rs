@@ -67,8 +67,22 @@ impl Record {
 
     fn read(fields: &str) -> Result<Self, String> {
         let (known, mut unknown) = split(KEYS, fields)?;
-        let [state, name, size, access, filesystem, layout, parameters, zeroed, wipe, uuid, wiped, source, expansion] =
-            known;
+        let [
+            state,
+            name,
+            size,
+            access,
+            filesystem,
+            layout,
+            parameters,
+            zeroed,
+            wipe,
+            uuid,
+            wiped,
+            source,
+            expansion,
+            discard,
+        ] = known;
         let state = state.ok_or_else(|| missing("s"))?;
         let state = parse_state(state).ok_or_else(|| bad("s", state))?;
         let name = name.ok_or_else(|| missing("n"))?;
@@ -111,9 +125,13 @@ impl Record {
             None => None,
             Some(text) => Some(parse_expansion(text).ok_or_else(|| bad("e", text))?),
         };
+        let discard = match discard {
+            None => None,
+            Some(word) => Some(word.parse().map_err(|_| bad("d", word))?),
+        };
         let known_source = source.and_then(|text| text.parse().ok());
         if let (Some(text), None) = (source, &known_source) {
-            // A source of a later revision.
+            // A source of a later revision. It is the first one, so that it is written in its place.
             unknown.insert(0, format!("i={text}"));
         }
         Ok(Self {
@@ -132,6 +150,7 @@ impl Record {
             source: known_source,
             filling: false,
             expansion,
+            discard,
             unknown,
         })
     }
@@ -139,9 +158,9 @@ impl Record {
 
 /// The keys of version 1, in the order in which they are written: state, name, requested bytes, access types,
 /// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode, UUID of the filesystem, wiped, source of the
-/// contents, progress of an expansion. A key that is added later goes to the end, where a reader that does not know it
-/// keeps it.
-const KEYS: [&str; 13] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u", "c", "i", "e"];
+/// contents, progress of an expansion, discard mode. A key that is added later goes to the end, where a reader that does
+/// not know it keeps it.
+const KEYS: [&str; 14] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u", "c", "i", "e", "d"];
 /// The layout of a volume in a thin pool. A Quarry that does not know it lists such a volume, and changes nothing.
 const THIN: &str = "t";
 /// The version of the record of a volume that is being filled: an older Quarry must not prepare, use or delete it.
@@ -169,13 +188,22 @@ impl fmt::Display for Record {
         if self.wiped {
             f.write_str("/c=1")?;
         }
+        let (later_source, unknown) = match self.unknown.split_first() {
+            Some((first, rest)) if first.starts_with("i=") => (Some(first), rest),
+            _ => (None, self.unknown.as_slice()),
+        };
         if let Some(source) = &self.source {
             write!(f, "/i={source}")?;
+        } else if let Some(field) = later_source {
+            write!(f, "/{field}")?;
         }
         if let Some(ExpansionProgress { size, zeroed }) = self.expansion {
             write!(f, "/e={size}.{zeroed}")?;
         }
-        for field in &self.unknown {
+        if let Some(discard) = self.discard {
+            write!(f, "/d={discard}")?;
+        }
+        for field in unknown {
             write!(f, "/{field}")?;
         }
         Ok(())

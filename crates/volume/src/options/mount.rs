@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use super::OptionError;
 use super::tables;
 use super::value::{LONGEST, Value, quote};
-use crate::Filesystem;
+use crate::{Discard, Filesystem};
 
 /// Options that are the default anyway.
 const DEFAULTS: &[&str] = &["defaults", "rw", "atime", "diratime", "dev", "suid", "exec", "async"];
+
+/// The option against discards.
+const NODISCARD: &str = "nodiscard";
 
 /// Permitted mount options. Two are equal if they have the same effect, in any order and spelling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,29 @@ impl MountOptions {
         }
         words.retain(|_, word| !DEFAULTS.contains(&word.as_str()));
         Ok(Self { words })
+    }
+
+    /// The same options for a volume whose class sets when unused space is discarded.
+    ///
+    /// An option of the user about discards stays as it is. Without one, `online` adds the option that discards, and
+    /// `none` removes the discards that btrfs does by default, since Linux 6.2.
+    ///
+    /// # Errors
+    /// `nodiscard` with `online`: they contradict each other.
+    pub fn with_discard(mut self, kind: Filesystem, discard: Option<Discard>) -> Result<Self, OptionError> {
+        let word = match (discard, kind) {
+            (Some(Discard::Online), Filesystem::Ext4 | Filesystem::Xfs) => "discard",
+            // Without `async`, the kernel decides by its version, and old ones discard in every commit.
+            (Some(Discard::Online), Filesystem::Btrfs) => "discard=async",
+            (Some(Discard::None), Filesystem::Btrfs) => NODISCARD,
+            _ => return Ok(self),
+        };
+        let own = self.words.entry("discard".to_owned()).or_insert_with(|| word.to_owned());
+        if discard == Some(Discard::Online) && own == NODISCARD {
+            let problem = format!("{} contradicts the StorageClass parameter \"discard: online\"", quote(own));
+            return Err(OptionError { place: "mountOptions", problem, allowed: allowed(kind) });
+        }
+        Ok(self)
     }
 
     /// The options as words for mount, sorted by subject.
@@ -163,6 +189,32 @@ mod tests {
         for flags in ["ro,rw", "atime,noatime", "noatime,strictatime", "dev,nodev", "commit=1,commit=2", "sync,async"] {
             let error = parse(Filesystem::Ext4, &[flags]).unwrap_err();
             assert!(error.to_string().contains("contradicts"), "{flags}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_class_sets_the_option_that_discards() {
+        let with = |kind, flags: &[&str], discard| parse(kind, flags).unwrap().with_discard(kind, discard);
+        let words = |kind, flags: &[&str], discard| with(kind, flags, discard).unwrap().to_words();
+        let (online, none) = (Some(Discard::Online), Some(Discard::None));
+        for kind in [Filesystem::Ext4, Filesystem::Xfs] {
+            assert_eq!(words(kind, &["noatime"], online), ["noatime", "discard"]);
+            assert_eq!(words(kind, &[], none), [""; 0]);
+        }
+        assert_eq!(words(Filesystem::Btrfs, &[], online), ["discard=async"]);
+        assert_eq!(words(Filesystem::Btrfs, &[], none), ["nodiscard"]);
+        // What the user sets stays.
+        assert_eq!(words(Filesystem::Btrfs, &["discard=sync"], online), ["discard=sync"]);
+        for kind in Filesystem::ALL {
+            for discard in [None, Some(Discard::Periodic)] {
+                assert_eq!(words(kind, &[], discard), [""; 0]);
+            }
+            for discard in [None, Some(Discard::Periodic), none] {
+                assert_eq!(words(kind, &["discard"], discard), ["discard"]);
+                assert_eq!(words(kind, &["nodiscard"], discard), ["nodiscard"]);
+            }
+            let error = with(kind, &["nodiscard"], online).unwrap_err().to_string();
+            assert!(error.starts_with("mountOptions: \"nodiscard\" contradicts"), "{error}");
         }
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quarry_filesystem::{Coverage, Error, Probe, Superblock, Trouble, Usage, UuidStep};
+use quarry_filesystem::{Coverage, Error, Probe, Superblock, Trimmed, Trouble, Usage, UuidStep};
 use quarry_mount::Entry;
 use quarry_volume::{Filesystem, MakeOptions, Result};
 use uuid::Uuid;
@@ -237,5 +237,18 @@ impl Filesystems for Process {
         started.await.map_err(errors::filesystem)?;
         self.changes("end growth", |state| state.grow(device, mounted, before.device)).await;
         measure()
+    }
+
+    fn trim(&self, entry: &Entry, bytes: Range<u64>) -> Result<Option<Trimmed>> {
+        // It has the directory open meanwhile.
+        let opened = self.machine.state().begin_trim(entry);
+        if !opened {
+            return Ok(None);
+        }
+        while self.read(|state| state.stalled) {
+            std::thread::sleep(STALL);
+        }
+        let trimmed = self.effect("trim", |state| state.end_trim(entry, bytes));
+        trimmed.map(Some).map_err(errors::filesystem)
     }
 }

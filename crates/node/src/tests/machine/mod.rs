@@ -16,6 +16,7 @@
 //! * A snapshot reads the bytes of one instant as soon as its record is `ready`, and never becomes full.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,6 +37,7 @@ mod mappings;
 mod mounts;
 mod process;
 mod space;
+mod trims;
 
 /// The directory of all targets.
 pub(super) const KUBELET: &str = "/kubelet";
@@ -72,6 +74,12 @@ pub(super) struct State {
     pub(super) sysfs_names_volumes: bool,
     /// Targets that a program uses.
     pub(super) busy: BTreeSet<PathBuf>,
+    /// What was trimmed, in this order.
+    pub(super) trimmed: Vec<Range<u64>>,
+    /// A change of the pool is running.
+    pub(super) changing: bool,
+    /// The disks do not support discards.
+    pub(super) no_discards: bool,
     /// The next effect of that name fails.
     pub(super) fails: Option<&'static str>,
     /// Changes that must never be made.

@@ -125,8 +125,11 @@ impl Process {
                 (_, Some(entry)) => entry.device,
             };
             state.mount(target, shown, "/", kind.as_str(), device);
-            if let Some(entry) = state.mounts.last_mut().filter(|_| read_only) {
-                set_read_only(entry);
+            if let Some(entry) = state.mounts.last_mut() {
+                entry.super_options.extend_from_slice(options);
+                if read_only {
+                    set_read_only(entry);
+                }
             }
             Ok(())
         });

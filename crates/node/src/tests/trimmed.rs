@@ -1,0 +1,202 @@
+//! Filesystems whose unused space is discarded: with a mount option, or at intervals.
+
+use std::ops::Range;
+use std::time::{Duration, SystemTime};
+
+use quarry_volume::{AccessType, Discard, Filesystem};
+
+use super::machine::{Plan, Process};
+use super::world::{Call, SIZE, Use, World, staging};
+use crate::Host;
+use crate::trim::Trimmer;
+
+const INTERVAL: Duration = Duration::from_secs(3600);
+const SHORT: Duration = Duration::from_millis(50);
+const STEP: u64 = 512 << 20;
+const STEPS: [Range<u64>; 3] = [0..STEP, STEP..2 * STEP, 2 * STEP..3 * STEP];
+
+const PERIODIC: Use = Use { discard: Some(Discard::Periodic), ..Use::MOUNT };
+
+fn run<T>(paused: bool, test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(paused).build().unwrap().block_on(test)
+}
+
+/// A process that trims the volumes of that world.
+fn process(world: &World) -> (Host, Trimmer) {
+    let host = world.host(&Process::new(&world.machine, Plan::Lives));
+    host.set_trim_interval("p", INTERVAL);
+    (host.clone(), Trimmer::new(host, STEP, SystemTime::now()))
+}
+
+/// A time at which every volume is due.
+fn later(intervals: u32) -> SystemTime {
+    SystemTime::now() + INTERVAL * intervals
+}
+
+fn trimmed(world: &World) -> Vec<Range<u64>> {
+    world.machine.state().trimmed.clone()
+}
+
+fn staged(usage: Use) -> World {
+    World::after(usage, &[Call::Create, Call::Stage])
+}
+
+#[test]
+fn a_volume_is_mounted_with_the_option_of_its_class() {
+    for (kind, discard, option) in [
+        (Filesystem::Ext4, Some(Discard::Online), Some("discard")),
+        (Filesystem::Xfs, Some(Discard::Online), Some("discard")),
+        (Filesystem::Btrfs, Some(Discard::Online), Some("discard=async")),
+        (Filesystem::Btrfs, Some(Discard::None), Some("nodiscard")),
+        (Filesystem::Btrfs, Some(Discard::Periodic), None),
+        (Filesystem::Ext4, Some(Discard::None), None),
+        (Filesystem::Ext4, None, None),
+    ] {
+        let world = staged(Use { filesystem: Some(kind), discard, ..Use::MOUNT });
+        let state = world.machine.state();
+        let options = &state.at(&staging())[0].super_options;
+        let found = options.iter().find(|word| word.contains("discard")).map(String::as_str);
+        assert_eq!(found, option, "{kind} with {discard:?}");
+    }
+}
+
+#[test]
+fn unused_space_is_discarded_once_in_each_interval() {
+    assert_eq!(3 * STEP, SIZE);
+    for kind in Filesystem::ALL {
+        let world = staged(Use { filesystem: Some(kind), ..PERIODIC });
+        // Addresses of btrfs can be larger than its device.
+        let last = (kind == Filesystem::Btrfs).then_some(SIZE..u64::MAX);
+        let all: Vec<_> = STEPS.into_iter().chain(last).collect();
+        run(false, async {
+            let (host, mut trimmer) = process(&world);
+            trimmer.look(later(2)).await;
+            trimmer.work().await;
+            assert_eq!(trimmed(&world), all);
+            for _ in 0..2 {
+                trimmer.look(later(2)).await;
+                trimmer.work().await;
+            }
+            assert_eq!(trimmed(&world), all, "it is not due again");
+            trimmer.look(later(4)).await;
+            trimmer.work().await;
+            assert_eq!(trimmed(&world).len(), 2 * all.len());
+            assert_eq!(host.trims().discarded(), 2000 * all.len() as u64);
+            // A restart begins with the present, or shortly before.
+            let (_, mut trimmer) = process(&world);
+            trimmer.look(later(0)).await;
+            trimmer.look(later(2)).await;
+            trimmer.work().await;
+            assert!(trimmed(&world).len() >= 3 * all.len());
+        });
+        assert_eq!(world.machine.state().violations, [""; 0]);
+    }
+}
+
+#[test]
+fn nothing_else_is_trimmed() {
+    let unused: &[Call] = &[Call::Create, Call::Stage, Call::Unstage];
+    let used: &[Call] = &[Call::Create, Call::Stage];
+    for (usage, calls) in [
+        (Use { discard: Some(Discard::None), ..PERIODIC }, used),
+        (Use { discard: Some(Discard::Online), ..PERIODIC }, used),
+        // Not in a thin pool.
+        (Use { discard: None, ..PERIODIC }, used),
+        (Use { filesystem: None, access: AccessType::Block, ..PERIODIC }, used),
+        (PERIODIC, &[Call::Create]),
+        (PERIODIC, unused),
+    ] {
+        let world = World::after(usage, calls);
+        run(false, async {
+            let (host, mut trimmer) = process(&world);
+            trimmer.look(later(2)).await;
+            trimmer.work().await;
+            assert_eq!((trimmed(&world), host.trims().failures()), (vec![], 0), "{usage:?} after {calls:?}");
+        });
+    }
+}
+
+#[test]
+fn an_unmount_stops_a_trim_after_its_step() {
+    for call in [Call::Unstage, Call::Unpublish] {
+        let world = World::after(PERIODIC, &[Call::Create, Call::Stage, Call::Publish]);
+        if call == Call::Unstage {
+            world.succeeds(Call::Unpublish);
+        }
+        run(false, async {
+            let (host, mut trimmer) = process(&world);
+            trimmer.look(later(2)).await;
+            world.machine.state().stalled = true;
+            {
+                let begun = async {
+                    while world.machine.state().busy.is_empty() {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                };
+                let unmount = async {
+                    begun.await;
+                    let unmount = world.send(&host, call);
+                    tokio::pin!(unmount);
+                    let early = tokio::time::timeout(SHORT, &mut unmount).await;
+                    assert!(early.is_err(), "{call:?} did not wait: {early:?}");
+                    world.machine.state().stalled = false;
+                    unmount.await.unwrap();
+                };
+                tokio::join!(trimmer.work(), unmount);
+            }
+            assert_eq!(trimmed(&world), STEPS[..1]);
+            // It continues where it stopped, or not at all.
+            trimmer.work().await;
+            trimmer.work().await;
+            let expected = if call == Call::Unstage { &STEPS[..1] } else { &STEPS[..] };
+            assert_eq!((trimmed(&world).as_slice(), host.trims().failures()), (expected, 0), "{call:?}");
+        });
+    }
+}
+
+#[test]
+fn it_waits_for_changes_of_the_pool_and_of_the_volume() {
+    let world = staged(PERIODIC);
+    run(true, async {
+        let (host, mut trimmer) = process(&world);
+        world.machine.state().changing = true;
+        trimmer.look(later(2)).await;
+        trimmer.work().await;
+        world.machine.state().changing = false;
+        trimmer.look(later(2)).await;
+        world.machine.state().changing = true;
+        trimmer.work().await;
+        assert_eq!(trimmed(&world), []);
+        world.machine.state().changing = false;
+        let endless = host.tasks().run(&world.id.volume, "grow", SHORT, |_| std::future::pending::<quarry_volume::Result<()>>());
+        endless.await.unwrap_err();
+        trimmer.work().await;
+        assert_eq!(trimmed(&world), []);
+        // The same volume in another process, in which no task is running.
+        let (_, mut trimmer) = process(&world);
+        trimmer.look(later(2)).await;
+        trimmer.work().await;
+        assert_eq!(trimmed(&world), STEPS);
+    });
+}
+
+#[test]
+fn a_failure_is_counted_and_tried_again_in_the_next_interval() {
+    let world = staged(PERIODIC);
+    run(false, async {
+        let (host, mut trimmer) = process(&world);
+        world.machine.state().fails = Some("trim");
+        trimmer.look(later(2)).await;
+        trimmer.work().await;
+        trimmer.work().await;
+        assert_eq!((trimmed(&world), host.trims().failures()), (vec![], 1));
+        trimmer.look(later(4)).await;
+        trimmer.work().await;
+        assert_eq!((trimmed(&world), host.trims().failures()), (STEPS.to_vec(), 1));
+        // A disk that does not support discards is no failure.
+        world.machine.state().no_discards = true;
+        trimmer.look(later(6)).await;
+        trimmer.work().await;
+        assert_eq!((host.trims().discarded(), host.trims().failures()), (3000, 1));
+    });
+}

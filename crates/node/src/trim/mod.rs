@@ -1,0 +1,281 @@
+//! Discards the unused space of mounted filesystems at intervals, as fstrim does: for volumes with `discard: periodic`.
+//!
+//! One filesystem per node is trimmed at a time, in steps. A step needs only the mount, and no lock of the pool or of the
+//! volume; an unmount of the volume waits for the current step ([`Trims::hold`]). Nothing is stored: see [`schedule`].
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use quarry_filesystem::Trimmed;
+use quarry_mount::Entry;
+use quarry_pool::{Pool, PoolVolume, State};
+use quarry_volume::{Discard, Error, Filesystem, Result, VolumeId};
+use tokio_util::sync::CancellationToken;
+
+use self::running::Run;
+use crate::host::Host;
+use crate::kernel::Kernel;
+use crate::{device, errors};
+
+mod running;
+mod schedule;
+
+pub(crate) use self::running::Trims;
+
+/// How many bytes of a filesystem one step covers. Between two steps, a trim can be stopped.
+const STEP: u64 = 16 << 30;
+/// How often the volumes are looked at, at most.
+const LOOK: Duration = Duration::from_secs(60);
+/// How far the first look goes back, so that the times during a restart are not missed.
+const RESTART: Duration = Duration::from_secs(10 * 60);
+/// How long a pool may take to list its volumes: a little longer than a report may take.
+const LIST: Duration = Duration::from_secs(40);
+/// How long a step waits until the pool is not being changed.
+const CHANGE: Duration = Duration::from_secs(10);
+/// How often it looks meanwhile.
+const CHANGING: Duration = Duration::from_millis(100);
+/// A step that takes longer is logged.
+const SLOW: Duration = Duration::from_secs(5 * 60);
+
+impl Host {
+    /// Sets how often the unused space of volumes with `discard: periodic` is discarded in the pool with that name.
+    pub fn set_trim_interval(&self, pool: &str, interval: Duration) {
+        self.trims().set_interval(pool, interval);
+    }
+
+    /// Discards the unused space of the mounted volumes with `discard: periodic`, each at its times, until `stopping` is
+    /// cancelled. A step that is running then ends later.
+    pub async fn trim_periodically(self, stopping: CancellationToken) {
+        let mut trimmer = Trimmer::new(self, STEP, SystemTime::now());
+        let pause = trimmer.pause();
+        let work = async {
+            loop {
+                tokio::time::sleep(pause).await;
+                trimmer.look(SystemTime::now()).await;
+                trimmer.work().await;
+            }
+        };
+        let _: Option<()> = stopping.run_until_cancelled(work).await;
+    }
+}
+
+/// The work of one host.
+pub(crate) struct Trimmer {
+    host: Host,
+    /// In bytes.
+    step: u64,
+    started: SystemTime,
+    /// Until when the times of the volumes of each pool were looked at, by the pool's name.
+    looked: HashMap<String, SystemTime>,
+    queue: VecDeque<Queued>,
+}
+
+/// A volume whose time has come.
+#[derive(Clone)]
+struct Queued {
+    id: VolumeId,
+    pool: Arc<dyn Pool>,
+    volume: PoolVolume,
+    kind: Filesystem,
+    /// The byte of its filesystem at which the next step begins.
+    position: u64,
+    /// The bytes that were discarded by earlier steps.
+    discarded: u64,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Nothing is left to do before the next time of the volume.
+    Done,
+    /// It continues later.
+    Later,
+}
+
+/// What one step did.
+enum Step {
+    /// It discarded so many bytes; the next one begins at that byte.
+    Discarded { bytes: u64, next: u64 },
+    /// It is complete, or the volume is not mounted writable.
+    End,
+    /// The disk does not support discards.
+    Unsupported,
+}
+
+impl Trimmer {
+    pub(crate) fn new(host: Host, step: u64, started: SystemTime) -> Self {
+        Self { host, step, started, looked: HashMap::new(), queue: VecDeque::new() }
+    }
+
+    /// The time between two looks: a part of the shortest interval.
+    fn pause(&self) -> Duration {
+        let intervals = self.host.pools().iter().map(|pool| self.host.trims().interval(pool.name()));
+        intervals.map(|interval| interval / 4).fold(LOOK, Duration::min).max(Duration::from_secs(1))
+    }
+
+    /// Queues the volumes whose time has come. The times of a pool that cannot be read now are looked at later.
+    pub(crate) async fn look(&mut self, now: SystemTime) {
+        for pool in self.host.pools().to_vec() {
+            // Reading it now might wait.
+            if pool.changing() || !pool.unresponsive_disks().is_empty() {
+                continue;
+            }
+            let volumes = match tokio::time::timeout(LIST, pool.volumes()).await {
+                Ok(Ok(volumes)) => volumes,
+                failed => {
+                    let why = failed.map(|answer| answer.err().map(|error| error.message)).unwrap_or_default();
+                    tracing::debug!(pool = pool.name(), why, "the volumes to trim are not known");
+                    continue;
+                }
+            };
+            let interval = self.host.trims().interval(pool.name());
+            let back = self.started.checked_sub(RESTART.min(interval)).unwrap_or(self.started);
+            let since = self.looked.insert(pool.name().to_owned(), now).unwrap_or(back);
+            let due = volumes.into_iter().filter_map(|volume| self.periodic(&pool, volume));
+            let due: Vec<_> = due.filter(|queued| schedule::is_due(&queued.id, interval, since, now)).collect();
+            for queued in due {
+                if !self.queue.iter().any(|other| other.id == queued.id) {
+                    self.queue.push_back(queued);
+                }
+            }
+        }
+    }
+
+    /// The volume, if its unused space is discarded at intervals.
+    fn periodic(&self, pool: &Arc<dyn Pool>, volume: PoolVolume) -> Option<Queued> {
+        let record = volume.record().ok()?;
+        let kind = record.filesystem?;
+        if record.discards() != Discard::Periodic || record.state != State::Ready {
+            return None;
+        }
+        let (storage, node, name) = (volume.storage.clone(), self.host.node().to_owned(), volume.name.clone());
+        let id = VolumeId { storage, node, volume: name };
+        Some(Queued { id, pool: Arc::clone(pool), volume, kind, position: 0, discarded: 0 })
+    }
+
+    /// Trims the queued volumes, one after the other. Those that cannot be trimmed now stay queued.
+    pub(crate) async fn work(&mut self) {
+        for _ in 0..self.queue.len() {
+            let Some(mut queued) = self.queue.pop_front() else { return };
+            if self.trim(&mut queued).await == Outcome::Later {
+                self.queue.push_back(queued);
+            }
+        }
+    }
+
+    async fn trim(&self, queued: &mut Queued) -> Outcome {
+        let trims = self.host.trims();
+        if self.host.tasks().is_running(&queued.id.volume) {
+            return Outcome::Later;
+        }
+        let Some(run) = trims.begin(&queued.id.volume) else { return Outcome::Later };
+        let run = Arc::new(run);
+        loop {
+            if run.cancel.is_cancelled() || !is_quiet(&*queued.pool).await {
+                return Outcome::Later;
+            }
+            match self.step(queued, Arc::clone(&run)).await {
+                Ok(Step::Discarded { bytes, next }) => {
+                    trims.add_discarded(bytes);
+                    queued.discarded = queued.discarded.saturating_add(bytes);
+                    queued.position = next;
+                }
+                Ok(Step::End) => {
+                    if queued.position > 0 {
+                        tracing::info!(volume = %queued.id, bytes = queued.discarded, "unused space was discarded");
+                    }
+                    return Outcome::Done;
+                }
+                Ok(Step::Unsupported) => {
+                    if trims.set_unsupported(&queued.id) {
+                        tracing::info!(
+                            volume = %queued.id, device = device_of(queued),
+                            "its class has \"discard: periodic\", but its disk does not support discards: nothing is \
+                             discarded"
+                        );
+                    }
+                    return Outcome::Done;
+                }
+                Err(error) => {
+                    trims.add_failure();
+                    tracing::warn!(
+                        volume = %queued.id, device = device_of(queued), %error,
+                        "the unused space of a volume could not be discarded (discard: periodic); it is tried again in \
+                         the next interval: check the disk and the filesystem (kernel log, quarry doctor)"
+                    );
+                    return Outcome::Done;
+                }
+            }
+        }
+    }
+
+    /// Discards the unused space in the next part of the filesystem. `run` is held until that has ended.
+    async fn step(&self, queued: &Queued, run: Arc<Run>) -> Result<Step> {
+        let (kernel, work, step) = (Arc::clone(self.host.kernel()), queued.clone(), self.step);
+        let ended = errors::blocking(move || {
+            let _run = run;
+            work.step(&*kernel, step)
+        });
+        tokio::pin!(ended);
+        match tokio::time::timeout(SLOW, &mut ended).await {
+            Ok(result) => result,
+            Err(_) => {
+                tracing::warn!(
+                    volume = %queued.id, device = device_of(queued),
+                    "discarding a part of the unused space of a volume takes longer than {} s, and no other volume of \
+                     this node is trimmed meanwhile: does its disk hang?",
+                    SLOW.as_secs()
+                );
+                ended.await
+            }
+        }
+    }
+}
+
+impl Queued {
+    /// Blocks until the step has ended.
+    fn step(&self, kernel: &dyn Kernel, step: u64) -> Result<Step> {
+        let Some(device) = device::active(&self.pool, &self.volume)? else { return Ok(Step::End) };
+        let Some(number) = kernel.number(&device.top) else { return Ok(Step::End) };
+        // The first one is the staged mount: all others are binds of it.
+        let mounted = kernel.mounts_of_device(number)?.into_iter().find(|entry| entry.root.as_os_str() == "/");
+        let Some(entry) = mounted.filter(|entry| !is_read_only(entry)) else { return Ok(Step::End) };
+        let size = kernel.device_size(&device.top)?;
+        let end = match self.position {
+            position if position < size => position.saturating_add(step),
+            // Addresses of btrfs can be larger than its device.
+            u64::MAX => return Ok(Step::End),
+            _ if self.kind == Filesystem::Btrfs => u64::MAX,
+            _ => return Ok(Step::End),
+        };
+        Ok(match kernel.trim(&entry, self.position..end)? {
+            Some(Trimmed::Bytes(bytes)) => Step::Discarded { bytes, next: end },
+            Some(Trimmed::Unsupported) => Step::Unsupported,
+            Some(Trimmed::PastEnd) | None => Step::End,
+        })
+    }
+}
+
+/// Waits until no change of the pool is running, which would have to wait for the discards. Returns whether that is so.
+async fn is_quiet(pool: &dyn Pool) -> bool {
+    let quiet = async {
+        while pool.changing() {
+            tokio::time::sleep(CHANGING).await;
+        }
+    };
+    tokio::time::timeout(CHANGE, quiet).await.is_ok()
+}
+
+/// Whether the filesystem, or this mount of it, is read-only: nothing was deleted there.
+fn is_read_only(entry: &Entry) -> bool {
+    entry.read_only() || entry.super_options.iter().any(|option| option == "ro")
+}
+
+/// The device of a volume, for messages.
+fn device_of(queued: &Queued) -> String {
+    let device: Result<Option<PathBuf>, Error> =
+        device::active(&queued.pool, &queued.volume).map(|device| device.map(|device| device.top));
+    device.ok().flatten().map_or_else(|| "unknown".to_owned(), |device| device.display().to_string())
+}
