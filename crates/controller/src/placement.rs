@@ -12,7 +12,9 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use quarry_proto::csi::v1 as csi;
-use quarry_volume::{COPY, ContentSource, DISCARD, Error, FencingToken, NameLookup, Reason, Result, Volume, VolumeSpec};
+use quarry_volume::{
+    COPY, ContentSource, DISCARD, Error, FencingToken, NameLookup, Reason, Result, Volume, VolumeSpec,
+};
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, require_able};

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use quarry_exec::{Command, Output};
 use quarry_filesystem::{
-    Coverage, Error, Obstacle, Probe, check_before_adoption, coverage, device_size, exclusive, filesystem_uuid, grow,
-    make, minimum_size, probe, usage, wipe_signatures, zero_range,
+    Coverage, Error, Obstacle, Probe, Trimmed, check_before_adoption, coverage, device_size, exclusive, filesystem_uuid, grow,
+    make, minimum_size, probe, trim, usage, wipe_signatures, zero_range,
 };
 use quarry_volume::{Filesystem, MakeOptions};
 
@@ -448,6 +448,51 @@ async fn each_filesystem_grows_with_its_device_while_it_is_in_use() {
         assert_eq!(probe(&disk.device).await.unwrap(), expected(kind));
         run(Command::query("mount").arg(&disk.device).arg(target)).await;
         assert_eq!(mounted.coverage().filesystem, grown.filesystem, "{kind}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn each_filesystem_returns_the_space_of_deleted_files_step_by_step() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    const STEP: u64 = 64 * MIB;
+    for kind in Filesystem::ALL {
+        let mounted = Mounted::new(kind, 320 * MIB, "").await;
+        let (target, image) = (&mounted.target, &mounted.disk.image);
+        let flush = || std::process::Command::new("sync").arg("-f").arg(target).status().unwrap();
+        let allocated = || {
+            flush();
+            // Of the file that the loop device is on, in units of 512 bytes.
+            image.metadata().unwrap().blocks() * 512
+        };
+        let before = allocated();
+        std::fs::write(target.join("file"), vec![0xa5; 100 << 20]).unwrap();
+        let full = allocated();
+        assert!(full > before + 90 * MIB, "{kind}: {before}, {full}");
+        std::fs::remove_file(target.join("file")).unwrap();
+        flush();
+
+        let directory = File::open(target).unwrap();
+        let step = |start: u64, end: u64| trim(&directory, target, start..end).unwrap();
+        let mut discarded = 0;
+        let mut start = 0;
+        while start < 320 * MIB {
+            let Trimmed::Bytes(bytes) = step(start, start + STEP) else { panic!("{kind}: at {start}") };
+            discarded += bytes;
+            start += STEP;
+        }
+        match (kind, step(1 << 40, (1 << 40) + STEP)) {
+            // Its addresses are logical.
+            (Filesystem::Btrfs, Trimmed::Bytes(_)) | (Filesystem::Ext4 | Filesystem::Xfs, Trimmed::PastEnd) => {}
+            (_, other) => panic!("{kind}: {other:?}"),
+        }
+        if kind == Filesystem::Btrfs {
+            step(320 * MIB, u64::MAX);
+        }
+        assert!(discarded >= 90 * MIB, "{kind}: {discarded}");
+        let after = allocated();
+        assert!(after < full - 90 * MIB, "{kind}: {full}, {after}");
     }
 }
 

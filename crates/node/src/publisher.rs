@@ -18,8 +18,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, MutexGuard};
 use quarry_pool::{Pool, PoolVolume, Reading, Recorded, State, Volumes};
 use quarry_volume::{
-    COPY, Change, Condition, DISCARD, EXPAND, Greeting, PoolState, SNAPSHOT, SNAPSHOT_COPY, Snapshot, SnapshotId, Space, Volume,
-    VolumeId,
+    COPY, Change, Condition, DISCARD, EXPAND, Greeting, PoolState, SNAPSHOT, SNAPSHOT_COPY, Snapshot, SnapshotId,
+    Space, Volume, VolumeId,
 };
 use tokio::sync::broadcast;
 

@@ -58,8 +58,7 @@ impl Host {
             self.refresh_after_first_use(&pool, &record);
             return staged;
         };
-        let options =
-            MountOptions::parse(kind, &stage.capability.mount_flags)?.with_discard(kind, record.discard)?;
+        let options = MountOptions::parse(kind, &stage.capability.mount_flags)?.with_discard(kind, record.discard)?;
         let check = match options.read_only() || stage.capability.mode == AccessMode::ReaderOnly {
             true => Check::Read,
             false => Check::Write,

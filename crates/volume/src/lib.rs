@@ -24,8 +24,8 @@ mod wipe;
 
 pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage};
 pub use agent::{
-    Agent, COPY, Capacity, Change, CopyProgress, DISCARD, EXPAND, FencingToken, Greeting, NameLookup,
-    PoolCapabilities, PoolState, SNAPSHOT, SNAPSHOT_COPY, ThinUse, Update, UpdateStream, Volume,
+    Agent, COPY, Capacity, Change, CopyProgress, DISCARD, EXPAND, FencingToken, Greeting, NameLookup, PoolCapabilities,
+    PoolState, SNAPSHOT, SNAPSHOT_COPY, ThinUse, Update, UpdateStream, Volume,
 };
 pub use discard::{Discard, UnknownDiscard};
 pub use error::{Error, Reason, Result};

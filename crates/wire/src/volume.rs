@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use quarry_proto::volume::v1;
 use quarry_volume::{
-    AccessTypes, Condition, ContentSource, CopyProgress, Discard, Error, Filesystem, Layout, Parameters, Reason, Result,
-    SizeRange, Volume, VolumeSpec, Wipe,
+    AccessTypes, Condition, ContentSource, CopyProgress, Discard, Error, Filesystem, Layout, Parameters, Reason,
+    Result, SizeRange, Volume, VolumeSpec, Wipe,
 };
 
 use crate::field::required;

@@ -388,7 +388,8 @@ pub async fn fill(
     source: Option<csi::volume_content_source::Type>,
 ) -> Result<csi::Volume, Status> {
     let source = source.map(|source| csi::VolumeContentSource { r#type: Some(source) });
-    let request = csi::CreateVolumeRequest { volume_content_source: source, ..request(name, mib, requisite, preferred) };
+    let request =
+        csi::CreateVolumeRequest { volume_content_source: source, ..request(name, mib, requisite, preferred) };
     service.create_volume(Request::new(request)).await.map(|answer| answer.into_inner().volume.unwrap())
 }
 

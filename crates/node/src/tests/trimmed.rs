@@ -168,7 +168,8 @@ fn it_waits_for_changes_of_the_pool_and_of_the_volume() {
         trimmer.work().await;
         assert_eq!(trimmed(&world), []);
         world.machine.state().changing = false;
-        let endless = host.tasks().run(&world.id.volume, "grow", SHORT, |_| std::future::pending::<quarry_volume::Result<()>>());
+        let endless =
+            host.tasks().run(&world.id.volume, "grow", SHORT, |_| std::future::pending::<quarry_volume::Result<()>>());
         endless.await.unwrap_err();
         trimmer.work().await;
         assert_eq!(trimmed(&world), []);

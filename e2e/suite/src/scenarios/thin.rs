@@ -20,6 +20,8 @@ const POOL: i64 = 800 * MIB;
 const RATIO: i64 = 4;
 /// A pool is looked at every ten seconds, and a failed step is repeated after a minute.
 const MADE: Duration = Duration::from_secs(120);
+/// The interval of pool `trims`. The times of a volume are at most two of them apart.
+const INTERVAL: Duration = Duration::from_secs(20);
 
 pub async fn run(context: Context) -> Passed {
     let config = Config::new("thin").disk(Disk::new("d1", DISK)).disk(Disk::new("d2", DISK));
@@ -33,11 +35,15 @@ pub async fn run(context: Context) -> Passed {
         "striped, create: true, size: 64Mi, layout: striped".to_owned(),
         "mirrored, create: true, size: 64Mi, layout: raid1".to_owned(),
         "foreign, create: true, size: 64Mi".to_owned(),
+        format!("trims, create: true, size: {POOL}, overprovision: {RATIO}"),
     ];
     let mut yaml = format!("pools:\n  - name: main\n    lvm: {{volumeGroup: {GROUP}}}\n");
     for pool in &pools {
         let name = pool.split(',').next().unwrap_or_default();
-        yaml += &format!("  - name: {name}\n    lvm: {{volumeGroup: {GROUP}, thinPool: {{name: {pool}}}}}\n");
+        yaml += &format!(
+            "  - name: {name}\n    trimInterval: {}\n    lvm: {{volumeGroup: {GROUP}, thinPool: {{name: {pool}}}}}\n",
+            interval(name)
+        );
     }
     node.configure(&yaml).await?;
     half_made(&node).await?;
@@ -51,13 +57,22 @@ pub async fn run(context: Context) -> Passed {
         copies += life(&mut node, ask.parameter("pool", "thin")).await.with_context(|| what.clone())?;
         context.say(format_args!("{what}: done"));
     }
+    let freed = discards(&mut node).await.context("the space of deleted files")?;
     let depth = if context.settings.soak { 10 } else { 3 };
     generations(&node, depth).await.context("copies of copies")?;
     ratio(&node).await.context("the ratio of virtual to real space")?;
     let seen = full(&node).await.context("a full pool")?;
     extended(&node).await.context("a pool that is extended")?;
     nothing_left(&node).await?;
-    Ok(format!("{copies} volumes restored or cloned; {seen}"))
+    Ok(format!("{copies} volumes restored or cloned; {seen}; {freed}"))
+}
+
+/// How often the unused space of volumes is discarded in that pool.
+fn interval(pool: &str) -> String {
+    match pool {
+        "trims" => format!("{}s", INTERVAL.as_secs()),
+        _ => "7d".to_owned(),
+    }
 }
 
 /// What a power cut leaves of pools that are being created, and a volume that is not Quarry's.
@@ -80,7 +95,7 @@ fn class(pool: &str) -> Ask {
 
 /// The pools are there, as the configuration says.
 async fn made(node: &Node) -> Result<()> {
-    for pool in ["thin", "fails", "waits", "grows", "striped", "mirrored"] {
+    for pool in ["thin", "fails", "waits", "grows", "striped", "mirrored", "trims"] {
         let class = class(pool).parameters;
         until(&format!("pool {pool}"), MADE, || async { Ok(node.csi.capacity(&class).await?.0 > 0) }).await?;
     }
@@ -174,6 +189,82 @@ async fn copy(node: &Node, ask: Ask, expected: &Contents, at_once: bool) -> Resu
     fill(node, &made, "third").await?;
     close(node, &made).await?;
     retry(|| node.csi.delete(&made.id)).await.map_err(Into::into)
+}
+
+/// The space of deleted files returns to the pool as the class says, also after a restart of the plugin.
+async fn discards(node: &mut Node) -> Result<String> {
+    const FILE: i64 = 60 * MIB;
+    let class = |name: &str, filesystem| Ask::mount(name, filesystem).parameter("pool", "trims").size(300 * MIB);
+    let wrong = class("pvc-wrong", "ext4").parameter("discard", "weekly");
+    refused("an unknown mode", node.csi.create(&wrong).await, Code::InvalidArgument, "online, periodic or none")?;
+    let mut contrary = class("pvc-contrary", "ext4").parameter("discard", "online");
+    contrary.mount_flags.push("nodiscard".to_owned());
+    refused("a contrary option", node.csi.create(&contrary).await, Code::InvalidArgument, "contradicts")?;
+    // A class is used for both; it has no meaning for a raw volume.
+    let raw = Ask::block("pvc-raw").parameter("pool", "trims").parameter("discard", "online");
+    let raw = retry(|| node.csi.create(&raw)).await.context("a raw volume")?;
+    retry(|| node.csi.delete(&raw.id)).await?;
+
+    let mut volumes = Vec::new();
+    for filesystem in ["ext4", "xfs"] {
+        for discard in ["online", "periodic", "none", "default"] {
+            let ask = class(&format!("pvc-{discard}-{filesystem}"), filesystem);
+            let ask = if discard == "default" { ask } else { ask.parameter("discard", discard) };
+            let made = retry(|| node.csi.create(&ask)).await.with_context(|| ask.name.clone())?;
+            open(node, &made).await?;
+            let options = node.vm.sh(format!("findmnt -n -o OPTIONS '{}'", made.target())).await?;
+            let online = options.trim().split(',').any(|option| option == "discard");
+            ensure!(online == (discard == "online"), "{} is mounted with {options}", ask.name);
+            let before = used(node, &ask.name, made.size).await?;
+            let target = made.target();
+            let write = format!("head -c {FILE} /dev/urandom >'{target}/file' && sync -f '{target}'");
+            node.vm.sh(write).await.with_context(|| ask.name.clone())?;
+            let full = used(node, &ask.name, made.size).await?;
+            ensure!(full > before + FILE * 8 / 10, "{}: {before} bytes before, {full} with the file", ask.name);
+            volumes.push((made, discard, full));
+        }
+    }
+    let pool_before = used(node, "trims", POOL).await?;
+    for (made, _, _) in &volumes {
+        let target = made.target();
+        node.vm.sh(format!("rm '{target}/file' && sync -f '{target}'")).await?;
+    }
+    // Nothing about the next times is stored.
+    node.kill().await?;
+    node.serve().await?;
+    let began = Instant::now();
+    for (made, discard, full) in volumes.iter().filter(|(_, discard, _)| *discard != "none") {
+        let within = if *discard == "online" { Duration::from_secs(30) } else { 3 * INTERVAL };
+        until(&format!("{} returns the space", made.ask.name), within, || async {
+            // The next commit of the journal.
+            node.vm.sh(format!("touch '{0}/other' && sync -f '{0}'", made.target())).await?;
+            Ok(used(node, &made.ask.name, made.size).await? < full - FILE * 8 / 10)
+        })
+        .await?;
+    }
+    tokio::time::sleep((3 * INTERVAL).saturating_sub(began.elapsed())).await;
+    for (made, _, full) in volumes.iter().filter(|(_, discard, _)| *discard == "none") {
+        let now = used(node, &made.ask.name, made.size).await?;
+        ensure!(now > full - FILE / 10, "{} has returned space: {now} of {full} bytes", made.ask.name);
+    }
+    let returned = pool_before - used(node, "trims", POOL).await?;
+    ensure!(returned > 6 * FILE * 8 / 10, "{returned} bytes returned to the pool");
+    let (trimmed, failed) =
+        (node.metric("quarry_trimmed_bytes_total").await?, node.metric("quarry_trim_failures_total").await?);
+    ensure!(trimmed > 0.0 && failed == 0.0, "{trimmed} bytes were trimmed, and {failed} trims failed");
+    for (made, _, _) in &volumes {
+        close(node, made).await?;
+        retry(|| node.csi.delete(&made.id)).await?;
+    }
+    Ok(format!("{} MiB of deleted files returned to the pool", returned / MIB))
+}
+
+/// The used bytes of a thin pool, or of a volume in one.
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "small numbers")]
+async fn used(node: &Node, name: &str, size: i64) -> Result<i64> {
+    let percent = node.vm.sh(format!("lvs --noheadings -o data_percent {GROUP}/{name}")).await?;
+    let percent: f64 = percent.trim().parse().with_context(|| format!("{name} has data_percent {percent:?}"))?;
+    Ok((percent / 100.0 * size as f64) as i64)
 }
 
 /// Copies of copies: each is restored from a snapshot of the one before, and shows its contents, also after all that is
