@@ -13,12 +13,12 @@ use crate::Error;
 mod ioctl {
     /// What to discard: `struct fstrim_range` of linux/fs.h.
     #[repr(C)]
-    pub struct Range {
-        pub start: u64,
+    pub(super) struct Range {
+        pub(super) start: u64,
         /// The kernel replaces it with the number of discarded bytes.
-        pub length: u64,
+        pub(super) length: u64,
         /// The smallest extent that is discarded. The kernel raises it to what the disk can discard.
-        pub minimum: u64,
+        pub(super) minimum: u64,
     }
 
     // FITRIM of linux/fs.h.

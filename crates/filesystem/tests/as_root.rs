@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use quarry_exec::{Command, Output};
 use quarry_filesystem::{
-    Coverage, Error, Obstacle, Probe, Trimmed, check_before_adoption, coverage, device_size, exclusive, filesystem_uuid, grow,
-    make, minimum_size, probe, trim, usage, wipe_signatures, zero_range,
+    Coverage, Error, Obstacle, Probe, Trimmed, check_before_adoption, coverage, device_size, exclusive,
+    filesystem_uuid, grow, make, minimum_size, probe, trim, usage, wipe_signatures, zero_range,
 };
 use quarry_volume::{Filesystem, MakeOptions};
 
@@ -460,7 +460,8 @@ async fn each_filesystem_returns_the_space_of_deleted_files_step_by_step() {
     for kind in Filesystem::ALL {
         let mounted = Mounted::new(kind, 320 * MIB, "").await;
         let (target, image) = (&mounted.target, &mounted.disk.image);
-        let flush = || std::process::Command::new("sync").arg("-f").arg(target).status().unwrap();
+        let directory = File::open(target).unwrap();
+        let flush = || nix::unistd::syncfs(&directory).unwrap();
         let allocated = || {
             flush();
             // Of the file that the loop device is on, in units of 512 bytes.
@@ -473,7 +474,6 @@ async fn each_filesystem_returns_the_space_of_deleted_files_step_by_step() {
         std::fs::remove_file(target.join("file")).unwrap();
         flush();
 
-        let directory = File::open(target).unwrap();
         let step = |start: u64, end: u64| trim(&directory, target, start..end).unwrap();
         let mut discarded = 0;
         let mut start = 0;

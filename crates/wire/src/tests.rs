@@ -336,6 +336,7 @@ fn a_request_that_is_not_completely_understood_is_rejected() {
         ("a newer access type", Some(v1::VolumeSpec { access: 9, ..good() })),
         ("no access type", Some(v1::VolumeSpec { access: 0, ..good() })),
         ("a newer way to wipe", Some(v1::VolumeSpec { wipe: "shred".into(), ..good() })),
+        ("a newer way to discard", Some(v1::VolumeSpec { discard: "nightly".into(), ..good() })),
         ("a newer filesystem", Some(v1::VolumeSpec { filesystem: "bcachefs".into(), ..good() })),
         ("no filesystem", Some(v1::VolumeSpec { filesystem: String::new(), ..good() })),
         ("a filesystem on raw block", Some(v1::VolumeSpec { access: v1::AccessTypes::Block.into(), ..good() })),

@@ -101,6 +101,7 @@ async fn a_newer_controllers_request_is_understood() {
         text(7, b"s2.65536"),
         text(8, b"-m 0"),
         text(9, b"discard"),
+        text(10, b"periodic"),
         long(30, id("a").to_string().as_bytes()),
         NEWER.to_vec(),
     ]

@@ -95,6 +95,9 @@ fn parameters(cases: &mut Vec<Case>) {
             both(format!("{key} {}", shown(&text)), INVALID, &[("layout", layout), (key, &text)]);
         }
     }
+    for value in ["", "Online", "weekly", "true", "discard"] {
+        both(format!("discard {value}"), INVALID, &[("discard", value)]);
+    }
     for layout in ["raid5", "raid6", "raid10", "raid0", "mirror", "thin", "Linear", "linear "] {
         both(format!("layout {layout}"), INVALID, &[("layout", layout)]);
     }
@@ -343,6 +346,7 @@ fn taken(cases: &mut Vec<Case>) {
         ("as mount", Ask::mount("pvc-raw", "ext4")),
         ("other mkfsOptions", Ask::mount("pvc-good", "ext4").parameter("mkfsOptions", "-m 3")),
         ("another layout", Ask::mount("pvc-good", "ext4").parameter("layout", "raid1")),
+        ("another discard", Ask::mount("pvc-good", "ext4").parameter("discard", "online")),
         ("a foreign logical volume", Ask::mount("foreign", "ext4")),
     ] {
         cases.push(Case::new(format!("create: a name that exists, {what}"), TAKEN, Call::Create(ask.request())));
