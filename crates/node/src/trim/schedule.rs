@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn times_do_not_change_with_the_version() {
         let times = [next("v1:abcdefghij:node-1:pvc-1", WEEK, NOW), next("v1:abcdefghij:node-1:pvc-2", WEEK, NOW)];
-        assert_eq!(times, [0, 0]);
+        assert_eq!(times, [1_800_072_902, 1_800_318_517]);
     }
 
     #[test]
