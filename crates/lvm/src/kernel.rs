@@ -61,6 +61,16 @@ pub fn facts(group: &VolumeGroup, before: &Facts) -> Facts {
 }
 
 impl Facts {
+    /// The states of the snapshots.
+    pub fn snapshots(&self) -> impl Iterator<Item = (LvUuid, SnapshotStatus)> {
+        self.snapshots.iter().map(|(volume, status)| (*volume, *status))
+    }
+
+    /// Replaces the state of a snapshot.
+    pub fn set_snapshot(&mut self, volume: LvUuid, status: SnapshotStatus) {
+        self.snapshots.insert(volume, status);
+    }
+
     /// Adds the facts to the volume group.
     pub fn apply(&self, group: &mut VolumeGroup) {
         for pv in &mut group.physical_volumes {

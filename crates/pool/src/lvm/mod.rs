@@ -36,6 +36,7 @@ pub(crate) use self::device::{active, could_be_volume};
 pub(crate) use self::disks::LvmDisks;
 use self::idle::Idle;
 use self::observe::Observer;
+pub(crate) use self::snapshot::InvalidSnapshots;
 use crate::pool::{Contents, Device, Expansion, Reading, Volumes};
 use crate::record::State;
 use crate::threads::REPORT_AFTER;
@@ -70,10 +71,10 @@ pub(crate) struct GroupState {
 
 impl GroupState {
     /// For the volume group of a pool with that configuration.
-    pub(crate) fn new(config: &LvmConfig, uevents: Uevents, disks: LvmDisks) -> Self {
+    pub(crate) fn new(config: &LvmConfig, uevents: Uevents, disks: LvmDisks, invalid: Arc<InvalidSnapshots>) -> Self {
         Self {
             cache: Cache::new(&config.volume_group, config.archives, uevents, disks),
-            observer: Arc::default(),
+            observer: Observer::new(invalid),
             idle: Arc::default(),
             change_lock: Arc::default(),
             flushes: Arc::default(),

@@ -3,10 +3,12 @@
 
 mod change;
 mod copy;
+mod invalid;
 
 use quarry_lvm::{LogicalVolume, SnapshotStatus, VolumeGroup, never_full};
 use quarry_volume::{Result, SnapshotMethod, StorageId, safe_name, show_size, some_of};
 
+pub(crate) use self::invalid::InvalidSnapshots;
 use super::{thin, volume};
 use crate::key::VolumeKey;
 use crate::record::State;

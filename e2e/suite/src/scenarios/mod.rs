@@ -98,7 +98,7 @@ fn own() -> Vec<Scenario> {
             run: |context| Box::pin(snapshot::run(context)),
         },
         Scenario {
-            name: "thin",
+            name: "thin-pool",
             about: "thin pools: created, also from halves; their volumes' life, snapshots and copies; growing; full pools",
             limit: minutes(25),
             run: |context| Box::pin(thin::run(context)),

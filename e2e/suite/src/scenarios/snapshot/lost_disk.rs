@@ -53,8 +53,8 @@ async fn life(node: &mut Node, reboot: bool) -> Result<&'static str> {
         node.vm.sh("sync -f /etc/quarry; sync -f /var/lib/kubelet").await?;
         node.vm.power_cut_with(PowerCut::LoseAll).await?;
         node.lost_power();
-        node.vm.replug(disk).await?;
         node.vm.boot_again().await?;
+        node.vm.replug(disk).await?;
         node.serve().await?;
     } else {
         node.vm.replug(disk).await?;
