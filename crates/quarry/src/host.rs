@@ -73,7 +73,9 @@ pub(crate) async fn open(args: &Args) -> anyhow::Result<Host> {
 
 fn state_folder(args: &Args) -> PathBuf {
     let socket = Path::new(args.endpoint.strip_prefix("unix://").unwrap_or(&args.endpoint));
-    args.state.clone().unwrap_or_else(|| socket.parent().unwrap_or(Path::new("/")).to_owned())
+    // A relative path without a folder has an empty one.
+    let folder = socket.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    args.state.clone().unwrap_or_else(|| folder.to_owned())
 }
 
 /// The node's name, checked: it becomes the value of a label and a part of every volume's identifier.

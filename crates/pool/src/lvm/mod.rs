@@ -109,6 +109,7 @@ impl LvmPool {
         pool.open_group().await;
         let pool = Arc::new(pool);
         thin::maintain_from_now_on(&pool);
+        snapshot::watch_from_now_on(&pool);
         pool
     }
 
@@ -491,8 +492,8 @@ impl Pool for LvmPool {
     }
 
     async fn expand(&self, volume: &PoolVolume, expansion: &Expansion) -> Result<PoolVolume> {
-        if self.config.thin_pool.is_some() {
-            return self.expand_thin_volume(volume, expansion).await;
+        if let Some(config) = &self.config.thin_pool {
+            return self.expand_thin_volume(config, volume, expansion).await;
         }
         self.add_new_space(volume, expansion).await
     }

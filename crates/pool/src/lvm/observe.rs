@@ -1,5 +1,6 @@
-//! Adds the kernel's facts about a volume group's disks and raids to the report: sizes, write protection,
-//! failed images. They change without any change of lvm's metadata, so they are read each time.
+//! Adds the kernel's facts about a volume group's disks, raids, snapshots and thin pools to the report: sizes, write
+//! protection, failed images, lost contents. They change without any change of lvm's metadata, so they are read each
+//! time.
 
 use std::sync::Arc;
 
@@ -36,9 +37,14 @@ impl Observer {
     pub(super) async fn observe(self: &Arc<Self>, group: Arc<VolumeGroup>, report: u64) -> (Arc<VolumeGroup>, u64) {
         let observer = Arc::clone(self);
         let unobserved = (Arc::clone(&group), report);
-        // Reads sysfs and calls an ioctl: nothing that waits for a disk, but too slow for a thread that
-        // serves calls.
+        // Reads sysfs and calls an ioctl: nothing that waits for a disk of the pool, but too slow for a thread that
+        // serves calls. If a snapshot was lost, a file on the host's filesystem is written.
         tokio::task::spawn_blocking(move || observer.observe_now(&group, report)).await.unwrap_or(unobserved)
+    }
+
+    /// Whether the volume group had copy-on-write snapshots when it was last observed.
+    pub(super) fn has_snapshots(&self) -> bool {
+        self.last.lock().as_ref().is_some_and(|last| last.facts.snapshots().next().is_some())
     }
 
     fn observe_now(&self, group: &Arc<VolumeGroup>, report: u64) -> (Arc<VolumeGroup>, u64) {

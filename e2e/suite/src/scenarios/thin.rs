@@ -262,7 +262,8 @@ async fn full(node: &Node) -> Result<String> {
         let began = Instant::now();
         node.vm
             .sh(format!(
-                "({dd} seek=60 count=40 >/run/dd.log 2>&1; echo ended $? >>/run/dd.log) >/dev/null 2>&1 </dev/null &"
+                "(code=0; {dd} seek=60 count=40 >/run/dd.log 2>&1 || code=1; echo ended $code >>/run/dd.log) \
+                 >/dev/null 2>&1 </dev/null &"
             ))
             .await?;
         let log = || async { node.vm.sh("cat /run/dd.log").await };

@@ -9,12 +9,15 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use quarry_lvm::kernel::Facts;
 use quarry_lvm::{LvUuid, SnapshotStatus, VgUuid, VolumeGroup};
 
 const FILE: &str = "invalid-snapshots";
+/// When it is written again after that failed.
+const AGAIN: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(60) };
 /// The first line of the file.
 const HEAD: &str = "# Snapshots whose contents are lost: the UUIDs of the volume group and of the logical volume";
 
@@ -26,24 +29,31 @@ pub(crate) struct InvalidSnapshots {
 
 struct State {
     known: BTreeSet<(VgUuid, LvUuid)>,
-    /// Whether the file has the same.
-    stored: bool,
+    /// When the file could not be written, so that it does not have the same.
+    failed: Option<Instant>,
 }
 
 impl InvalidSnapshots {
     /// Reads what earlier processes have noted in that folder.
     pub(crate) fn open(folder: &Path) -> Arc<Self> {
         let file = folder.join(FILE);
-        let known = match fs::read_to_string(&file) {
-            Ok(text) => parse(&text, &file),
+        let known = match fs::read(&file) {
+            Ok(bytes) => parse(&String::from_utf8_lossy(&bytes), &file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeSet::new(),
             Err(error) => {
+                // It is kept, because the next note would replace it.
+                let kept = file.with_extension("unreadable");
+                let kept = fs::rename(&file, &kept).map(|()| kept);
                 let file = file.display();
-                tracing::warn!(%file, %error, "cannot read which snapshots were lost; they may count as valid again");
+                tracing::error!(
+                    %file, %error, ?kept,
+                    "cannot read which snapshots were lost: they may count as valid again; delete those whose disk was \
+                     missing"
+                );
                 BTreeSet::new()
             }
         };
-        Arc::new(Self { file, state: Mutex::new(State { known, stored: true }) })
+        Arc::new(Self { file, state: Mutex::new(State { known, failed: None }) })
     }
 
     /// Notes which snapshots of the volume group are invalid now. One that was is so forever, until it is removed.
@@ -57,17 +67,18 @@ impl InvalidSnapshots {
         for (_, volume) in known.iter().filter(|(of, _)| *of == group.uuid) {
             facts.set_snapshot(*volume, SnapshotStatus::Invalid);
         }
-        if known == state.known && state.stored {
+        let is_due = state.failed.is_some_and(|failed| failed.elapsed() >= AGAIN);
+        if known == state.known && !is_due {
             return;
         }
         let stored = store(&self.file, &known);
         if let Err(error) = &stored
-            && state.stored
+            && state.failed.is_none()
         {
             let file = self.file.display();
             tracing::error!(%file, %error, "cannot note that a snapshot is lost; it may count as valid after a boot");
         }
-        *state = State { known, stored: stored.is_ok() };
+        *state = State { known, failed: stored.is_err().then(Instant::now) };
     }
 }
 

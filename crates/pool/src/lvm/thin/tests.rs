@@ -52,6 +52,7 @@ fn group(volumes: Vec<LogicalVolume>) -> VolumeGroup {
         data_part: Some("pool_tdata".into()),
         metadata_part: Some("pool_tmeta".into()),
         zeroes: Some(true),
+        chunk_size: 64 << 10,
         errors_when_full: Some(false),
         thin_pool: Some(status(10, 10)),
         ..lv("pool", "thin-pool", "", 100 * MIB)
@@ -163,6 +164,9 @@ fn nothing_is_created_in_a_pool_that_does_not_work() {
         ((|pool| pool.thin_pool = Some(status(1, 75))) as fn(&mut LogicalVolume), "uses 75 % of its metadata"),
         (|pool| pool.thin_pool = None, "is not active"),
         (|pool| pool.zeroes = Some(false), "lvchange --zero y vg/pool"),
+        (|pool| pool.zeroes = None, "lvchange --zero y vg/pool"),
+        (|pool| pool.chunk_size = 192 << 10, "chunks of 196608 bytes"),
+        (|pool| pool.chunk_size = 8 << 20, "chunks of 8388608 bytes"),
         (
             |pool| {
                 let mode = ThinPoolMode::OutOfDataSpace;
