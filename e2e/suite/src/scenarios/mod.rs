@@ -98,10 +98,16 @@ fn own() -> Vec<Scenario> {
             run: |context| Box::pin(snapshot::run(context)),
         },
         Scenario {
-            name: "thin-pool",
-            about: "thin pools: created, also from halves; their volumes' life, snapshots and copies; growing; full pools",
-            limit: minutes(25),
-            run: |context| Box::pin(thin::run(context)),
+            name: "thin-pools",
+            about: "thin pools are created, also half-made ones; their ratio holds; what happens when they are full",
+            limit: minutes(15),
+            run: |context| Box::pin(thin::pools(context)),
+        },
+        Scenario {
+            name: "thin-volumes",
+            about: "volumes in a thin pool: snapshots, restored and cloned at once and to other pools, larger, power cuts",
+            limit: minutes(30),
+            run: |context| Box::pin(thin::volumes(context)),
         },
         Scenario {
             name: "power-cut-copies",

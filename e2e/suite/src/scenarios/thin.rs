@@ -21,44 +21,71 @@ const RATIO: i64 = 4;
 /// A pool is looked at every ten seconds, and a failed step is repeated after a minute.
 const MADE: Duration = Duration::from_secs(120);
 
-pub async fn run(context: Context) -> Passed {
-    let config = Config::new("thin").disk(Disk::new("d1", DISK)).disk(Disk::new("d2", DISK));
-    let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
-    let pools = [
-        format!("thin, create: true, size: {POOL}, overprovision: {RATIO}"),
-        // Full pools, with each behaviour.
-        format!("fails, create: true, size: 64Mi, overprovision: {RATIO}, errorWhenFull: true"),
-        format!("waits, create: true, size: 64Mi, overprovision: {RATIO}"),
-        format!("grows, create: true, size: 64Mi, overprovision: {RATIO}, extend: {{at: 60, by: 100}}"),
-        "striped, create: true, size: 64Mi, layout: striped".to_owned(),
-        "mirrored, create: true, size: 64Mi, layout: raid1".to_owned(),
-        "foreign, create: true, size: 64Mi".to_owned(),
-    ];
-    let mut yaml = format!("pools:\n  - name: main\n    lvm: {{volumeGroup: {GROUP}}}\n");
-    for pool in &pools {
-        let name = pool.split(',').next().unwrap_or_default();
-        yaml += &format!("  - name: {name}\n    lvm: {{volumeGroup: {GROUP}, thinPool: {{name: {pool}}}}}\n");
-    }
-    node.configure(&yaml).await?;
+/// Pools: how they are created, how much they hold, and what happens when they are full.
+pub async fn pools(_context: Context) -> Passed {
+    let mut node = start(
+        "thin-pools",
+        &[
+            format!("thin, create: true, size: {POOL}, overprovision: {RATIO}"),
+            // Full pools, with each behaviour.
+            format!("fails, create: true, size: 64Mi, overprovision: {RATIO}, errorWhenFull: true"),
+            format!("waits, create: true, size: 64Mi, overprovision: {RATIO}"),
+            format!("grows, create: true, size: 64Mi, overprovision: {RATIO}, extend: {{at: 60, by: 100}}"),
+            "striped, create: true, size: 64Mi, layout: striped".to_owned(),
+            "mirrored, create: true, size: 64Mi, layout: raid1".to_owned(),
+            "foreign, create: true, size: 64Mi".to_owned(),
+        ],
+    )
+    .await?;
     half_made(&node).await?;
     node.serve().await?;
     made(&node).await.context("creation of the pools")?;
-
     ratio(&node).await.context("the ratio of virtual to real space")?;
     let seen = full(&node).await.context("a full pool")?;
     extended(&node).await.context("a pool that is extended")?;
+    nothing_left(&node).await?;
+    Ok(format!("6 pools created, 2 of them half made before; {seen}"))
+}
 
-    let kinds = Ask::each_filesystem("pvc-").into_iter().chain([Ask::block("pvc-block")]);
+/// The life of volumes.
+pub async fn volumes(context: Context) -> Passed {
+    let pool = format!("thin, create: true, size: {POOL}, overprovision: {RATIO}");
+    let mut node = start("thin-volumes", &[pool]).await?;
+    node.serve().await?;
+    usable(&node).await?;
+    let kinds: Vec<Ask> = Ask::each_filesystem("pvc-").into_iter().chain([Ask::block("pvc-block")]).collect();
+    let mut random = context.random();
+    // A soak has all of them.
+    let (chosen, depth) = if context.settings.soak { (kinds.len(), 10) } else { (2, 3) };
     let mut copies = 0;
-    for ask in kinds {
+    for index in random.sample(chosen, kinds.len()) {
+        let ask = kinds[index].clone();
         let what = ask.name.clone();
         copies += life(&mut node, ask.parameter("pool", "thin")).await.with_context(|| what.clone())?;
         context.say(format_args!("{what}: done"));
     }
-    let depth = if context.settings.soak { 10 } else { 3 };
     generations(&node, depth).await.context("copies of copies")?;
     nothing_left(&node).await?;
-    Ok(format!("{copies} volumes restored or cloned; {seen}"))
+    Ok(format!("{copies} volumes restored or cloned, {depth} generations of copies"))
+}
+
+/// A node with an ordinary pool `main`, and these thin pools in the same volume group. Quarry does not run yet.
+async fn start(name: &str, pools: &[String]) -> Result<Node> {
+    let config = Config::new(name).disk(Disk::new("d1", DISK)).disk(Disk::new("d2", DISK));
+    let node = Node::with_vm(Vm::start(config).await?, 2).await?;
+    let mut yaml = format!("pools:\n  - name: main\n    lvm: {{volumeGroup: {GROUP}}}\n");
+    for pool in pools {
+        let name = pool.split(',').next().unwrap_or_default();
+        yaml += &format!("  - name: {name}\n    lvm: {{volumeGroup: {GROUP}, thinPool: {{name: {pool}}}}}\n");
+    }
+    node.configure(&yaml).await?;
+    Ok(node)
+}
+
+/// Waits until the pool `thin` takes volumes.
+async fn usable(node: &Node) -> Result<()> {
+    let thin = class("thin").parameters;
+    until("the thin pool", MADE, || async { Ok(node.csi.capacity(&thin).await?.0 > 0) }).await.map(drop)
 }
 
 /// What a power cut leaves of pools that are being created, and a volume that is not Quarry's.
@@ -126,7 +153,7 @@ async fn life(node: &mut Node, ask: Ask) -> Result<usize> {
     node.vm.boot_again().await?;
     node.serve().await.context("after a power cut")?;
     let thin = class("thin").parameters;
-    until("the pool after a power cut", MADE, || async { Ok(node.csi.capacity(&thin).await?.0 > 0) }).await?;
+    usable(node).await.context("after a power cut")?;
     open(node, &source).await.context("after a power cut")?;
     after.check(node, &source).await.context("the source after a power cut")?;
 
