@@ -95,6 +95,12 @@ fn own() -> Vec<Scenario> {
             run: |context| Box::pin(snapshot::run(context)),
         },
         Scenario {
+            name: "full-copy",
+            about: "snapshots with `method: copy`, over kills and a power cut; they need nothing of their source",
+            limit: minutes(20),
+            run: |context| Box::pin(snapshot::full_copy::run(context)),
+        },
+        Scenario {
             name: "power-cut-copies",
             about: "power cuts while snapshots are taken and deleted, and while volumes are restored and cloned",
             limit: minutes(15),
