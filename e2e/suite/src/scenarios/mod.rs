@@ -98,6 +98,12 @@ fn own() -> Vec<Scenario> {
             run: |context| Box::pin(snapshot::run(context)),
         },
         Scenario {
+            name: "full-copy",
+            about: "snapshots with `method: copy`, over kills and a power cut; they need nothing of their source",
+            limit: minutes(20),
+            run: |context| Box::pin(snapshot::full_copy::run(context)),
+        },
+        Scenario {
             name: "thin-pools",
             about: "thin pools are created, also half-made ones; their ratio holds; what happens when they are full",
             limit: minutes(15),

@@ -2,7 +2,7 @@
 
 mod broken;
 pub mod contents;
-mod full_copy;
+pub mod full_copy;
 pub mod lost_disk;
 pub mod many;
 pub mod power;
@@ -35,16 +35,27 @@ fn pools(more: &str) -> String {
     )
 }
 
-pub async fn run(context: Context) -> Passed {
-    let config = Config::new("snapshot")
+/// A node with both pools.
+async fn start(name: &str) -> Result<Node> {
+    let config = Config::new(name)
         .disk(Disk::new("d1", DISK))
         .disk(Disk::new("d2", DISK))
         .disk(Disk::new("whole", WHOLE).bus(Bus::Scsi));
     let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
     node.configure(&pools("")).await?;
     node.serve().await?;
+    Ok(node)
+}
+
+/// The free space of the volume group, and the largest volume.
+async fn free(node: &Node) -> Result<(i64, i64)> {
+    Ok(node.csi.capacity(&Ask::block("x").parameter("pool", "main").parameters).await?)
+}
+
+pub async fn run(context: Context) -> Passed {
+    let mut node = start("snapshot").await?;
     let kinds: Vec<Ask> = Ask::each_filesystem("pvc-").into_iter().chain([Ask::block("pvc-block")]).collect();
-    let free = node.csi.capacity(&Ask::block("x").parameter("pool", "main").parameters).await?;
+    let before = free(&node).await?;
     let mut random = context.random();
     let mut copies = 0;
     // A soak has all of them.
@@ -56,14 +67,10 @@ pub async fn run(context: Context) -> Passed {
         let what = format!("{} on {layout}", ask.name);
         copies += life(&mut node, ask).await.with_context(|| what.clone())?;
         node.expect_empty().await.with_context(|| format!("after {what}"))?;
-        let now = node.csi.capacity(&Ask::block("x").parameter("pool", "main").parameters).await?;
-        ensure!(now == free, "after {what}, {now:?} is free of {free:?}");
+        let now = free(&node).await?;
+        ensure!(now == before, "after {what}, {now:?} is free of {before:?}");
         context.say(format_args!("{what}: done"));
     }
-    copies += full_copy::run(&mut node, &mut random).await.context("method: copy")?;
-    node.expect_empty().await.context("after method: copy")?;
-    let now = node.csi.capacity(&Ask::block("x").parameter("pool", "main").parameters).await?;
-    ensure!(now == free, "after method: copy, {now:?} is free of {free:?}");
     never_used(&node).await.context("a source that was never used")?;
     overflow(&node).await.context("a snapshot that becomes full")?;
     whole_disk(&node).await.context("a clone of a whole disk")?;
