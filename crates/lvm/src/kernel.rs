@@ -1,5 +1,5 @@
-//! Facts from the kernel about the disks, raids, snapshots and thin pools of a volume group. A report does not have them, or they
-//! change without any change of lvm's metadata. Reading them starts no process and reads no disk.
+//! Facts from the kernel about the disks, raids, snapshots and thin pools of a volume group. A report does not have
+//! them, or they change without any change of lvm's metadata. Reading them starts no process and reads no disk.
 
 use std::collections::BTreeMap;
 use std::fs;
