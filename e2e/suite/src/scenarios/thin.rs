@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use quarry_vm::{Config, Disk, PowerCut, Vm};
 use tonic::Code;
 
@@ -272,7 +272,22 @@ async fn ratio(node: &Node) -> Result<()> {
         "thin",
     )?;
     retry(|| node.csi.delete(&made.id)).await?;
-    retry(|| node.csi.delete_snapshot(&taken.snapshot_id)).await.map_err(Into::into)
+    retry(|| node.csi.delete_snapshot(&taken.snapshot_id)).await?;
+
+    // Two at once, for which there is room for one.
+    let [one, other] = ["pvc-one", "pvc-other"].map(|name| class("thin").named(name).size(100 * MIB));
+    let (one, other) = (retry(|| node.csi.create(&one)).await?, retry(|| node.csi.create(&other)).await?);
+    let size = RATIO * POOL - 200 * MIB;
+    let grown = tokio::join!(node.csi.expand(&one, size), node.csi.expand(&other, size));
+    let refusal = match grown {
+        (Ok(_), Err(status)) | (Err(status), Ok(_)) => status,
+        both => bail!("one of two expansions fits: {both:?}"),
+    };
+    ensure!(refusal.code() == Code::OutOfRange, "{refusal:?}");
+    for made in [one, other] {
+        retry(|| node.csi.delete(&made.id)).await?;
+    }
+    Ok(())
 }
 
 /// Fills pools to their end.

@@ -317,6 +317,15 @@ fn a_pool_is_activated_set_and_extended() {
     pool_of(&mut group).thin_pool = Some(status(1, 80));
     let Ok(Some(Step::ExtendMetadata(_, more))) = next(&group, 0, &extend) else { panic!("no step") };
     assert_eq!(more, 4 * MIB);
+    // What is not possible does not prevent what is, and is reported otherwise.
+    pool_of(&mut group).thin_pool = Some(status(80, 80));
+    assert!(matches!(next(&group, 0, &extend), Ok(Some(Step::ExtendMetadata(..)))), "there is no space for data");
+    group.physical_volumes[0].free_fragments = vec![(Extents(10), Extents(2))];
+    let metadata = group.logical_volumes.iter_mut().find(|volume| volume.name == "pool_tmeta").unwrap();
+    metadata.segment_types = BTreeSet::from(["raid1".to_owned()]);
+    assert!(matches!(next(&group, 0, &extend), Ok(Some(Step::ExtendData { .. }))), "metadata is mirrored");
+    pool_of(&mut group).thin_pool = Some(status(1, 80));
+    assert!(step(&group, &extend).unwrap_err().contains("by hand"));
     pool_of(&mut group).thin_pool = None;
     assert!(step(&group, &config()).unwrap().starts_with("Some(Activate("));
     // A broken pool is repaired by hand.
