@@ -10,7 +10,8 @@ use crate::csi::{Ask, MIB, Made, refused, retry};
 use crate::node::{GROUP, Node};
 use crate::scenario::{Context, Passed};
 use crate::scenarios::expand::fills_device;
-use crate::scenarios::snapshot::contents::{Contents, changed, contents, fill};
+use crate::scenarios::snapshot::contents::{Contents, contents, fill};
+use crate::scenarios::snapshot::{Source, source};
 use crate::scenarios::steps::{close, open, until};
 
 const DISK: u64 = 3 << 30;
@@ -137,15 +138,7 @@ async fn made(node: &Node) -> Result<()> {
 
 /// The life of a volume. Returns how often it was copied.
 async fn life(node: &mut Node, ask: Ask) -> Result<usize> {
-    let source = retry(|| node.csi.create(&ask)).await?;
-    open(node, &source).await?;
-    fill(node, &source, "first").await?;
-    let before = contents(node, &source).await?;
-    let taken = retry(|| node.csi.snapshot("snap-1", &source.id)).await.context("CreateSnapshot")?;
-    ensure!(taken.ready_to_use && taken.size_bytes == source.size, "{taken:?}");
-    fill(node, &source, "second").await?;
-    let after = contents(node, &source).await?;
-    ensure!(changed(&before, &after), "the test writes nothing else");
+    let Source { made: source, before, taken, after } = source(node, &ask).await?;
 
     node.vm.sh("sync -f /etc/quarry; sync -f /var/lib/kubelet").await?;
     node.vm.power_cut_with(PowerCut::LoseAll).await?;

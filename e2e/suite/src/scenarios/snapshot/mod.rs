@@ -9,6 +9,7 @@ pub mod power;
 pub mod speed;
 
 use anyhow::{Context as _, Result, ensure};
+use quarry_proto::csi::v1 as csi;
 use quarry_vm::{Bus, Config, Disk, PowerCut, Vm};
 use tonic::Code;
 
@@ -79,18 +80,34 @@ pub async fn run(context: Context) -> Passed {
     Ok(format!("{copies} volumes restored or cloned, each with the bytes of its source; 2 broken variants, 2 caught"))
 }
 
+/// A volume in use with a snapshot.
+pub struct Source {
+    pub made: Made,
+    /// What the snapshot contains.
+    pub before: Contents,
+    pub taken: csi::Snapshot,
+    /// What was written afterwards.
+    pub after: Contents,
+}
+
+/// Creates a volume, writes to it, takes the snapshot `snap-1`, and writes to it again.
+pub async fn source(node: &Node, ask: &Ask) -> Result<Source> {
+    let made = retry(|| node.csi.create(ask)).await?;
+    open(node, &made).await?;
+    fill(node, &made, "first").await?;
+    let before = contents(node, &made).await?;
+    let taken = retry(|| node.csi.snapshot("snap-1", &made.id)).await.context("CreateSnapshot")?;
+    ensure!(taken.ready_to_use && taken.size_bytes == made.size, "{taken:?}");
+    ensure!(taken.source_volume_id == made.id && taken.creation_time.is_some(), "{taken:?}");
+    fill(node, &made, "second").await?;
+    let after = contents(node, &made).await?;
+    ensure!(changed(&before, &after), "the test writes nothing else");
+    Ok(Source { made, before, taken, after })
+}
+
 /// A volume whose snapshots are restored, and that is cloned, while it is written to. Returns how often.
 async fn life(node: &mut Node, ask: Ask) -> Result<usize> {
-    let source = retry(|| node.csi.create(&ask)).await?;
-    open(node, &source).await?;
-    fill(node, &source, "first").await?;
-    let before = contents(node, &source).await?;
-    let taken = retry(|| node.csi.snapshot("snap-1", &source.id)).await.context("CreateSnapshot")?;
-    ensure!(taken.ready_to_use && taken.size_bytes == source.size, "{taken:?}");
-    ensure!(taken.source_volume_id == source.id && taken.creation_time.is_some(), "{taken:?}");
-    fill(node, &source, "second").await?;
-    let after = contents(node, &source).await?;
-    ensure!(changed(&before, &after), "the test writes nothing else");
+    let Source { made: source, before, taken, after } = source(node, &ask).await?;
     listed(node, &source, &taken.snapshot_id).await?;
     bound(node, &source, &taken.snapshot_id).await.context("while it has a snapshot")?;
     wrong(node, &source, &taken.snapshot_id).await.context("requests that do not fit")?;
