@@ -1,5 +1,5 @@
-//! Facts from the kernel about the disks, raids, snapshots and thin pools of a volume group. A report does not have them, or they
-//! change without any change of lvm's metadata. Reading them starts no process and reads no disk.
+//! Facts from the kernel about the disks, raids, snapshots and thin pools of a volume group. A report does not have
+//! them, or they change without any change of lvm's metadata. Reading them starts no process and reads no disk.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -61,6 +61,16 @@ pub fn facts(group: &VolumeGroup, before: &Facts) -> Facts {
 }
 
 impl Facts {
+    /// The states of the snapshots.
+    pub fn snapshots(&self) -> impl Iterator<Item = (LvUuid, SnapshotStatus)> {
+        self.snapshots.iter().map(|(volume, status)| (*volume, *status))
+    }
+
+    /// Replaces the state of a snapshot.
+    pub fn set_snapshot(&mut self, volume: LvUuid, status: SnapshotStatus) {
+        self.snapshots.insert(volume, status);
+    }
+
     /// Adds the facts to the volume group.
     pub fn apply(&self, group: &mut VolumeGroup) {
         for pv in &mut group.physical_volumes {

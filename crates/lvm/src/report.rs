@@ -35,7 +35,7 @@ pub(crate) const COLUMNS: [(&str, &str); 5] = [
          lv_allocation_locked,lv_converting,lv_merging,data_lv,metadata_lv,lv_when_full",
     ),
     ("pvseg", "pv_uuid,lv_uuid,pvseg_start,pvseg_size"),
-    ("seg", "lv_uuid,segtype,stripes,stripe_size,seg_pe_ranges,zero"),
+    ("seg", "lv_uuid,segtype,stripes,stripe_size,seg_pe_ranges,zero,chunk_size"),
 ];
 
 /// The report is incomplete, or not in lvm's format.
@@ -215,6 +215,7 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
         volume.ranges.push(ranges(&row.text("seg_pe_ranges").unwrap_or_default(), &devices));
         if segment_type == "thin-pool" {
             volume.zeroes = row.flag("zero").unwrap_or_default();
+            volume.chunk_size = row.number("chunk_size").unwrap_or_default();
         }
         volume.segment_types.insert(segment_type);
         let stripes = row.number("stripes")?;

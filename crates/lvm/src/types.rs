@@ -169,6 +169,8 @@ pub struct LogicalVolume {
     pub metadata_part: Option<String>,
     /// For a thin pool, whether new blocks are zeroed before they are used; `None` if lvm does not report it.
     pub zeroes: Option<bool>,
+    /// For a thin pool, the unit in which it gives out space, in bytes. 0 if lvm does not report it.
+    pub chunk_size: u64,
     /// For a thin pool, whether writes fail at once when it is full. Otherwise they wait for some time.
     pub errors_when_full: Option<bool>,
     /// Whether lvm is moving or converting it, and rejects other changes.

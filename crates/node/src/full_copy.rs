@@ -5,7 +5,7 @@
 //!
 //! 1. A copy-on-write snapshot is taken that only serves the copy. It has the contents of one instant.
 //! 2. The space of the copy is created. Its record is `new`, and has the time of that instant. From now on, CreateSnapshot
-//!    answers with the snapshot, which is not ready to use. Until then, nobody knows of it, and the next CreateSnapshot
+//!    answers with the snapshot, which is not ready to use. Before that, no answer was sent, so the next CreateSnapshot
 //!    begins again.
 //! 3. The contents are copied. The progress is stored.
 //! 4. The record becomes `ready`, and the serving snapshot is removed.

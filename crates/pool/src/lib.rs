@@ -17,6 +17,7 @@ mod snapshot;
 mod threads;
 mod udev;
 mod uevent;
+mod volume;
 mod wiping;
 
 pub use config::{
@@ -27,9 +28,7 @@ pub use disk::{DiskList, DiskPool, DiskReport, DiskSpace, Owner, list_disks};
 pub use kinds::{could_be_volume, device_in_kernel, tools};
 pub use lvm::LvmPool;
 pub use open::open;
-pub use pool::{
-    Contents, ContentsOf, Device, Expansion, Health, NewSpace, Pool, PoolVolume, Reading, Recorded, Volumes,
-};
+pub use pool::{Contents, ContentsOf, Device, Expansion, NewSpace, Pool, Reading, Volumes};
 pub use record::{
     ExpansionProgress, MAX_RECORD, NotVolume, Record, ScratchRecord, SnapshotKind, SnapshotRecord, State, Tag,
     ThinPoolPart, ThinPoolRecord, VERSION,
@@ -38,4 +37,5 @@ pub use simulated::{Failure, Operation, SimulatedDevice, SimulatedPool};
 pub use snapshot::{PoolSnapshot, SnapshotHealth};
 pub use threads::UnresponsiveDisk;
 pub use uevent::{EventCounts, Uevents};
+pub use volume::{Health, PoolVolume, Recorded};
 pub use wiping::Wiping;

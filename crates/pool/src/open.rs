@@ -1,25 +1,27 @@
 //! Creates the pools of a configuration.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
 use crate::config::selectors;
-use crate::lvm::{GroupState, LvmDisks};
+use crate::lvm::{GroupState, InvalidSnapshots, LvmDisks};
 use crate::{DiskPool, LvmPool, Pool, PoolConfig, PoolKind, Uevents, udev};
 
 /// Opens all pools of a node, in the order of the configuration. Missing storage is not an error: its pool
 /// reports it, and works when the storage appears.
 ///
-/// All are opened at once, so that a pool with a hanging disk does not delay the others.
-pub async fn open(configured: Vec<PoolConfig>, uevents: &Uevents) -> Vec<Arc<dyn Pool>> {
+/// All are opened at once, so that a pool with a hanging disk does not delay the others. `state`: the folder for what the
+/// storage cannot keep. It is on the host's filesystem, and should survive a boot.
+pub async fn open(configured: Vec<PoolConfig>, state: &Path, uevents: &Uevents) -> Vec<Arc<dyn Pool>> {
     // A disk that several pools select belongs to none of them, so each pool needs all selectors.
     let selectors = selectors(&configured);
     if !selectors.is_empty() {
         udev::listen(uevents.clone());
     }
-    let disks = LvmDisks::default();
+    let (disks, invalid) = (LvmDisks::default(), InvalidSnapshots::open(state));
     let mut groups = HashMap::new();
     let mut opening = JoinSet::new();
     for (index, PoolConfig { name, kind, copy_rate: _, trim_interval: _ }) in configured.into_iter().enumerate() {
@@ -27,7 +29,9 @@ pub async fn open(configured: Vec<PoolConfig>, uevents: &Uevents) -> Vec<Arc<dyn
             PoolKind::Lvm(config) => {
                 // Several pools may be in one volume group.
                 let group = groups.entry(config.volume_group.clone());
-                let group = group.or_insert_with(|| GroupState::new(&config, uevents.clone(), disks.clone())).clone();
+                let group = group
+                    .or_insert_with(|| GroupState::new(&config, uevents.clone(), disks.clone(), Arc::clone(&invalid)));
+                let group = group.clone();
                 opening.spawn(async move {
                     let pool: Arc<dyn Pool> = LvmPool::open(name, config, group).await;
                     (index, pool)

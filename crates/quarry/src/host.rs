@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -36,6 +36,10 @@ pub(crate) struct Args {
     /// The unix socket for CSI; its directory must exist.
     #[arg(long, default_value = "unix:///run/quarry/csi.sock", value_name = "ENDPOINT")]
     pub(crate) endpoint: String,
+    /// The folder for what the node must know after a boot, and no disk of a pool can tell: see docs/snapshots.md.
+    /// Default: the folder of the unix socket.
+    #[arg(long, env = "QUARRY_STATE", value_name = "FOLDER")]
+    state: Option<PathBuf>,
     /// The driver's name, as in StorageClasses.
     #[arg(long, default_value = "local.csi.quarry.dev", value_name = "NAME")]
     pub(crate) driver: String,
@@ -63,11 +67,18 @@ pub(crate) async fn open(args: &Args) -> anyhow::Result<Host> {
     let rates: Vec<_> = configured.iter().filter_map(|pool| Some((pool.name.clone(), pool.copy_rate?))).collect();
     let intervals: Vec<_> =
         configured.iter().filter_map(|pool| Some((pool.name.clone(), pool.trim_interval?))).collect();
-    let pools = quarry_pool::open(configured, &uevents).await;
+    let pools = quarry_pool::open(configured, &state_folder(args), &uevents).await;
     let host = Host::in_pod(node, pools, args.pod_uid.as_str());
     rates.iter().for_each(|(pool, rate)| host.limit_copies(pool, *rate));
     intervals.iter().for_each(|(pool, interval)| host.set_trim_interval(pool, *interval));
     Ok(host)
+}
+
+fn state_folder(args: &Args) -> PathBuf {
+    let socket = Path::new(args.endpoint.strip_prefix("unix://").unwrap_or(&args.endpoint));
+    // A relative path without a folder has an empty one.
+    let folder = socket.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    args.state.clone().unwrap_or_else(|| folder.to_owned())
 }
 
 /// The node's name, checked: it becomes the value of a label and a part of every volume's identifier.

@@ -15,6 +15,8 @@ pub use crate::storage::GROUP;
 
 /// Where quarry serves CSI in the guest.
 pub const SOCKET: &str = "/run/quarry/csi.sock";
+/// What quarry keeps over a boot.
+pub const STATE: &str = "/var/lib/quarry";
 /// Where fault points are steered; see crates/fault.
 pub const FAULTS: &str = "/run/quarry-faults";
 /// The path of the program in a guest.
@@ -166,7 +168,7 @@ impl Node {
     pub async fn serve(&mut self) -> Result<()> {
         let script = format!(
             "mkdir -p /run/quarry {FAULTS} && export PATH={}$PATH QUARRY_FAULT_DIR={FAULTS} && \
-             exec {} {BINARY} --log debug {} --config /etc/quarry/pools.yaml --endpoint unix://{SOCKET} \
+             exec {} {BINARY} --log debug {} --config /etc/quarry/pools.yaml --endpoint unix://{SOCKET} --state {STATE} \
              --http 127.0.0.1:9808 >>{LOG} 2>&1",
             self.path, self.starter, self.role
         );

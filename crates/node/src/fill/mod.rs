@@ -18,10 +18,10 @@ use std::sync::Arc;
 use quarry_pool::{Pool, PoolVolume, Record};
 use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Reason, Result, VolumeSpec};
 
-use self::content::Origin;
-use crate::copies::CopyTarget;
+use crate::copies::{CopyTarget, Running};
 use crate::host::Host;
 use crate::prepare::update_record;
+use crate::snapshot::LocatedSnapshot;
 use crate::tasks::Handle;
 
 mod content;
@@ -101,22 +101,33 @@ impl Host {
             let nothing = volume.record()?.filled_with_nothing();
             return Ok(update_record(pool, volume, &nothing).await?);
         }
+        let filled = self.copy_in_turn(pool, volume, source, &running, handle).await;
+        drop(running);
+        // Whether it was copied or not: another copy that has ended may have left that to this one.
+        if let ContentSource::Snapshot(id) = source
+            && let Ok(Some(LocatedSnapshot { pool, snapshot })) = self.locate_snapshot(id).await
+        {
+            self.deactivate_snapshot(&pool, &snapshot, source).await;
+        }
+        filled
+    }
+
+    async fn copy_in_turn(
+        &self,
+        pool: &Arc<dyn Pool>,
+        volume: &mut PoolVolume,
+        source: &ContentSource,
+        running: &Running,
+        handle: &Handle,
+    ) -> Result<(), Failure> {
         let _turn = running.wait_for_turn(handle).await?;
         // It may have changed meanwhile.
         let content = self.content(source).await.map_err(Failure::of_source)?;
-        let content = self.hold_still(content, source, pool, volume, &running).await?;
-        let filled: Result<(), Failure> = async {
-            let uuid = self.transfer(pool, volume, &content, &running, handle).await?;
-            let mut copied = volume.record()?.zeroed(Gib::needed_for(volume.size));
-            copied.filesystem_uuid = uuid;
-            Ok(update_record(pool, volume, &copied).await?)
-        }
-        .await;
-        drop(running);
-        if let Origin::Snapshot(snapshot) = &content.origin {
-            self.deactivate_snapshot(&content.pool, snapshot, source).await;
-        }
-        filled
+        let content = self.hold_still(content, source, pool, volume, running).await?;
+        let uuid = self.transfer(pool, volume, &content, running, handle).await?;
+        let mut copied = volume.record()?.zeroed(Gib::needed_for(volume.size));
+        copied.filesystem_uuid = uuid;
+        Ok(update_record(pool, volume, &copied).await?)
     }
 
     /// Creates a volume with the contents of its source, if both are in the same pool and that can do it without copying.

@@ -68,8 +68,9 @@ impl Host {
         // A volume without a snapshot may have been used since an interrupted copy, which had another instant's contents.
         let start = if offline { Gib::NONE } else { record.zeroed };
         let meter = running.meter(start);
-        // What an earlier call has copied is a part of the same contents.
-        let zeroed_target = pool.is_unwritten(volume) || (record.thin && start > Gib::NONE);
+        // An earlier call may have written to it, even if nothing counts as copied now, and even contents of another
+        // instant.
+        let zeroed_target = pool.is_unwritten(volume);
         let shows_tail = record.access.shows_bytes() && !zeroed_target;
         let tail = match shows_tail && !quarry_fault::disabled("copy-tail") {
             true => Tail::Zero,

@@ -36,6 +36,7 @@ pub(crate) use self::device::{active, could_be_volume};
 pub(crate) use self::disks::LvmDisks;
 use self::idle::Idle;
 use self::observe::Observer;
+pub(crate) use self::snapshot::InvalidSnapshots;
 use crate::pool::{Contents, Device, Expansion, Reading, Volumes};
 use crate::record::State;
 use crate::threads::REPORT_AFTER;
@@ -70,10 +71,10 @@ pub(crate) struct GroupState {
 
 impl GroupState {
     /// For the volume group of a pool with that configuration.
-    pub(crate) fn new(config: &LvmConfig, uevents: Uevents, disks: LvmDisks) -> Self {
+    pub(crate) fn new(config: &LvmConfig, uevents: Uevents, disks: LvmDisks, invalid: Arc<InvalidSnapshots>) -> Self {
         Self {
             cache: Cache::new(&config.volume_group, config.archives, uevents, disks),
-            observer: Arc::default(),
+            observer: Observer::new(invalid),
             idle: Arc::default(),
             change_lock: Arc::default(),
             flushes: Arc::default(),
@@ -108,6 +109,7 @@ impl LvmPool {
         pool.open_group().await;
         let pool = Arc::new(pool);
         thin::maintain_from_now_on(&pool);
+        snapshot::watch_from_now_on(&pool);
         pool
     }
 
@@ -490,8 +492,8 @@ impl Pool for LvmPool {
     }
 
     async fn expand(&self, volume: &PoolVolume, expansion: &Expansion) -> Result<PoolVolume> {
-        if self.config.thin_pool.is_some() {
-            return self.expand_thin_volume(volume, expansion).await;
+        if let Some(config) = &self.config.thin_pool {
+            return self.expand_thin_volume(config, volume, expansion).await;
         }
         self.add_new_space(volume, expansion).await
     }

@@ -3,11 +3,16 @@
 
 mod change;
 mod copy;
+mod invalid;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use quarry_lvm::{LogicalVolume, SnapshotStatus, VolumeGroup, never_full};
 use quarry_volume::{Result, SnapshotMethod, StorageId, safe_name, show_size, some_of};
 
-use super::{thin, volume};
+pub(crate) use self::invalid::InvalidSnapshots;
+use super::{LvmPool, thin, volume};
 use crate::key::VolumeKey;
 use crate::record::State;
 use crate::{PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord};
@@ -17,6 +22,26 @@ use crate::{PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotReco
 const PREFIX: &str = "quarry-snapshot-named-";
 /// From this share of its space on, in percent, a snapshot that can become full is shown to the operator.
 const NEARLY_FULL: u8 = 80;
+
+/// How often the kernel is asked which snapshots are lost, if nothing else asks.
+const WATCH: Duration = Duration::from_secs(10);
+
+/// Looks at the snapshots of a volume group again and again, until the pool is dropped, so that [`InvalidSnapshots`] has
+/// each that is lost, also while no controller reads the pool.
+pub(super) fn watch_from_now_on(pool: &Arc<LvmPool>) {
+    let pool = Arc::downgrade(pool);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(WATCH).await;
+            let Some(pool) = pool.upgrade() else { return };
+            if pool.observer.has_snapshots()
+                && let Err(error) = pool.group().await
+            {
+                tracing::debug!(pool = pool.name, %error, "the state of the snapshots is not known");
+            }
+        }
+    });
+}
 
 /// The name of the logical volume for the snapshot with that name in the pool.
 pub(super) fn name_for(snapshot: &str) -> String {

@@ -274,7 +274,7 @@ async fn json_is_one_object_with_stable_names_and_bytes_as_numbers() {
         json!({
             "node": "n1", "name": "fast", "kind": "lvm", "on": "vg0", "storage": "aaaaaaaaaa", "bytes": 100 * GIB,
             "free_bytes": 10 * GIB, "largest_bytes": 5 * GIB, "metadata_bytes": 1000, "metadata_free_bytes": 750,
-            "volumes": 12, "problems": [], "reachable": true,
+            "thin": null, "volumes": 12, "problems": [], "reachable": true,
         })
     );
     assert_eq!(pools["pools"][1]["problems"], json!(["a disk is missing", "another too"]));

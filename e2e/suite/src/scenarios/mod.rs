@@ -5,6 +5,7 @@ mod bad_input;
 mod by_hand;
 mod cluster;
 mod concurrency;
+mod discards;
 mod disk;
 mod expand;
 mod field;
@@ -98,10 +99,28 @@ fn own() -> Vec<Scenario> {
             run: |context| Box::pin(snapshot::run(context)),
         },
         Scenario {
-            name: "thin",
-            about: "thin pools: created, also from halves; their volumes' life, snapshots and copies; growing; full pools",
-            limit: minutes(25),
-            run: |context| Box::pin(thin::run(context)),
+            name: "full-copy",
+            about: "snapshots with `method: copy`, over kills and a power cut; they need nothing of their source",
+            limit: minutes(20),
+            run: |context| Box::pin(snapshot::full_copy::run(context)),
+        },
+        Scenario {
+            name: "thin-pools",
+            about: "thin pools are created, also half-made ones; their ratio holds; what happens when they are full",
+            limit: minutes(15),
+            run: |context| Box::pin(thin::pools(context)),
+        },
+        Scenario {
+            name: "thin-volumes",
+            about: "volumes in a thin pool: snapshots, restored and cloned at once and to other pools, larger, power cuts",
+            limit: minutes(30),
+            run: |context| Box::pin(thin::volumes(context)),
+        },
+        Scenario {
+            name: "discards",
+            about: "the space of deleted files is discarded as the class says: online, periodic, none",
+            limit: minutes(15),
+            run: |context| Box::pin(discards::run(context)),
         },
         Scenario {
             name: "power-cut-copies",

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use quarry_vm::{Config, Disk, PowerCut, Vm};
 use tonic::Code;
 
@@ -10,7 +10,8 @@ use crate::csi::{Ask, MIB, Made, refused, retry};
 use crate::node::{GROUP, Node};
 use crate::scenario::{Context, Passed};
 use crate::scenarios::expand::fills_device;
-use crate::scenarios::snapshot::contents::{Contents, changed, contents, fill};
+use crate::scenarios::snapshot::contents::{Contents, contents, fill};
+use crate::scenarios::snapshot::{Source, source};
 use crate::scenarios::steps::{close, open, until};
 
 const DISK: u64 = 3 << 30;
@@ -20,59 +21,72 @@ const POOL: i64 = 800 * MIB;
 const RATIO: i64 = 4;
 /// A pool is looked at every ten seconds, and a failed step is repeated after a minute.
 const MADE: Duration = Duration::from_secs(120);
-/// The interval of pool `trims`. The times of a volume are at most two of them apart.
-const INTERVAL: Duration = Duration::from_secs(20);
 
-pub async fn run(context: Context) -> Passed {
-    let config = Config::new("thin").disk(Disk::new("d1", DISK)).disk(Disk::new("d2", DISK));
-    let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
-    let pools = [
-        format!("thin, create: true, size: {POOL}, overprovision: {RATIO}"),
-        // Full pools, with each behaviour.
-        format!("fails, create: true, size: 64Mi, overprovision: {RATIO}, errorWhenFull: true"),
-        format!("waits, create: true, size: 64Mi, overprovision: {RATIO}"),
-        format!("grows, create: true, size: 64Mi, overprovision: {RATIO}, extend: {{at: 60, by: 100}}"),
-        "striped, create: true, size: 64Mi, layout: striped".to_owned(),
-        "mirrored, create: true, size: 64Mi, layout: raid1".to_owned(),
-        "foreign, create: true, size: 64Mi".to_owned(),
-        format!("trims, create: true, size: {POOL}, overprovision: {RATIO}"),
-    ];
-    let mut yaml = format!("pools:\n  - name: main\n    lvm: {{volumeGroup: {GROUP}}}\n");
-    for pool in &pools {
-        let name = pool.split(',').next().unwrap_or_default();
-        yaml += &format!(
-            "  - name: {name}\n    trimInterval: {}\n    lvm: {{volumeGroup: {GROUP}, thinPool: {{name: {pool}}}}}\n",
-            interval(name)
-        );
-    }
-    node.configure(&yaml).await?;
+/// Pools: how they are created, how much they hold, and what happens when they are full.
+pub async fn pools(_context: Context) -> Passed {
+    let mut node = start(
+        "thin-pools",
+        &[
+            format!("thin, create: true, size: {POOL}, overprovision: {RATIO}"),
+            // Full pools, with each behaviour.
+            format!("fails, create: true, size: 64Mi, overprovision: {RATIO}, errorWhenFull: true"),
+            format!("waits, create: true, size: 64Mi, overprovision: {RATIO}"),
+            format!("grows, create: true, size: 64Mi, overprovision: {RATIO}, extend: {{at: 60, by: 100}}"),
+            "striped, create: true, size: 64Mi, layout: striped".to_owned(),
+            "mirrored, create: true, size: 64Mi, layout: raid1".to_owned(),
+            "foreign, create: true, size: 64Mi".to_owned(),
+        ],
+    )
+    .await?;
     half_made(&node).await?;
     node.serve().await?;
     made(&node).await.context("creation of the pools")?;
-
-    let kinds = Ask::each_filesystem("pvc-").into_iter().chain([Ask::block("pvc-block")]);
-    let mut copies = 0;
-    for ask in kinds {
-        let what = ask.name.clone();
-        copies += life(&mut node, ask.parameter("pool", "thin")).await.with_context(|| what.clone())?;
-        context.say(format_args!("{what}: done"));
-    }
-    let freed = discards(&mut node).await.context("the space of deleted files")?;
-    let depth = if context.settings.soak { 10 } else { 3 };
-    generations(&node, depth).await.context("copies of copies")?;
     ratio(&node).await.context("the ratio of virtual to real space")?;
     let seen = full(&node).await.context("a full pool")?;
     extended(&node).await.context("a pool that is extended")?;
     nothing_left(&node).await?;
-    Ok(format!("{copies} volumes restored or cloned; {seen}; {freed}"))
+    Ok(format!("6 pools created, 2 of them half made before; {seen}"))
 }
 
-/// How often the unused space of volumes is discarded in that pool.
-fn interval(pool: &str) -> String {
-    match pool {
-        "trims" => format!("{}s", INTERVAL.as_secs()),
-        _ => "7d".to_owned(),
+/// The life of volumes.
+pub async fn volumes(context: Context) -> Passed {
+    let pool = format!("thin, create: true, size: {POOL}, overprovision: {RATIO}");
+    let mut node = start("thin-volumes", &[pool]).await?;
+    node.serve().await?;
+    usable(&node).await?;
+    let kinds: Vec<Ask> = Ask::each_filesystem("pvc-").into_iter().chain([Ask::block("pvc-block")]).collect();
+    let mut random = context.random();
+    // A soak has all of them.
+    let (chosen, depth) = if context.settings.soak { (kinds.len(), 10) } else { (2, 3) };
+    let mut copies = 0;
+    for index in random.sample(chosen, kinds.len()) {
+        let ask = kinds[index].clone();
+        let what = ask.name.clone();
+        copies += life(&mut node, ask.parameter("pool", "thin")).await.with_context(|| what.clone())?;
+        context.say(format_args!("{what}: done"));
     }
+    generations(&node, depth).await.context("copies of copies")?;
+    nothing_left(&node).await?;
+    Ok(format!("{copies} volumes restored or cloned, {depth} generations of copies"))
+}
+
+/// A node with an ordinary pool `main`, and these thin pools in the same volume group. Quarry does not run yet.
+async fn start(name: &str, pools: &[String]) -> Result<Node> {
+    let config = Config::new(name).disk(Disk::new("d1", DISK)).disk(Disk::new("d2", DISK));
+    let node = Node::with_vm(Vm::start(config).await?, 2).await?;
+    let mut yaml = format!("pools:\n  - name: main\n    lvm: {{volumeGroup: {GROUP}}}\n");
+    for pool in pools {
+        let name = pool.split(',').next().unwrap_or_default();
+        yaml += &format!("  - name: {name}\n    lvm: {{volumeGroup: {GROUP}, thinPool: {{name: {pool}}}}}\n");
+    }
+    node.configure(&yaml).await?;
+    Ok(node)
+}
+
+/// Waits until the pool `thin` takes volumes.
+async fn usable(node: &Node) -> Result<()> {
+    let thin = class("thin").parameters;
+    until("the thin pool", MADE, || async { Ok(node.csi.capacity(&thin).await?.0 > 0) }).await.map(drop)
 }
 
 /// What a power cut leaves of pools that are being created, and a volume that is not Quarry's.
@@ -95,7 +109,7 @@ fn class(pool: &str) -> Ask {
 
 /// The pools are there, as the configuration says.
 async fn made(node: &Node) -> Result<()> {
-    for pool in ["thin", "fails", "waits", "grows", "striped", "mirrored", "trims"] {
+    for pool in ["thin", "fails", "waits", "grows", "striped", "mirrored"] {
         let class = class(pool).parameters;
         until(&format!("pool {pool}"), MADE, || async { Ok(node.csi.capacity(&class).await?.0 > 0) }).await?;
     }
@@ -124,15 +138,7 @@ async fn made(node: &Node) -> Result<()> {
 
 /// The life of a volume. Returns how often it was copied.
 async fn life(node: &mut Node, ask: Ask) -> Result<usize> {
-    let source = retry(|| node.csi.create(&ask)).await?;
-    open(node, &source).await?;
-    fill(node, &source, "first").await?;
-    let before = contents(node, &source).await?;
-    let taken = retry(|| node.csi.snapshot("snap-1", &source.id)).await.context("CreateSnapshot")?;
-    ensure!(taken.ready_to_use && taken.size_bytes == source.size, "{taken:?}");
-    fill(node, &source, "second").await?;
-    let after = contents(node, &source).await?;
-    ensure!(changed(&before, &after), "the test writes nothing else");
+    let Source { made: source, before, taken, after } = source(node, &ask).await?;
 
     node.vm.sh("sync -f /etc/quarry; sync -f /var/lib/kubelet").await?;
     node.vm.power_cut_with(PowerCut::LoseAll).await?;
@@ -140,7 +146,7 @@ async fn life(node: &mut Node, ask: Ask) -> Result<usize> {
     node.vm.boot_again().await?;
     node.serve().await.context("after a power cut")?;
     let thin = class("thin").parameters;
-    until("the pool after a power cut", MADE, || async { Ok(node.csi.capacity(&thin).await?.0 > 0) }).await?;
+    usable(node).await.context("after a power cut")?;
     open(node, &source).await.context("after a power cut")?;
     after.check(node, &source).await.context("the source after a power cut")?;
 
@@ -189,82 +195,6 @@ async fn copy(node: &Node, ask: Ask, expected: &Contents, at_once: bool) -> Resu
     fill(node, &made, "third").await?;
     close(node, &made).await?;
     retry(|| node.csi.delete(&made.id)).await.map_err(Into::into)
-}
-
-/// The space of deleted files returns to the pool as the class says, also after a restart of the plugin.
-async fn discards(node: &mut Node) -> Result<String> {
-    const FILE: i64 = 60 * MIB;
-    let class = |name: &str, filesystem| Ask::mount(name, filesystem).parameter("pool", "trims").size(300 * MIB);
-    let wrong = class("pvc-wrong", "ext4").parameter("discard", "weekly");
-    refused("an unknown mode", node.csi.create(&wrong).await, Code::InvalidArgument, "online, periodic or none")?;
-    let mut contrary = class("pvc-contrary", "ext4").parameter("discard", "online");
-    contrary.mount_flags.push("nodiscard".to_owned());
-    refused("a contrary option", node.csi.create(&contrary).await, Code::InvalidArgument, "contradicts")?;
-    // A class is used for both; it has no meaning for a raw volume.
-    let raw = Ask::block("pvc-raw").parameter("pool", "trims").parameter("discard", "online");
-    let raw = retry(|| node.csi.create(&raw)).await.context("a raw volume")?;
-    retry(|| node.csi.delete(&raw.id)).await?;
-
-    let mut volumes = Vec::new();
-    for filesystem in ["ext4", "xfs"] {
-        for discard in ["online", "periodic", "none", "default"] {
-            let ask = class(&format!("pvc-{discard}-{filesystem}"), filesystem);
-            let ask = if discard == "default" { ask } else { ask.parameter("discard", discard) };
-            let made = retry(|| node.csi.create(&ask)).await.with_context(|| ask.name.clone())?;
-            open(node, &made).await?;
-            let options = node.vm.sh(format!("findmnt -n -o OPTIONS '{}'", made.target())).await?;
-            let online = options.trim().split(',').any(|option| option == "discard");
-            ensure!(online == (discard == "online"), "{} is mounted with {options}", ask.name);
-            let before = used(node, &ask.name, made.size).await?;
-            let target = made.target();
-            let write = format!("head -c {FILE} /dev/urandom >'{target}/file' && sync -f '{target}'");
-            node.vm.sh(write).await.with_context(|| ask.name.clone())?;
-            let full = used(node, &ask.name, made.size).await?;
-            ensure!(full > before + FILE * 8 / 10, "{}: {before} bytes before, {full} with the file", ask.name);
-            volumes.push((made, discard, full));
-        }
-    }
-    let pool_before = used(node, "trims", POOL).await?;
-    for (made, _, _) in &volumes {
-        let target = made.target();
-        node.vm.sh(format!("rm '{target}/file' && sync -f '{target}'")).await?;
-    }
-    // Nothing about the next times is stored.
-    node.kill().await?;
-    node.serve().await?;
-    let began = Instant::now();
-    for (made, discard, full) in volumes.iter().filter(|(_, discard, _)| *discard != "none") {
-        let within = if *discard == "online" { Duration::from_secs(30) } else { 3 * INTERVAL };
-        until(&format!("{} returns the space", made.ask.name), within, || async {
-            // The next commit of the journal.
-            node.vm.sh(format!("touch '{0}/other' && sync -f '{0}'", made.target())).await?;
-            Ok(used(node, &made.ask.name, made.size).await? < full - FILE * 8 / 10)
-        })
-        .await?;
-    }
-    tokio::time::sleep((3 * INTERVAL).saturating_sub(began.elapsed())).await;
-    for (made, _, full) in volumes.iter().filter(|(_, discard, _)| *discard == "none") {
-        let now = used(node, &made.ask.name, made.size).await?;
-        ensure!(now > full - FILE / 10, "{} has returned space: {now} of {full} bytes", made.ask.name);
-    }
-    let returned = pool_before - used(node, "trims", POOL).await?;
-    ensure!(returned > 6 * FILE * 8 / 10, "{returned} bytes returned to the pool");
-    let (trimmed, failed) =
-        (node.metric("quarry_trimmed_bytes_total").await?, node.metric("quarry_trim_failures_total").await?);
-    ensure!(trimmed > 0.0 && failed == 0.0, "{trimmed} bytes were trimmed, and {failed} trims failed");
-    for (made, _, _) in &volumes {
-        close(node, made).await?;
-        retry(|| node.csi.delete(&made.id)).await?;
-    }
-    Ok(format!("{} MiB of deleted files returned to the pool", returned / MIB))
-}
-
-/// The used bytes of a thin pool, or of a volume in one.
-#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "small numbers")]
-async fn used(node: &Node, name: &str, size: i64) -> Result<i64> {
-    let percent = node.vm.sh(format!("lvs --noheadings -o data_percent {GROUP}/{name}")).await?;
-    let percent: f64 = percent.trim().parse().with_context(|| format!("{name} has data_percent {percent:?}"))?;
-    Ok((percent / 100.0 * size as f64) as i64)
 }
 
 /// Copies of copies: each is restored from a snapshot of the one before, and shows its contents, also after all that is
@@ -335,7 +265,22 @@ async fn ratio(node: &Node) -> Result<()> {
         "thin",
     )?;
     retry(|| node.csi.delete(&made.id)).await?;
-    retry(|| node.csi.delete_snapshot(&taken.snapshot_id)).await.map_err(Into::into)
+    retry(|| node.csi.delete_snapshot(&taken.snapshot_id)).await?;
+
+    // Two at once, for which there is room for one.
+    let [one, other] = ["pvc-one", "pvc-other"].map(|name| class("thin").named(name).size(100 * MIB));
+    let (one, other) = (retry(|| node.csi.create(&one)).await?, retry(|| node.csi.create(&other)).await?);
+    let size = RATIO * POOL - 200 * MIB;
+    let grown = tokio::join!(node.csi.expand(&one, size), node.csi.expand(&other, size));
+    let refusal = match grown {
+        (Ok(_), Err(status)) | (Err(status), Ok(_)) => status,
+        both => bail!("one of two expansions fits: {both:?}"),
+    };
+    ensure!(refusal.code() == Code::OutOfRange, "{refusal:?}");
+    for made in [one, other] {
+        retry(|| node.csi.delete(&made.id)).await?;
+    }
+    Ok(())
 }
 
 /// Fills pools to their end.
@@ -346,11 +291,14 @@ async fn full(node: &Node) -> Result<String> {
         let made = retry(|| node.csi.create(&ask)).await?;
         open(node, &made).await?;
         ensure!(node.csi.health(&made.id).await?.is_empty(), "a new volume in an empty pool has a problem");
-        let (target, began) = (made.target(), Instant::now());
+        let target = made.target();
+        let dd = format!("dd if=/dev/zero of='{target}' bs=1M oflag=direct conv=notrunc");
+        node.vm.sh(format!("{dd} count=60 status=none")).await.context("writing what fits")?;
+        let began = Instant::now();
         node.vm
             .sh(format!(
-                "(dd if=/dev/zero of='{target}' bs=1M count=100 oflag=direct conv=notrunc >/run/dd.log 2>&1; \
-                 echo ended $? >>/run/dd.log) >/dev/null 2>&1 </dev/null &"
+                "(code=0; {dd} seek=60 count=40 >/run/dd.log 2>&1 || code=1; echo ended $code >>/run/dd.log) \
+                 >/dev/null 2>&1 </dev/null &"
             ))
             .await?;
         let log = || async { node.vm.sh("cat /run/dd.log").await };
@@ -379,8 +327,7 @@ async fn full(node: &Node) -> Result<String> {
             seen.push("a write failed at once".to_owned());
         }
         until("the problem is gone", Duration::from_secs(40), || async { Ok(node.csi.health(id).await?.is_empty()) })
-            .await
-            .or_else(|error| if pool == "waits" { Ok(Duration::ZERO) } else { Err(error) })?;
+            .await?;
         close(node, &made).await?;
         retry(|| node.csi.delete(&made.id)).await?;
     }

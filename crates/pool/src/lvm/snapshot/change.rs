@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quarry_lvm::commands::{self, CreateSnapshot, TagChange};
 use quarry_lvm::{LogicalVolume, SnapshotStatus, VolumeGroup, capacity, cow_extents, snapshot_status};
@@ -11,6 +11,10 @@ use quarry_volume::{CowSize, Error, Extents, Reason, Result, SnapshotMethod};
 use super::super::{LvmPool, device, name};
 use super::{all_on, from_logical, left_over, name_for};
 use crate::{Health, Pool as _, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord};
+
+/// How long the deactivation of a snapshot waits until nothing has it open, and how often it looks.
+const CLOSING: Duration = Duration::from_millis(100);
+const CLOSING_TRIES: u32 = 50;
 
 impl LvmPool {
     /// The current state of a snapshot, and its logical volume.
@@ -238,12 +242,20 @@ impl LvmPool {
         if !self.has_own_device(snapshot) || device_of(snapshot)?.is_none() {
             return Ok(());
         }
+        let (group, uuid) = snapshot.logical()?;
+        // udev looks at a device after it was written to.
+        for _ in 0..CLOSING_TRIES {
+            if quarry_lvm::open_count(group, uuid).is_none_or(|count| count == 0) {
+                break;
+            }
+            tokio::time::sleep(CLOSING).await;
+        }
         let _lock = self.lock().await?;
         let group = self.group().await?;
         let (_, found) = self.current_snapshot(&group, snapshot)?;
         let Some(_deactivation) = self.idle.begin(found.uuid, unused_since) else { return Ok(()) };
         if quarry_lvm::open_count(group.uuid, found.uuid) != Some(0) {
-            return Ok(());
+            return Err(Error::new(Reason::InUse, format!("snapshot {} is open", snapshot.name)));
         }
         let deactivated = commands::deactivate(&group, found).await;
         self.recover_if_killed(&group, &deactivated).await;

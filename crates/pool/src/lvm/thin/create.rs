@@ -162,24 +162,38 @@ impl LvmPool {
         self.check_complete(&group)?;
         self.check_thin_expandable(&group, &current, logical)?;
         let target = current.expanded_size(size, group.extent_size.0)?;
-        let more = group.extent_size.needed_for(target.saturating_sub(current.size));
-        self.check_room(&group, config, more, &format!("volume {} with {target} bytes", current.name)).map_err(
-            |error| {
-                let pool = group.thin_pool(&config.name);
-                let left = pool.filter(|pool| closed(&group, pool).is_none()).map(|pool| room(&group, pool, config));
-                let largest = current.size.saturating_add(group.extent_size.bytes(left.unwrap_or_default()));
-                Error::new(
-                    Reason::SizeOutOfRange,
-                    format!("{}; the largest size that is possible now is {largest} bytes", error.message),
-                )
-            },
-        )?;
+        self.check_room_to_expand(&group, config, &current, target)?;
         Ok(Some(Expansion { size: target, device: None }))
+    }
+
+    /// Checks that the thin pool has room for the volume with `target` bytes.
+    ///
+    /// # Errors
+    /// `SizeOutOfRange`, with the largest size that is possible.
+    fn check_room_to_expand(
+        &self,
+        group: &VolumeGroup,
+        config: &ThinPoolConfig,
+        volume: &PoolVolume,
+        target: u64,
+    ) -> Result<()> {
+        let more = group.extent_size.needed_for(target.saturating_sub(volume.size));
+        let room_for = self.check_room(group, config, more, &format!("volume {} with {target} bytes", volume.name));
+        room_for.map_err(|error| {
+            let pool = group.thin_pool(&config.name);
+            let left = pool.filter(|pool| closed(group, pool).is_none()).map(|pool| room(group, pool, config));
+            let largest = volume.size.saturating_add(group.extent_size.bytes(left.unwrap_or_default()));
+            Error::new(
+                Reason::SizeOutOfRange,
+                format!("{}; the largest size that is possible now is {largest} bytes", error.message),
+            )
+        })
     }
 
     /// See [`crate::Pool::expand`].
     pub(in crate::lvm) async fn expand_thin_volume(
         &self,
+        config: &ThinPoolConfig,
         volume: &PoolVolume,
         expansion: &Expansion,
     ) -> Result<PoolVolume> {
@@ -193,6 +207,8 @@ impl LvmPool {
         }
         self.check_complete(&group)?;
         self.check_thin_expandable(&group, &current, logical)?;
+        // Something else may have taken the room since it was checked.
+        self.check_room_to_expand(&group, config, &current, expansion.size)?;
         let extended = extend_thin(&group, logical, group.extent_size.needed_for(expansion.size)).await;
         self.commit(&group, extended).await?;
         let group = self.group().await?;

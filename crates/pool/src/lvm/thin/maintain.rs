@@ -1,6 +1,7 @@
 //! Creates, activates and extends the thin pool in the background, as its configuration says.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quarry_block::{read_aligned, read_direct};
@@ -54,7 +55,7 @@ impl LvmPool {
 
     async fn take_steps(&self, config: &ThinPoolConfig) -> Result<()> {
         let step = |group: &VolumeGroup| match next(group, self.config.reserve, config) {
-            Ok(step) => Ok(step.is_some()),
+            Ok(step) => Ok(step.is_some_and(|step| !self.was_activated(&step))),
             Err(why) => Err(Error::unavailable(format!("pool {}: {why}", self.name))),
         };
         // A pool that cannot be read reports that itself.
@@ -67,7 +68,7 @@ impl LvmPool {
             let group = self.group().await?;
             let next = next(&group, self.config.reserve, config);
             let next = next.map_err(|why| Error::unavailable(format!("pool {}: {why}", self.name)))?;
-            let Some(step) = next else { return Ok(()) };
+            let Some(step) = next.filter(|step| !self.was_activated(step)) else { return Ok(()) };
             self.check_complete(&group)?;
             tracing::info!(pool = self.name, step = step.what(), "changing the thin pool");
             quarry_fault::point(|| "thin pool:step:before".to_owned());
@@ -75,6 +76,11 @@ impl LvmPool {
             quarry_fault::point(|| "thin pool:step:after".to_owned());
         }
         Err(Error::unavailable(format!("pool {}: the thin pool needs the same step again and again", self.name)))
+    }
+
+    /// Whether the step activates the pool, and this process has done that before.
+    fn was_activated(&self, step: &Step<'_>) -> bool {
+        matches!(step, Step::Activate(_)) && self.thin.activated.load(Ordering::Relaxed)
     }
 
     async fn take_step(&self, group: &VolumeGroup, step: Step<'_>) -> Result<()> {
@@ -91,7 +97,9 @@ impl LvmPool {
             Step::Activate(pool) => {
                 let activated = commands::activate(group, pool).await;
                 self.recover_if_killed(group, &activated).await;
-                return activated.map_err(|error| self.explain(error));
+                activated.map_err(|error| self.explain(error))?;
+                self.thin.activated.store(true, Ordering::Relaxed);
+                return Ok(());
             }
             Step::SetErrorWhenFull(pool, fail) => thin::set_error_when_full(group, pool, fail).await,
             Step::ExtendData { pool, layout, size, ranges } => {

@@ -89,6 +89,14 @@ pub(super) fn next<'a>(
     }
     let Some(create) = &config.create else { return Ok(None) };
     let record = |part| ThinPoolRecord::new(part, &config.name).to_string();
+    let chunk = create.chunk_size.unwrap_or(LEAST_CHUNK);
+    if !group.extent_size.0.is_multiple_of(chunk) {
+        return Err(format!(
+            "the thin pool cannot be created: an extent of the volume group has {} bytes, which is no multiple of \
+             chunkSize ({chunk})",
+            group.extent_size.0
+        ));
+    }
     let Some(data) = group.logical_volume(&config.name) else {
         let plan = plan(group, reserve, create)?;
         let tags = vec![record(ThinPoolPart::Data)];
@@ -129,19 +137,18 @@ fn next_of_pool<'a>(
         return Ok(None);
     }
     let Some(status) = pool.thin_pool else { return Ok(Some(Step::Activate(pool))) };
-    if let (Some(wanted), Some(found)) = (config.error_when_full, pool.errors_when_full)
-        && wanted != found
-    {
-        return Ok(Some(Step::SetErrorWhenFull(pool, wanted)));
+    let (mut data, mut metadata) = (None, None);
+    if let Some(ExtendThinPool { at, by }) = config.extend {
+        data = (status.data_percent() >= at).then(|| extended_data(group, reserve, pool, by));
+        metadata =
+            (status.metadata_percent() >= at).then(|| extended_metadata(group, pool, by, status.metadata_size()));
     }
-    let Some(ExtendThinPool { at, by }) = config.extend else { return Ok(None) };
-    if status.metadata_percent() >= at {
-        return extended_metadata(group, pool, by, status.metadata_size()).map(Some);
-    }
-    if status.data_percent() >= at {
-        return extended_data(group, reserve, pool, by).map(Some);
-    }
-    Ok(None)
+    let when_full = config.error_when_full.zip(pool.errors_when_full).filter(|(wanted, found)| wanted != found);
+    let when_full = when_full.map(|(wanted, _)| Ok(Step::SetErrorWhenFull(pool, wanted)));
+    // What is not possible does not prevent what is.
+    let mut steps: Vec<_> = [data, metadata, when_full].into_iter().flatten().collect();
+    steps.sort_by_key(Result::is_err);
+    steps.into_iter().next().transpose()
 }
 
 fn extended_data<'a>(group: &VolumeGroup, reserve: u64, pool: &'a LogicalVolume, by: u8) -> Result<Step<'a>, String> {

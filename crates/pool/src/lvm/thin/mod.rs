@@ -10,6 +10,8 @@ mod make;
 mod room;
 mod snapshot;
 
+use std::sync::atomic::AtomicBool;
+
 use parking_lot::Mutex;
 use quarry_lvm::{LogicalVolume, ThinPoolMode, VolumeGroup};
 use quarry_volume::{Error, Layout, PoolState, Result, StorageId, ThinUse, VolumeSpec};
@@ -35,6 +37,8 @@ pub(super) struct Known {
     storage: Mutex<Option<StorageId>>,
     /// Why it could not be created, activated or extended.
     problem: Mutex<Option<String>>,
+    /// Whether this process has activated it. It does so once: an operator who deactivates it repairs it.
+    activated: AtomicBool,
 }
 
 impl Known {

@@ -35,14 +35,24 @@ pub(super) fn closed(group: &VolumeGroup, pool: &LogicalVolume) -> Option<String
     if let Some(why) = capacity::closed(group).or_else(|| broken(group, pool)) {
         return Some(why);
     }
-    if pool.zeroes == Some(false) {
+    if pool.zeroes != Some(true) {
         return Some(format!(
             "thin pool {path} does not zero new blocks, so that a volume could show the data of another: switch that on \
              (`lvchange --zero y {path}`)"
         ));
     }
+    if pool.chunk_size == 0 || !group.extent_size.0.is_multiple_of(pool.chunk_size) {
+        return Some(format!(
+            "thin pool {path} has chunks of {} bytes, and sizes are multiples of the extents of {} bytes: use chunks of \
+             which an extent is a multiple (chunkSize when the pool is created)",
+            pool.chunk_size, group.extent_size.0
+        ));
+    }
     let Some(status) = pool.thin_pool else {
-        return Some(format!("thin pool {path} is not active, so that nothing is known about its use"));
+        return Some(format!(
+            "thin pool {path} is not active, so that nothing is known about its use: activate it (`lvchange --activate y \
+             {path}`)"
+        ));
     };
     if status.mode == ThinPoolMode::OutOfDataSpace {
         return Some(format!(

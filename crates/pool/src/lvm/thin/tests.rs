@@ -52,6 +52,7 @@ fn group(volumes: Vec<LogicalVolume>) -> VolumeGroup {
         data_part: Some("pool_tdata".into()),
         metadata_part: Some("pool_tmeta".into()),
         zeroes: Some(true),
+        chunk_size: 64 << 10,
         errors_when_full: Some(false),
         thin_pool: Some(status(10, 10)),
         ..lv("pool", "thin-pool", "", 100 * MIB)
@@ -163,6 +164,9 @@ fn nothing_is_created_in_a_pool_that_does_not_work() {
         ((|pool| pool.thin_pool = Some(status(1, 75))) as fn(&mut LogicalVolume), "uses 75 % of its metadata"),
         (|pool| pool.thin_pool = None, "is not active"),
         (|pool| pool.zeroes = Some(false), "lvchange --zero y vg/pool"),
+        (|pool| pool.zeroes = None, "lvchange --zero y vg/pool"),
+        (|pool| pool.chunk_size = 192 << 10, "chunks of 196608 bytes"),
+        (|pool| pool.chunk_size = 8 << 20, "chunks of 8388608 bytes"),
         (
             |pool| {
                 let mode = ThinPoolMode::OutOfDataSpace;
@@ -313,6 +317,15 @@ fn a_pool_is_activated_set_and_extended() {
     pool_of(&mut group).thin_pool = Some(status(1, 80));
     let Ok(Some(Step::ExtendMetadata(_, more))) = next(&group, 0, &extend) else { panic!("no step") };
     assert_eq!(more, 4 * MIB);
+    // What is not possible does not prevent what is, and is reported otherwise.
+    pool_of(&mut group).thin_pool = Some(status(80, 80));
+    assert!(matches!(next(&group, 0, &extend), Ok(Some(Step::ExtendMetadata(..)))), "there is no space for data");
+    group.physical_volumes[0].free_fragments = vec![(Extents(10), Extents(2))];
+    let metadata = group.logical_volumes.iter_mut().find(|volume| volume.name == "pool_tmeta").unwrap();
+    metadata.segment_types = BTreeSet::from(["raid1".to_owned()]);
+    assert!(matches!(next(&group, 0, &extend), Ok(Some(Step::ExtendData { .. }))), "metadata is mirrored");
+    pool_of(&mut group).thin_pool = Some(status(1, 80));
+    assert!(step(&group, &extend).unwrap_err().contains("by hand"));
     pool_of(&mut group).thin_pool = None;
     assert!(step(&group, &config()).unwrap().starts_with("Some(Activate("));
     // A broken pool is repaired by hand.

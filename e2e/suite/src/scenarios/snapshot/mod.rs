@@ -2,13 +2,14 @@
 
 mod broken;
 pub mod contents;
-mod full_copy;
+pub mod full_copy;
 pub mod lost_disk;
 pub mod many;
 pub mod power;
 pub mod speed;
 
 use anyhow::{Context as _, Result, ensure};
+use quarry_proto::csi::v1 as csi;
 use quarry_vm::{Bus, Config, Disk, PowerCut, Vm};
 use tonic::Code;
 
@@ -35,16 +36,27 @@ fn pools(more: &str) -> String {
     )
 }
 
-pub async fn run(context: Context) -> Passed {
-    let config = Config::new("snapshot")
+/// A node with both pools.
+async fn start(name: &str) -> Result<Node> {
+    let config = Config::new(name)
         .disk(Disk::new("d1", DISK))
         .disk(Disk::new("d2", DISK))
         .disk(Disk::new("whole", WHOLE).bus(Bus::Scsi));
     let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
     node.configure(&pools("")).await?;
     node.serve().await?;
+    Ok(node)
+}
+
+/// The free space of the volume group, and the largest volume.
+async fn free(node: &Node) -> Result<(i64, i64)> {
+    Ok(node.csi.capacity(&Ask::block("x").parameter("pool", "main").parameters).await?)
+}
+
+pub async fn run(context: Context) -> Passed {
+    let mut node = start("snapshot").await?;
     let kinds: Vec<Ask> = Ask::each_filesystem("pvc-").into_iter().chain([Ask::block("pvc-block")]).collect();
-    let free = node.csi.capacity(&Ask::block("x").parameter("pool", "main").parameters).await?;
+    let before = free(&node).await?;
     let mut random = context.random();
     let mut copies = 0;
     // A soak has all of them.
@@ -56,14 +68,10 @@ pub async fn run(context: Context) -> Passed {
         let what = format!("{} on {layout}", ask.name);
         copies += life(&mut node, ask).await.with_context(|| what.clone())?;
         node.expect_empty().await.with_context(|| format!("after {what}"))?;
-        let now = node.csi.capacity(&Ask::block("x").parameter("pool", "main").parameters).await?;
-        ensure!(now == free, "after {what}, {now:?} is free of {free:?}");
+        let now = free(&node).await?;
+        ensure!(now == before, "after {what}, {now:?} is free of {before:?}");
         context.say(format_args!("{what}: done"));
     }
-    copies += full_copy::run(&mut node, &mut random).await.context("method: copy")?;
-    node.expect_empty().await.context("after method: copy")?;
-    let now = node.csi.capacity(&Ask::block("x").parameter("pool", "main").parameters).await?;
-    ensure!(now == free, "after method: copy, {now:?} is free of {free:?}");
     never_used(&node).await.context("a source that was never used")?;
     overflow(&node).await.context("a snapshot that becomes full")?;
     whole_disk(&node).await.context("a clone of a whole disk")?;
@@ -72,18 +80,34 @@ pub async fn run(context: Context) -> Passed {
     Ok(format!("{copies} volumes restored or cloned, each with the bytes of its source; 2 broken variants, 2 caught"))
 }
 
+/// A volume in use with a snapshot.
+pub struct Source {
+    pub made: Made,
+    /// What the snapshot contains.
+    pub before: Contents,
+    pub taken: csi::Snapshot,
+    /// What was written afterwards.
+    pub after: Contents,
+}
+
+/// Creates a volume, writes to it, takes the snapshot `snap-1`, and writes to it again.
+pub async fn source(node: &Node, ask: &Ask) -> Result<Source> {
+    let made = retry(|| node.csi.create(ask)).await?;
+    open(node, &made).await?;
+    fill(node, &made, "first").await?;
+    let before = contents(node, &made).await?;
+    let taken = retry(|| node.csi.snapshot("snap-1", &made.id)).await.context("CreateSnapshot")?;
+    ensure!(taken.ready_to_use && taken.size_bytes == made.size, "{taken:?}");
+    ensure!(taken.source_volume_id == made.id && taken.creation_time.is_some(), "{taken:?}");
+    fill(node, &made, "second").await?;
+    let after = contents(node, &made).await?;
+    ensure!(changed(&before, &after), "the test writes nothing else");
+    Ok(Source { made, before, taken, after })
+}
+
 /// A volume whose snapshots are restored, and that is cloned, while it is written to. Returns how often.
 async fn life(node: &mut Node, ask: Ask) -> Result<usize> {
-    let source = retry(|| node.csi.create(&ask)).await?;
-    open(node, &source).await?;
-    fill(node, &source, "first").await?;
-    let before = contents(node, &source).await?;
-    let taken = retry(|| node.csi.snapshot("snap-1", &source.id)).await.context("CreateSnapshot")?;
-    ensure!(taken.ready_to_use && taken.size_bytes == source.size, "{taken:?}");
-    ensure!(taken.source_volume_id == source.id && taken.creation_time.is_some(), "{taken:?}");
-    fill(node, &source, "second").await?;
-    let after = contents(node, &source).await?;
-    ensure!(changed(&before, &after), "the test writes nothing else");
+    let Source { made: source, before, taken, after } = source(node, &ask).await?;
     listed(node, &source, &taken.snapshot_id).await?;
     bound(node, &source, &taken.snapshot_id).await.context("while it has a snapshot")?;
     wrong(node, &source, &taken.snapshot_id).await.context("requests that do not fit")?;
