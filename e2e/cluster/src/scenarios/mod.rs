@@ -95,6 +95,11 @@ const ALL: &[Scenario] = &[
         "PostgreSQL under load, a power cut: every acknowledged commit is there",
         postgresql::power_cut
     ),
+    scenario!(
+        "restored-postgresql",
+        "PostgreSQL under load, a snapshot, a database restored from it: every commit acknowledged before is there",
+        postgresql::snapshot
+    ),
     scenario!("node-gone", "a node that is gone for good does not block claims or pods", power::gone),
 ];
 

@@ -1,4 +1,5 @@
-//! A real database under load loses its node's power: every commit that it acknowledged is there.
+//! A real database under load: its node loses power, or a snapshot is taken and restored. Every commit that it
+//! acknowledged before is there.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,16 +9,19 @@ use quarry_cache::Cache;
 use quarry_vm::Daemon;
 use serde_json::{Value, json};
 
+use super::snapshots::{self, Snapshotter};
 use super::{last_number, node_of};
 use crate::cluster::Cluster;
 use crate::containerd;
 use crate::images;
 use crate::install::{self, CLASS};
-use crate::objects::{sleeping, stateful_set, with};
+use crate::objects::{claim, sleeping, stateful_set, with};
 use crate::space::Space;
 
 /// For how long the database works before the power goes.
 const LOAD: Duration = Duration::from_secs(45);
+/// For how long it works after a snapshot.
+const AFTER: Duration = Duration::from_secs(10);
 /// The node that it runs on: an image of that size does not go to all nodes.
 const NODE: &str = "node-2";
 
@@ -29,8 +33,11 @@ const SERVE: &str = "export PGDATA=/data/data/pg PATH=/usr/lib/postgresql/15/bin
 const COMMIT: &str = "seq 1 1000000 | sed 's/.*/insert into acknowledged values (&) returning n;/' | \
     stdbuf -oL psql -h /tmp -U postgres -X -q -A -t";
 
-/// The pod of the database.
+/// The pod of the database, and of the one that is restored from a snapshot.
 const POD: &str = "pg-0";
+const RESTORED: &str = "restored-0";
+/// The size of the volumes.
+const SIZE: &str = "600Mi";
 
 pub(super) async fn power_cut(cluster: &mut Cluster) -> Result<String> {
     let acknowledged = {
@@ -51,6 +58,35 @@ pub(super) async fn power_cut(cluster: &mut Cluster) -> Result<String> {
     Ok(format!("{acknowledged} acknowledged commits next to pgbench, all there after the power cut"))
 }
 
+pub(super) async fn snapshot(cluster: &mut Cluster) -> Result<String> {
+    let snapshotter = Snapshotter::start(cluster).await?;
+    let space = Space::new(cluster, "postgresql-snapshot").await?;
+    create(&space).await?;
+    let load = Load::start(&space)?;
+    tokio::time::sleep(LOAD).await;
+    let before = load.acknowledged()?;
+    space.apply(&[snapshots::snapshot_class(), snapshots::snapshot("under-load", "data-pg-0")]).await?;
+    snapshots::ready_to_use(&space, "under-load").await?;
+    tokio::time::sleep(AFTER).await;
+    let during = load.acknowledged()?;
+    // Two databases under load are too much for an emulated processor.
+    drop(load);
+    // As an operator restores a StatefulSet: its claims first.
+    let claim = snapshots::from_snapshot(claim("data-restored-0", CLASS, SIZE), "under-load");
+    space.apply(&[claim, database("restored")]).await?;
+    space.ready(RESTORED).await.context("the restored database")?;
+    all_there(&space, RESTORED, before).await?;
+    let restored: u64 = query(&space, RESTORED, "select count(*) from acknowledged").await?.trim().parse()?;
+    ensure!(restored < during, "the database wrote nothing after the snapshot: {restored} of {during} are restored");
+    all_there(&space, POD, during).await.context("the database itself")?;
+    space.run(&["delete", "statefulset", "pg", "restored"]).await?;
+    space.run(&["delete", "volumesnapshot", "under-load", "--timeout=120s"]).await?;
+    space.run(&["delete", "volumesnapshotclass", snapshots::SNAPSHOT_CLASS]).await?;
+    space.end().await?;
+    snapshotter.end(cluster).await?;
+    Ok(format!("{before} commits acknowledged before the snapshot, {restored} restored, {during} in the end"))
+}
+
 /// A StatefulSet with one database.
 fn database(name: &str) -> Value {
     let ready =
@@ -68,7 +104,7 @@ fn database(name: &str) -> Value {
         "nodeSelector": { "kubernetes.io/hostname": NODE },
     });
     let template = json!({ "spec": { "template": { "spec": with(pod, more) } } });
-    with(stateful_set(name, 1, CLASS, "600Mi"), template)
+    with(stateful_set(name, 1, CLASS, SIZE), template)
 }
 
 /// Creates the database, and its tables.
