@@ -94,7 +94,7 @@ pub async fn run(_context: Context) -> Passed {
         ensure!((discarded >= FILE * 8 / 10) == (volume.discard == "periodic"), "{name}: {discarded} bytes discarded");
     }
     let freed = before - used(&node, "thin", POOL).await?;
-    ensure!(freed >= 6 * FILE * 8 / 10, "{freed} bytes returned to the pool");
+    ensure!(freed >= 6 * FILE / 2, "{freed} bytes returned to the pool");
     let trimmed = node.metric("quarry_trimmed_bytes_total").await?;
     let failed = node.metric("quarry_trim_failures_total").await?;
     ensure!(trimmed > 0.0 && failed == 0.0, "{trimmed} bytes were trimmed, and {failed} trims failed");
@@ -134,7 +134,7 @@ async fn fill(node: &Node, pool: &str, filesystem: &'static str, discard: &'stat
     // A newer kernel discards in btrfs unless it is told not to.
     let online = has(expected) && !(filesystem == "btrfs" && discard.is_empty());
     ensure!(online == (discard == "online"), "it is mounted with {options}");
-    ensure!(!(filesystem == "btrfs" && discard == "none") || !options.contains(",discard"), "{options}");
+    ensure!(discard != "none" || !has(expected), "it is mounted with {options}");
 
     let thin = pool == "thin";
     let empty = if thin { used(node, &name, VOLUME).await? } else { 0 };
@@ -153,7 +153,8 @@ async fn fill(node: &Node, pool: &str, filesystem: &'static str, discard: &'stat
 async fn returned(node: &Node, volume: &Filled) -> Result<bool> {
     // A filesystem discards online when its journal is committed.
     node.vm.sh(format!("touch '{0}/other' && sync -f '{0}'", volume.made.target())).await?;
-    Ok(used(node, &volume.made.ask.name, VOLUME).await? < volume.used - FILE * 8 / 10)
+    // Meanwhile, ext4 fills its inode tables, which takes space.
+    Ok(used(node, &volume.made.ask.name, VOLUME).await? < volume.used - FILE / 2)
 }
 
 /// How many bytes were discarded so far in each volume that is not in the thin pool.
