@@ -149,7 +149,7 @@ fn own() -> Vec<Scenario> {
         Scenario {
             name: "copy-speed",
             about: "the time of a copy compared with dd, for each kind of source and target, full and with holes",
-            limit: minutes(50),
+            limit: minutes(90),
             run: |context| Box::pin(snapshot::speed::run(context)),
         },
         Scenario {
