@@ -15,6 +15,10 @@ use crate::tasks::Handle;
 pub(super) const CHUNK: u64 = 4 << 20;
 /// How much is zeroed at once where the source contains zeros: one call is faster than many.
 const ZEROS: u64 = 64 << 20;
+/// Zeros are looked for in blocks of this size if they are skipped: the smallest that a thin pool allocates.
+const SKIPPED: usize = 64 << 10;
+/// And of this size if they are written: for less, a call to zero them takes longer than writing them.
+const WRITTEN: usize = 1 << 20;
 /// How many chunks are in memory.
 const CHUNKS: usize = 4;
 /// The alignment of buffers, in bytes: enough for direct I/O on any disk.
@@ -121,19 +125,21 @@ impl Pipeline {
         let mut target = self.target.lock();
         // Everything before `written` is on the target; from there to `reached` the source contains zeros.
         let (mut written, mut reached) = (part.start, part.start);
+        let block = if self.skip_zeros { SKIPPED } else { WRITTEN };
         for Chunk { offset, mut buffer } in full {
             let bytes = buffer.bytes();
-            let end = offset + bytes.len() as u64;
-            let zeros = is_zero(bytes);
-            if written < offset && (!zeros || end - written > ZEROS) {
-                self.write_zeros(&mut **target, written..offset)?;
-                written = offset;
+            for (part, zeros) in parts(bytes, block) {
+                let (begin, end) = (offset + part.start as u64, offset + part.end as u64);
+                if written < begin && (!zeros || end - written > ZEROS) {
+                    self.write_zeros(&mut **target, written..begin)?;
+                    written = begin;
+                }
+                if !zeros {
+                    target.write(begin, bytes.get(part).unwrap_or_default())?;
+                    written = end;
+                }
             }
-            if !zeros {
-                target.write(offset, bytes)?;
-                written = end;
-            }
-            reached = end;
+            reached = offset + bytes.len() as u64;
             self.report(reached);
             // The reader has read everything.
             let _ = empty.send(buffer);
@@ -174,6 +180,21 @@ impl Pipeline {
 /// Chunks begin at multiples of their size, wherever a copy begins.
 fn end_of_chunk(offset: u64, end: u64) -> u64 {
     (offset / CHUNK * CHUNK).saturating_add(CHUNK).min(end)
+}
+
+/// Divides a chunk, in whole blocks, where zeros begin and end: the bytes of each part, and whether they are zeros.
+fn parts(chunk: &[u8], block: usize) -> Vec<(Range<usize>, bool)> {
+    let mut parts: Vec<(Range<usize>, bool)> = Vec::new();
+    let mut start = 0;
+    for bytes in chunk.chunks(block) {
+        let (end, zeros) = (start + bytes.len(), is_zero(bytes));
+        match parts.last_mut() {
+            Some((part, same)) if *same == zeros => part.end = end,
+            _ => parts.push((start..end, zeros)),
+        }
+        start = end;
+    }
+    parts
 }
 
 /// Whether all bytes are zero: the first one is, and each is equal to the next.

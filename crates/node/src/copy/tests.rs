@@ -190,6 +190,33 @@ async fn zeros_are_skipped_only_on_a_zeroed_target() {
     assert_eq!(target.bytes[usize::try_from(CHUNK).unwrap()], 0xee);
 }
 
+/// Blocks of zeros between data, of sizes around those that count.
+#[tokio::test]
+async fn small_blocks_of_zeros_are_skipped_but_only_large_ones_are_zeroed() {
+    const KIB: usize = 1024;
+    let source = Memory::default();
+    let mut bytes = vec![7; 2 * usize::try_from(CHUNK).unwrap() + 512];
+    // Over the end of a chunk, aligned and not; a block; less than a block.
+    for hole in [3 << 20..6 << 20, 0..64 * KIB, 128 * KIB..191 * KIB, (1 << 20) + 512..(3 << 20) - 512] {
+        bytes[hole].fill(0);
+    }
+    source.0.lock().bytes = bytes.clone();
+    let size = Source::size(&source);
+    let target = Memory::used(size);
+    run(job(size), &source, &target, None).await.unwrap();
+    assert!(target.0.lock().bytes == bytes);
+    assert_eq!(target.0.lock().zeroed, [3 << 20..6 << 20]);
+
+    let target = Memory::default();
+    target.0.lock().bytes = vec![0; bytes.len()];
+    run(Job { zeroed_target: true, ..job(size) }, &source, &target, None).await.unwrap();
+    let target = target.0.lock();
+    assert!(target.bytes == bytes);
+    let skipped: u64 = size - target.written.iter().map(|range| range.end - range.start).sum::<u64>();
+    // The block at the beginning, the three MiB, and of those that are not aligned the whole blocks within.
+    assert_eq!((target.zeroed.len(), skipped), (0, (64 << 10) + (3 << 20) + (2 << 20) - 2 * (64 << 10)));
+}
+
 #[tokio::test]
 async fn zeros_are_written_with_few_calls() {
     let (chunk, source) = (usize::try_from(CHUNK).unwrap(), Memory::default());
