@@ -161,7 +161,7 @@ fn a_request_that_differs_from_the_record_is_a_conflict() {
         (VolumeSpec::mount("a", 1 << 30, Filesystem::Xfs), "xfs"),
         (spec.with_layout(Layout::Raid1 { mirrors: 1 }), "raid1"),
         (options, "mkfsOptions"),
-        (discards, "wipe mode discard"),
+        (discards, "with wipe mode set by the pool, not discard"),
         (trimmed, "with discard set by the pool, not periodic"),
         (restored.clone(), "with the contents of s1:abcdefghij:n:s"),
     ] {
