@@ -24,13 +24,13 @@ pub async fn open(configured: Vec<PoolConfig>, state: &Path, uevents: &Uevents) 
     let (disks, invalid) = (LvmDisks::default(), InvalidSnapshots::open(state));
     let mut groups = HashMap::new();
     let mut opening = JoinSet::new();
-    for (index, PoolConfig { name, kind, copy_rate: _, trim_interval: _ }) in configured.into_iter().enumerate() {
+    for (index, PoolConfig { name, kind, copy_rate: _, trim_interval: _ }) in configured.iter().cloned().enumerate() {
         match kind {
             PoolKind::Lvm(config) => {
                 // Several pools may be in one volume group.
-                let group = groups.entry(config.volume_group.clone());
-                let group = group
-                    .or_insert_with(|| GroupState::new(&config, uevents.clone(), disks.clone(), Arc::clone(&invalid)));
+                let group = groups.entry(config.volume_group.clone()).or_insert_with(|| {
+                    GroupState::new(&config, &configured, uevents.clone(), disks.clone(), Arc::clone(&invalid))
+                });
                 let group = group.clone();
                 opening.spawn(async move {
                     let pool: Arc<dyn Pool> = LvmPool::open(name, config, group).await;

@@ -86,7 +86,7 @@ impl LvmPool {
     /// While an earlier lvm command on the group or a disk below it hangs, it fails instead: the wait might
     /// never end.
     pub(super) async fn lock(&self) -> Result<ChangeGuard<'_>> {
-        let lock = self.change_lock.lock.lock();
+        let lock = self.shared.change_lock.lock.lock();
         tokio::pin!(lock);
         let lock = loop {
             if let Some(why) = self.overdue() {
@@ -96,8 +96,8 @@ impl LvmPool {
                 break lock;
             }
         };
-        *self.change_lock.since() = Some(Instant::now());
-        let guard = ChangeGuard { owner: &self.change_lock, _lock: lock };
+        *self.shared.change_lock.since() = Some(Instant::now());
+        let guard = ChangeGuard { owner: &self.shared.change_lock, _lock: lock };
         // The change before may have ended because a disk did not answer.
         if let Some(why) = self.overdue() {
             return Err(Error::unavailable(format!("pool {} cannot be changed now: {why}", self.name)));
@@ -111,10 +111,10 @@ impl LvmPool {
         if !self.known_orphans().is_empty() {
             // Their changes are not known yet, and a signal may have ended them. They are forgotten only
             // after the recovery: if the volume group cannot be read now, the next call tries again.
-            self.cache.invalidate();
+            self.shared.cache.invalidate();
             self.recover_first().await?;
             self.known_orphans().clear();
-        } else if !self.change_lock.recovered.load(Ordering::SeqCst) {
+        } else if !self.shared.change_lock.recovered.load(Ordering::SeqCst) {
             self.recover_first().await?;
         }
         Ok(guard)
@@ -122,8 +122,8 @@ impl LvmPool {
 
     /// Recovers at the start of this process, unless another pool of the volume group has done so.
     pub(super) async fn recover_at_start(&self) -> Result<()> {
-        let _lock = self.change_lock.lock.lock().await;
-        match self.change_lock.recovered.load(Ordering::SeqCst) {
+        let _lock = self.shared.change_lock.lock.lock().await;
+        match self.shared.change_lock.recovered.load(Ordering::SeqCst) {
             true => self.group().await.map(drop),
             false => self.recover_first().await,
         }
@@ -135,7 +135,7 @@ impl LvmPool {
         self.recover(&group).await;
         self.remove_left_over_space(&group).await;
         self.remove_left_over_snapshots(&group).await;
-        self.change_lock.recovered.store(true, Ordering::SeqCst);
+        self.shared.change_lock.recovered.store(true, Ordering::SeqCst);
         Ok(())
     }
 
@@ -157,7 +157,7 @@ impl LvmPool {
     }
 
     async fn resume(&self, group: &VolumeGroup, suspended: Vec<Suspended>) {
-        self.cache.invalidate();
+        self.shared.cache.invalidate();
         if self.group().await.is_err() {
             return;
         }
@@ -189,7 +189,7 @@ impl LvmPool {
         if found.is_empty() {
             return;
         }
-        self.cache.invalidate();
+        self.shared.cache.invalidate();
         let Ok(after) = self.group().await else { return };
         let still = stale(&after);
         let layers: Vec<String> = found.into_iter().filter(|layer| still.contains(layer)).collect();
@@ -202,19 +202,19 @@ impl LvmPool {
     pub(super) async fn recover_if_killed(&self, group: &VolumeGroup, result: &Result<(), quarry_lvm::Error>) {
         if let Err(quarry_lvm::Error::Exec(quarry_exec::Error::Signalled { .. })) = result {
             // Which layers are stale depends on what the command has committed.
-            self.cache.invalidate();
+            self.shared.cache.invalidate();
             self.recover(group).await;
         }
     }
 
     /// Completes a change of the volume group: drops the cached report, and flushes what lvm wrote.
     pub(super) async fn commit(&self, group: &VolumeGroup, result: Result<(), quarry_lvm::Error>) -> Result<()> {
-        self.cache.invalidate();
+        self.shared.cache.invalidate();
         // The change may have been made although the command failed.
-        self.flushes.changed();
+        self.shared.flushes.changed();
         self.recover_if_killed(group, &result).await;
         result.map_err(|error| self.explain(error))?;
-        let change = self.flushes.changes.load(Ordering::SeqCst);
+        let change = self.shared.flushes.changes.load(Ordering::SeqCst);
         for (device, flushed) in self.flush(group).await {
             flushed.map_err(|error| {
                 let disk = device.display();
@@ -224,7 +224,7 @@ impl LvmPool {
                 ))
             })?;
         }
-        self.flushes.flushed(change);
+        self.shared.flushes.flushed(change);
         Ok(())
     }
 
@@ -234,9 +234,9 @@ impl LvmPool {
     /// One disk that answers is enough: each has all the metadata, and lvm uses the newest.
     pub(super) async fn flush_pending(&self, group: &VolumeGroup) -> Result<()> {
         if self.orphan().is_some() {
-            self.flushes.changed();
+            self.shared.flushes.changed();
         }
-        let Some(change) = self.flushes.pending() else { return Ok(()) };
+        let Some(change) = self.shared.flushes.pending() else { return Ok(()) };
         let flushed = self.flush(group).await;
         let failed = flushed.iter().filter(|(_, flushed)| flushed.is_err()).count();
         let any = failed < flushed.len() || flushed.is_empty();
@@ -251,7 +251,7 @@ impl LvmPool {
             tracing::warn!(pool = self.name, device = %device.display(), error, "cannot flush a disk");
         }
         if failed == 0 {
-            self.flushes.flushed(change);
+            self.shared.flushes.flushed(change);
         }
         Ok(())
     }
@@ -261,7 +261,7 @@ impl LvmPool {
         if quarry_fault::disabled("flush") {
             return Vec::new();
         }
-        let flushed = self.cache.flush(group).await;
+        let flushed = self.shared.cache.flush(group).await;
         let flat = |answer: Result<std::io::Result<()>, crate::UnresponsiveDisk>| match answer {
             Ok(flushed) => flushed.map_err(|error| error.to_string()),
             Err(unresponsive) => Err(unresponsive.to_string()),

@@ -216,7 +216,7 @@ impl LvmPool {
         if !self.config.deactivate || quarry_lvm::open_count(group.uuid, volume.uuid) != Some(0) {
             return;
         }
-        let Some(_deactivation) = self.idle.begin(volume.uuid, since) else { return };
+        let Some(_deactivation) = self.shared.idle.begin(volume.uuid, since) else { return };
         let deactivated = commands::deactivate(group, volume).await;
         self.recover_if_killed(group, &deactivated).await;
         if let Err(error) = deactivated {

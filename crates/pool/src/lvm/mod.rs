@@ -7,6 +7,7 @@ mod device;
 mod disks;
 mod elsewhere;
 mod expand;
+mod group_state;
 mod health;
 mod idle;
 mod lost;
@@ -30,12 +31,10 @@ use quarry_volume::{
     CowSize, Error, Gib, PoolCapabilities, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec, safe_name,
 };
 
-use self::cache::{Cache, View};
-use self::change::{ChangeLock, Flushes};
+use self::cache::View;
 pub(crate) use self::device::{active, could_be_volume};
 pub(crate) use self::disks::LvmDisks;
-use self::idle::Idle;
-use self::observe::Observer;
+pub(crate) use self::group_state::GroupState;
 pub(crate) use self::snapshot::InvalidSnapshots;
 use crate::pool::{Contents, Device, Expansion, Reading, Volumes};
 use crate::record::State;
@@ -55,44 +54,11 @@ pub(crate) const THIN_TOOL: (&str, &str) = ("thin_check", "thin-provisioning-too
 /// What every pool of this kind reports.
 const CAPABILITIES: PoolCapabilities = PoolCapabilities { wipe: false, snapshots: true, unique_storage: true };
 
-/// What all pools in one volume group share: the pool of its own logical volumes, and those of its thin pools.
-#[derive(Clone)]
-pub(crate) struct GroupState {
-    cache: Arc<Cache>,
-    observer: Arc<Observer>,
-    idle: Arc<Idle>,
-    /// The pool lock, held while the volume group is changed: checking and using capacity is one step.
-    change_lock: Arc<ChangeLock>,
-    /// Which changes have been flushed.
-    flushes: Arc<Flushes>,
-    /// The lvm commands of an earlier Quarry process that were still running when this one started.
-    orphans: Arc<parking_lot::Mutex<Vec<Orphan>>>,
-}
-
-impl GroupState {
-    /// For the volume group of a pool with that configuration.
-    pub(crate) fn new(config: &LvmConfig, uevents: Uevents, disks: LvmDisks, invalid: Arc<InvalidSnapshots>) -> Self {
-        Self {
-            cache: Cache::new(&config.volume_group, config.archives, uevents, disks),
-            observer: Observer::new(invalid),
-            idle: Arc::default(),
-            change_lock: Arc::default(),
-            flushes: Arc::default(),
-            orphans: Arc::new(parking_lot::Mutex::new(quarry_exec::orphans(&config.volume_group))),
-        }
-    }
-}
-
 /// A pool of kind `lvm`: the logical volumes of a volume group, or those in a thin pool of it.
 pub struct LvmPool {
     name: String,
     config: LvmConfig,
-    cache: Arc<Cache>,
-    observer: Arc<Observer>,
-    idle: Arc<Idle>,
-    change_lock: Arc<ChangeLock>,
-    flushes: Arc<Flushes>,
-    orphans: Arc<parking_lot::Mutex<Vec<Orphan>>>,
+    shared: GroupState,
     /// The names of the volumes that this process has seen in the pool, and has not removed.
     seen: parking_lot::Mutex<BTreeSet<String>>,
     /// What is known about its thin pool, if it has one.
@@ -102,10 +68,9 @@ pub struct LvmPool {
 impl LvmPool {
     /// Opens the pool: reads its volume group, and resumes devices that a killed lvm left suspended. A
     /// missing volume group is not an error: the pool reports it, and works when the group appears.
-    pub(crate) async fn open(name: String, config: LvmConfig, group: GroupState) -> Arc<Self> {
-        let GroupState { cache, observer, idle, change_lock, flushes, orphans } = group;
+    pub(crate) async fn open(name: String, config: LvmConfig, shared: GroupState) -> Arc<Self> {
         let (seen, thin) = Default::default();
-        let pool = Self { name, config, cache, observer, idle, change_lock, flushes, orphans, seen, thin };
+        let pool = Self { name, config, shared, seen, thin };
         pool.open_group().await;
         let pool = Arc::new(pool);
         thin::maintain_from_now_on(&pool);
@@ -139,22 +104,22 @@ impl LvmPool {
     /// The current volume group, with a mark that is different whenever anything may have changed.
     async fn group_with_mark(&self) -> Result<(Arc<VolumeGroup>, u64)> {
         let view = match self.overdue_command() {
-            None => self.cache.view().await,
-            Some(command) => self.cache.cached().await.unwrap_or_else(|| {
+            None => self.shared.cache.view().await,
+            Some(command) => self.shared.cache.cached().await.unwrap_or_else(|| {
                 View::Absent(format!("volume group {} cannot be read now: {command}", self.config.volume_group))
             }),
         };
         match view {
             View::Found(group, report) => {
                 self.flush_pending(&group).await?;
-                Ok(self.observer.observe(group, report).await)
+                Ok(self.shared.observer.observe(group, report).await)
             }
             View::Absent(why) => Err(Error::unavailable(format!("pool {}: {why}", self.name))),
         }
     }
 
     fn known_orphans(&self) -> parking_lot::MutexGuard<'_, Vec<Orphan>> {
-        self.orphans.lock()
+        self.shared.orphans.lock()
     }
 
     /// A description of an lvm command on this volume group that outlived the Quarry process that started it.
@@ -167,7 +132,7 @@ impl LvmPool {
 
     /// A description of what takes too long on this volume group: an lvm command, or an unresponsive disk.
     fn overdue(&self) -> Option<String> {
-        self.overdue_command().or_else(|| self.cache.overdue().map(|disk| disk.to_string()))
+        self.overdue_command().or_else(|| self.shared.cache.overdue().map(|disk| disk.to_string()))
     }
 
     /// A description of the overdue lvm command on this volume group.
@@ -295,10 +260,9 @@ impl Pool for LvmPool {
         state.metadata_free = group.metadata_free;
         state.problems.extend(state.space.closed.clone().filter(|why| !state.problems.contains(why)));
         state.problems.extend(capacity::withheld(&group));
-        state.hints.extend(capacity::hints(&group));
-        state.hints.extend(quarry_lvm::archive_problem());
-        state.hints.extend(volume::not_volumes(&group));
-        state.hints.extend(scratch::hint(&group));
+        if self.shared.reporter == self.name {
+            state.hints.extend(self.shared.hints(&group));
+        }
         // Without its thin pool, a pool has no volumes.
         let Ok(storage) = storage else {
             return Reading { state, mark, volumes: Volumes::Unreadable, snapshots: Vec::new() };
@@ -314,20 +278,20 @@ impl Pool for LvmPool {
     }
 
     fn uevents(&self) -> &Uevents {
-        self.cache.uevents()
+        self.shared.cache.uevents()
     }
 
     fn changing(&self) -> bool {
-        self.change_lock.is_held() && self.overdue().is_none()
+        self.shared.change_lock.is_held() && self.overdue().is_none()
     }
 
     fn unresponsive_disks(&self) -> Vec<UnresponsiveDisk> {
-        self.cache.unresponsive(REPORT_AFTER)
+        self.shared.cache.unresponsive(REPORT_AFTER)
     }
 
     fn last_storage(&self) -> Option<StorageId> {
         match self.config.thin_pool {
-            None => self.cache.last_storage(),
+            None => self.shared.cache.last_storage(),
             Some(_) => self.thin.storage(),
         }
     }
@@ -393,7 +357,7 @@ impl Pool for LvmPool {
     }
 
     async fn activate(&self, volume: &PoolVolume) -> Result<Device> {
-        let deactivating = self.idle.mark_activated(volume.logical()?.1);
+        let deactivating = self.shared.idle.mark_activated(volume.logical()?.1);
         if let Some(device) = self.device(volume)?
             && !deactivating
             && !device::is_smaller(volume)?
@@ -440,7 +404,7 @@ impl Pool for LvmPool {
         if !is_ready || !group.removed_with(found).is_empty() {
             return Ok(());
         }
-        let Some(_deactivation) = self.idle.begin(found.uuid, unused_since) else { return Ok(()) };
+        let Some(_deactivation) = self.shared.idle.begin(found.uuid, unused_since) else { return Ok(()) };
         // Something else may use it: an operator's mount, or a tenant's volume group that the host activated.
         if quarry_lvm::open_count(group.uuid, found.uuid) != Some(0) {
             return Ok(());

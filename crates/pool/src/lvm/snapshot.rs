@@ -34,7 +34,7 @@ pub(super) fn watch_from_now_on(pool: &Arc<LvmPool>) {
         loop {
             tokio::time::sleep(WATCH).await;
             let Some(pool) = pool.upgrade() else { return };
-            if pool.observer.has_snapshots()
+            if pool.shared.observer.has_snapshots()
                 && let Err(error) = pool.group().await
             {
                 tracing::debug!(pool = pool.name, %error, "the state of the snapshots is not known");

@@ -186,7 +186,7 @@ impl LvmPool {
     /// See [`crate::Pool::activate_snapshot`].
     pub(in crate::lvm) async fn activate_snapshot_device(&self, snapshot: &PoolSnapshot) -> Result<PathBuf> {
         if self.has_own_device(snapshot) {
-            self.idle.mark_activated(snapshot.logical()?.1);
+            self.shared.idle.mark_activated(snapshot.logical()?.1);
         }
         let _lock = self.lock().await?;
         let group = self.group().await?;
@@ -253,7 +253,7 @@ impl LvmPool {
         let _lock = self.lock().await?;
         let group = self.group().await?;
         let (_, found) = self.current_snapshot(&group, snapshot)?;
-        let Some(_deactivation) = self.idle.begin(found.uuid, unused_since) else { return Ok(()) };
+        let Some(_deactivation) = self.shared.idle.begin(found.uuid, unused_since) else { return Ok(()) };
         if quarry_lvm::open_count(group.uuid, found.uuid) != Some(0) {
             return Err(Error::new(Reason::InUse, format!("snapshot {} is open", snapshot.name)));
         }

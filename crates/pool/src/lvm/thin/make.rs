@@ -6,7 +6,7 @@
 use quarry_lvm::commands::CreateLv;
 use quarry_lvm::commands::thin::MakePool;
 use quarry_lvm::{ExtentRange, LogicalVolume, VolumeGroup, capacity, expansion};
-use quarry_volume::{Extents, Layout};
+use quarry_volume::{Extents, Layout, some_of};
 
 use super::super::volume::record_on;
 use super::room::broken;
@@ -73,6 +73,23 @@ impl Step<'_> {
 /// Whether the volume with the name of the thin pool is a part of a pool that Quarry has not completed.
 pub(super) fn is_half_made(group: &VolumeGroup, config: &ThinPoolConfig) -> bool {
     group.logical_volume(&config.name).is_some_and(|found| is_part(found, ThinPoolPart::Data, &config.name))
+}
+
+/// The parts of thin pools that the configuration does not have any more, as a note for the operator: they use space.
+pub(in crate::lvm) fn parts_left(group: &VolumeGroup, configured: &[String]) -> Option<String> {
+    let describe = |volume: &LogicalVolume| match record_on(volume) {
+        Tag::ThinPool(record) if is_part(volume, record.part, &record.pool) && !configured.contains(&record.pool) => {
+            let path = format!("{}/{}", group.name, volume.name);
+            Some(format!(
+                "{path} is a part of thin pool {}, which was never completed, and which the configuration does not have: \
+                 remove it (`lvremove {path}`), or configure that pool again",
+                record.pool
+            ))
+        }
+        _ => None,
+    };
+    let found: Vec<String> = group.volumes().filter_map(describe).collect();
+    (!found.is_empty()).then(|| some_of(found))
 }
 
 /// The next step. `reserve`: bytes of the volume group that stay free.
@@ -184,6 +201,7 @@ fn extended_metadata<'a>(group: &VolumeGroup, pool: &'a LogicalVolume, by: u8, s
              +SIZE {path}`)"
         ));
     }
+    // `reserve` does not count here: it is little space, and a pool without metadata becomes read-only.
     let more = group.extent_size.bytes(group.extent_size.needed_for(share(size, by)));
     if size.saturating_add(more) > MOST_METADATA {
         return Err(format!("the metadata of thin pool {path} has nearly the largest size that lvm permits"));

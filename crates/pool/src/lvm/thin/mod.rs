@@ -17,6 +17,7 @@ use quarry_lvm::{LogicalVolume, ThinPoolMode, VolumeGroup};
 use quarry_volume::{Error, Layout, PoolState, Result, StorageId, ThinUse, VolumeSpec};
 
 pub(super) use self::maintain::maintain_from_now_on;
+pub(super) use self::make::parts_left;
 use self::room::{closed, is_overcommitted, room, virtual_extents};
 use super::LvmPool;
 use super::health::part_health;

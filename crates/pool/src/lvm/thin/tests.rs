@@ -332,3 +332,19 @@ fn a_pool_is_activated_set_and_extended() {
     pool_of(&mut group).thin_pool = Some(ThinPoolStatus { needs_check: true, ..status(99, 99) });
     assert_eq!(step(&group, &extend), Ok("None".to_owned()));
 }
+
+#[test]
+fn a_part_of_a_pool_that_is_not_configured_is_shown() {
+    let part = |name: &str, tag: &str| lv(name, "linear", tag, 64 * MIB);
+    let left = |pools: &[&str], volumes: Vec<LogicalVolume>| {
+        let group = VolumeGroup { logical_volumes: volumes, ..empty_group() };
+        parts_left(&group, &pools.iter().map(|&pool| pool.to_owned()).collect::<Vec<_>>())
+    };
+    let parts = || vec![part("pool", DATA), part("quarry_metadata_pool", METADATA), part("other", "")];
+    let hint = left(&["another"], parts()).unwrap();
+    assert!(hint.contains("vg/pool is a part of thin pool pool") && hint.contains("`lvremove vg/pool`"), "{hint}");
+    assert!(hint.contains("`lvremove vg/quarry_metadata_pool`") && !hint.contains("vg/other"), "{hint}");
+    assert_eq!(left(&["pool"], parts()), None);
+    // A complete pool is not a part, whatever tags it kept.
+    assert_eq!(left(&[], vec![lv("pool", "thin-pool", DATA, 64 * MIB)]), None);
+}
