@@ -21,7 +21,7 @@ use quarry_vm::run;
 
 mod groups;
 
-pub use groups::{GROUPS, Group, SNAPSHOTTER};
+pub use groups::{CONFORMANCE, GROUPS, Group, SNAPSHOTTER};
 
 /// The processor that the control plane and the guests run on, in Go's words.
 pub const ARCHITECTURE: &str = "amd64";
@@ -128,6 +128,27 @@ pub async fn snapshotter(cache: &Cache) -> Result<Snapshotter> {
     })
 }
 
+/// Kubernetes' own tests, and what they need.
+#[derive(Clone, Debug)]
+pub struct Conformance {
+    /// The program that contains all tests.
+    pub tests: PathBuf,
+    /// Runs them in several processes, and joins their reports.
+    pub ginkgo: PathBuf,
+    /// What pods of the tests run.
+    pub agnhost: PathBuf,
+}
+
+/// Builds Kubernetes' own tests. From nothing that takes longer than all of Kubernetes.
+///
+/// # Errors
+/// As [`build`].
+pub async fn conformance(cache: &Cache) -> Result<Conformance> {
+    let built = build_groups(cache, &[CONFORMANCE], ARCHITECTURE).await?;
+    let one = |name: &str| built.get(name).cloned().with_context(|| format!("no group has the program {name}"));
+    Ok(Conformance { tests: one("e2e.test")?, ginkgo: one("ginkgo")?, agnhost: one("agnhost")? })
+}
+
 /// As [`build`], for some groups or for another architecture: the path of each program by its name.
 ///
 /// # Errors
@@ -171,9 +192,15 @@ impl Group {
             .entry(&format!("go-{}", self.name), &key, async |folder: &Path| {
                 eprintln!("quarry-cluster: building {} {version} with {go} (once)", self.name);
                 let (architecture, output) = (format!("GOARCH={architecture}"), format!("-o={}/", folder.display()));
-                let command = ["CGO_ENABLED=0", "GOOS=linux", &architecture, "go", "build", &output];
-                let command = command.into_iter().chain(flags.iter().map(String::as_str)).chain(["tool"]);
-                with_signs_of_life(self.name, call(&source, command)).await?;
+                let environment = ["CGO_ENABLED=0", "GOOS=linux", &architecture, "go"];
+                let programs = std::iter::once((&["build"][..], "tool"));
+                let tests = self.tests.iter().map(|package| (&["test", "-c", "-vet=off"][..], *package));
+                for (verb, package) in programs.chain(tests) {
+                    let flags = flags.iter().map(String::as_str);
+                    let words = environment.iter().chain(verb).copied().chain([output.as_str()]);
+                    let command = words.chain(flags).chain([package]);
+                    with_signs_of_life(self.name, call(&source, command)).await?;
+                }
                 self.rename_programs(folder)
             })
             .await
@@ -270,11 +297,12 @@ mod tests {
 
     #[test]
     fn each_group_requires_its_module_and_names_its_programs() {
-        for group in GROUPS {
+        for group in GROUPS.iter().chain(&[SNAPSHOTTER, CONFORMANCE]) {
             let go_mod = fs::read_to_string(group.source().join("go.mod")).unwrap();
             assert!(version(&go_mod, group.module).is_some_and(|version| version.starts_with('v')), "{}", group.name);
             for (built, _) in group.programs {
-                let tool = |line: &str| !line.starts_with("module") && line.trim().ends_with(&format!("/{built}"));
+                let package = format!("/{}", built.trim_end_matches(".test"));
+                let tool = |line: &str| !line.starts_with("module") && line.trim().ends_with(&package);
                 // Go leaves a major version out of a program's name.
                 assert!(go_mod.replace("/server/v3", "/server").lines().any(tool), "{}: {built}", group.name);
             }

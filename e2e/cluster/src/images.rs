@@ -11,6 +11,10 @@ use quarry_image::{Architecture, Image, Layer, quarry};
 use crate::binaries::Binaries;
 use crate::objects::BUSYBOX;
 
+mod conformance;
+
+pub(crate) use conformance::all as conformance;
+
 /// The image that holds a pod's namespaces; containerd.toml names it too.
 const PAUSE: &str = "registry.k8s.io/pause:3.10";
 /// The sidecars, as the chart's values name them.

@@ -3,6 +3,7 @@
 
 pub mod binaries;
 mod cluster;
+pub mod conformance;
 mod containerd;
 mod control_plane;
 mod egress;

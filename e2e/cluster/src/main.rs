@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use quarry_cache::Cache;
 use quarry_cluster::binaries::Binaries;
+use quarry_cluster::conformance::{self, Batch, Selection, Suite};
 use quarry_cluster::scenarios::{self, Tally};
 use quarry_cluster::{Cluster, Plan, binaries, fresh_folder, images, install};
 use quarry_vm::{Disk, System};
@@ -45,6 +46,23 @@ enum Action {
         #[arg(long)]
         list: bool,
     },
+    /// Run Kubernetes' own storage suite on a new cluster.
+    Conformance {
+        /// Only this part of the specs, such as 1/6: the first of six.
+        #[arg(long, default_value = "1/1")]
+        batch: Batch,
+        /// How many minutes after the start the run ends. Specs that have not ended then count as not run.
+        #[arg(long)]
+        within: Option<u64>,
+        /// Say which specs there are, and run none.
+        #[arg(long)]
+        list: bool,
+        /// Print what the batches of this commit add up to, and run none.
+        #[arg(long)]
+        sums: bool,
+        /// Only specs whose text contains one of these.
+        only: Vec<String>,
+    },
     /// Run the cluster until SIGTERM: what `up` starts.
     #[command(hide = true)]
     Serve {
@@ -65,12 +83,21 @@ async fn main() -> Result<()> {
             scenarios::list();
             Ok(())
         }
-        Action::Test { nodes, only, within, .. } => {
-            let end = within.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
-            test(&cache, nodes, &only, end).await
+        Action::Test { nodes, only, within, .. } => test(&cache, nodes, &only, end(within)).await,
+        Action::Conformance { sums: true, .. } => match conformance::sums(&cache).await? {
+            0 => Ok(()),
+            failed => bail!("{failed} specs failed"),
+        },
+        Action::Conformance { batch, only, within, list, .. } => {
+            conformance(&cache, &Selection { batch, only, end: end(within) }, list).await
         }
         Action::Serve { nodes } => serve(&cache, &folder, nodes).await,
     }
+}
+
+/// When a run ends that began now and may take this many minutes.
+fn end(within: Option<u64>) -> Option<Instant> {
+    within.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes))
 }
 
 /// A running cluster holds the lock of this file, which contains its process ID.
@@ -187,8 +214,7 @@ async fn test(cache: &Cache, nodes: u8, only: &[String], end: Option<Instant>) -
     let mut tally = Tally::new(only)?;
     fresh_folder(&folder)?;
     let disks = vec![Disk::new("d1", 10 << 30), Disk::new("d2", 4 << 30)];
-    // Every other node boots systemd, unless QUARRY_VM_GUEST selects one system for all nodes.
-    let systems = System::by_environment()?.map_or_else(|| System::ALL.to_vec(), |system| vec![system]);
+    let systems = systems()?;
     let say = |line: &str| println!("      {line}");
     let tested = async {
         let (binaries, images) = parts(cache, &folder).await?;
@@ -212,6 +238,36 @@ async fn test(cache: &Cache, nodes: u8, only: &[String], end: Option<Instant>) -
         bail!("{failed} scenarios failed");
     }
     Ok(())
+}
+
+/// Starts a cluster of two nodes with a disk each, and runs the selected specs; or only lists them.
+async fn conformance(cache: &Cache, selection: &Selection, list: bool) -> Result<()> {
+    let folder = cache.root().join(format!("cluster-conformance-{}", std::process::id()));
+    fresh_folder(&folder)?;
+    let say = |line: &str| println!("      {line}");
+    let ran = async {
+        let suite = Suite::build(cache, &folder).await?;
+        if list {
+            return suite.print(selection);
+        }
+        let (binaries, mut images) = parts(cache, &folder).await?;
+        images.insert(1, suite.images(cache).await?);
+        let disks = vec![Disk::new("d1", 10 << 30)];
+        let plan = Plan { nodes: 2, disks, systems: systems()?, images };
+        let cluster = Cluster::start(&binaries, &folder, plan, &say).await?;
+        suite.run(cache, &cluster, &folder, selection).await
+    };
+    let ran = ran.await;
+    if std::env::var_os("QUARRY_VM_KEEP").is_none() {
+        // Remnants do no harm.
+        let _ = fs::remove_dir_all(&folder);
+    }
+    ran
+}
+
+/// Every other node boots systemd, unless `QUARRY_VM_GUEST` selects one system for all nodes.
+fn systems() -> Result<Vec<System>> {
+    Ok(System::by_environment()?.map_or_else(|| System::ALL.to_vec(), |system| vec![system]))
 }
 
 /// What a cluster consists of: programs and images, built where they are not in the cache.

@@ -60,6 +60,15 @@ impl Daemon {
         }
     }
 
+    /// Waits until the program ends, and returns whether it succeeded.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub async fn wait(mut self) -> Result<bool> {
+        let status = self.child.wait().await.with_context(|| format!("cannot wait for {}", self.name))?;
+        Ok(status.success())
+    }
+
     /// The end of its output.
     fn log_tail(&self) -> String {
         host::tail(&String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()), 30)

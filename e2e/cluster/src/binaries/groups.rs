@@ -14,7 +14,16 @@ pub struct Group {
     pub(super) variables: &'static [&'static str],
     /// Go's name of each program, and a clearer name if that is not enough.
     pub(super) programs: &'static [(&'static str, &'static str)],
+    /// Packages whose tests are built into a program, which Go names after the package: `e2e.test`.
+    pub(super) tests: &'static [&'static str],
 }
+
+/// The variables that contain the version of Kubernetes in its programs.
+const KUBERNETES_VERSION: &[&str] = &[
+    "k8s.io/component-base/version.gitVersion=VERSION",
+    "k8s.io/component-base/version.gitMajor=MAJOR",
+    "k8s.io/component-base/version.gitMinor=MINOR",
+];
 
 /// The programs to build, the slowest group first.
 pub const GROUPS: &[Group] = &[
@@ -22,11 +31,7 @@ pub const GROUPS: &[Group] = &[
         name: "kubernetes",
         module: "k8s.io/kubernetes",
         tags: &[],
-        variables: &[
-            "k8s.io/component-base/version.gitVersion=VERSION",
-            "k8s.io/component-base/version.gitMajor=MAJOR",
-            "k8s.io/component-base/version.gitMinor=MINOR",
-        ],
+        variables: KUBERNETES_VERSION,
         programs: &[
             ("kube-apiserver", "kube-apiserver"),
             ("kube-controller-manager", "kube-controller-manager"),
@@ -34,6 +39,7 @@ pub const GROUPS: &[Group] = &[
             ("kubectl", "kubectl"),
             ("kubelet", "kubelet"),
         ],
+        tests: &[],
     },
     Group {
         name: "etcd",
@@ -41,6 +47,7 @@ pub const GROUPS: &[Group] = &[
         tags: &[],
         variables: &[],
         programs: &[("server", "etcd")],
+        tests: &[],
     },
     Group {
         name: "containerd",
@@ -53,6 +60,7 @@ pub const GROUPS: &[Group] = &[
             ("containerd-shim-runc-v2", "containerd-shim-runc-v2"),
             ("ctr", "ctr"),
         ],
+        tests: &[],
     },
     Group {
         name: "cni",
@@ -65,6 +73,7 @@ pub const GROUPS: &[Group] = &[
             ("loopback", "loopback"),
             ("portmap", "portmap"),
         ],
+        tests: &[],
     },
     Group {
         name: "provisioner",
@@ -72,6 +81,7 @@ pub const GROUPS: &[Group] = &[
         tags: &[],
         variables: &["main.version=VERSION"],
         programs: &[("csi-provisioner", "csi-provisioner")],
+        tests: &[],
     },
     Group {
         name: "resizer",
@@ -79,6 +89,7 @@ pub const GROUPS: &[Group] = &[
         tags: &[],
         variables: &["main.version=VERSION"],
         programs: &[("csi-resizer", "csi-resizer")],
+        tests: &[],
     },
     Group {
         name: "helm",
@@ -86,6 +97,7 @@ pub const GROUPS: &[Group] = &[
         tags: &[],
         variables: &["helm.sh/helm/v4/internal/version.version=VERSION"],
         programs: &[("helm", "helm")],
+        tests: &[],
     },
     Group {
         name: "registrar",
@@ -94,6 +106,7 @@ pub const GROUPS: &[Group] = &[
         tags: &[],
         variables: &[],
         programs: &[("registrar", "registrar")],
+        tests: &[],
     },
 ];
 
@@ -104,4 +117,16 @@ pub const SNAPSHOTTER: Group = Group {
     tags: &[],
     variables: &["main.version=VERSION"],
     programs: &[("csi-snapshotter", "csi-snapshotter"), ("snapshot-controller", "snapshot-controller")],
+    tests: &[],
+};
+
+/// Kubernetes' own tests, for `quarry-cluster conformance`: the program that contains them, the one that runs them in
+/// parallel, and what their pods run. The flags are those of the programs of Kubernetes, so that Go's cache is shared.
+pub const CONFORMANCE: Group = Group {
+    name: "conformance",
+    module: "k8s.io/kubernetes",
+    tags: &[],
+    variables: KUBERNETES_VERSION,
+    programs: &[("e2e.test", "e2e.test"), ("ginkgo", "ginkgo"), ("agnhost", "agnhost")],
+    tests: &["k8s.io/kubernetes/test/e2e"],
 };

@@ -10,7 +10,7 @@ mod power;
 mod reclaim;
 mod restarts;
 mod rolled;
-mod snapshots;
+pub(crate) mod snapshots;
 mod speed;
 mod stateful;
 mod uninstall;

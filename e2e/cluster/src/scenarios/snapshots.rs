@@ -20,12 +20,12 @@ pub(super) const SNAPSHOT_CLASS: &str = "quarry";
 const EVENT: Duration = Duration::from_secs(120);
 
 /// The snapshot controller of the cluster, while Quarry runs with the chart's sidecar.
-pub(super) struct Snapshotter {
+pub(crate) struct Snapshotter {
     controller: Daemon,
 }
 
 impl Snapshotter {
-    pub(super) async fn start(cluster: &Cluster) -> Result<Self> {
+    pub(crate) async fn start(cluster: &Cluster) -> Result<Self> {
         let cache = Cache::open()?;
         let snapshotter = binaries::snapshotter(&cache).await?;
         let image = images::snapshotter(&cache, &snapshotter.sidecar).await?;
@@ -120,7 +120,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
 }
 
 /// The VolumeSnapshotClass.
-pub(super) fn snapshot_class() -> Value {
+pub(crate) fn snapshot_class() -> Value {
     json!({
         "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass", "metadata": { "name": SNAPSHOT_CLASS },
         "driver": "local.csi.quarry.dev", "deletionPolicy": "Delete",
