@@ -1,10 +1,10 @@
 # Two commands do everything: `make demo` shows the main workflow, `make test` runs everything that must be
 # green.
 .DEFAULT_GOAL := help
-.PHONY: help demo test image chart cluster cluster-down e2e soak soak-sums bench-scale check fmt clippy unit deny advisories fuzz clean-cache
+.PHONY: help demo test image chart cluster cluster-down e2e conformance conformance-sums soak soak-sums bench-scale check fmt clippy unit deny advisories fuzz clean-cache
 
 help: ## Show this list
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: ## Create, stage, publish, delete: the life of a volume in a temporary virtual machine
 	@e2e/needs.sh demo
@@ -33,6 +33,14 @@ cluster-down: ## Stop the cluster of `make cluster`
 e2e: ## Scenarios on a real Kubernetes with virtual nodes
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-cluster -- test
+
+# BATCH=1/6 runs the first of six parts, each about an hour on two cores. FOCUS=… runs the specs whose text contains it.
+conformance: ## Kubernetes' own storage suite against Quarry (hours); BATCH=1/6 runs a part, FOCUS=… some specs
+	@e2e/needs.sh test
+	@cargo run --quiet --locked --package quarry-cluster -- conformance --batch $(or $(BATCH),1/1) -- $(if $(FOCUS),'$(FOCUS)')
+
+conformance-sums: ## Add up the results of the batches of `make conformance`
+	@cargo run --quiet --locked --package quarry-cluster -- conformance --sums
 
 # SLICE=3/12 runs the third of twelve parts, each under an hour on two cores in one guest. GUEST=bookworm or
 # trixie: only in that guest.

@@ -53,12 +53,12 @@ impl Results {
         written.with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Adds the specs that have no result yet.
-    pub(super) fn add_unknown(&mut self, specs: &[Spec]) {
+    /// Adds the specs that have no result yet, and forgets what failed outside of specs in earlier runs.
+    pub(super) fn begin(&mut self, specs: &[Spec]) {
+        self.0.retain(|_, entry| entry.suite != OUTSIDE);
         for spec in specs {
-            self.0
-                .entry(spec.text.clone())
-                .or_insert_with(|| Entry { suite: spec.suite.clone(), outcome: spec.unknown() });
+            let unknown = || Entry { suite: spec.suite.clone(), outcome: spec.unknown() };
+            self.0.entry(spec.text.clone()).or_insert_with(unknown);
         }
     }
 
@@ -176,7 +176,7 @@ mod tests {
             (&specs[0], "skipped", ""),
         ] {
             let mut results = Results::read(&path).unwrap();
-            results.add_unknown(&all);
+            results.begin(&all);
             results.add(&[spec], &report("It", &spec.text, state, why));
             // Not selected.
             results.add(&[], &report("It", &specs[0].text, "failed", "of another run"));
@@ -205,5 +205,7 @@ mod tests {
         results.add(&[], &report("SynchronizedBeforeSuite", "", "failed", "no nodes"));
         results.add(&[], &report("SynchronizedAfterSuite", "", "passed", ""));
         assert_eq!(State::ALL.map(|state| results.of(&BTreeSet::new()).count(state)), [0, 1, 0, 0, 0]);
+        results.begin(&[]);
+        assert_eq!(results.count(State::Failed), 0, "another run begins");
     }
 }

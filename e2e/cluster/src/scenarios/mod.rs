@@ -13,6 +13,7 @@ mod rolled;
 pub(crate) mod snapshots;
 mod speed;
 mod stateful;
+mod suite;
 mod uninstall;
 mod upgrade;
 mod writer;
@@ -64,6 +65,7 @@ const ALL: &[Scenario] = &[
         "VolumeSnapshots of a StatefulSet's volume, restored into another class and size; a clone of a claim",
         snapshots::run
     ),
+    scenario!("suite", "some specs of Kubernetes' own storage suite; `make conformance` runs all of them", suite::run),
     scenario!("moving", "from local volumes to Quarry, as in docs/migrating.md", moving::run),
     scenario!("speed", "from claim and pod to a running pod, compared with a hostPath", speed::start),
     scenario!("memory", "the memory of Quarry's containers, idle and with a hundred volumes", speed::memory),
