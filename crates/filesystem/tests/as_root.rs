@@ -476,9 +476,12 @@ async fn each_filesystem_returns_the_space_of_deleted_files_step_by_step() {
 
         let step = |start: u64, end: u64| trim(&directory, target, start..end).unwrap();
         let mut discarded = 0;
+        // btrfs leaves out free space in the middle of which the range begins, up to the end of its block group.
+        let overlap = if kind == Filesystem::Btrfs { 40 * MIB } else { 0 };
         let mut start = 0;
         while start < 320 * MIB {
-            let Trimmed::Bytes(bytes) = step(start, start + STEP) else { panic!("{kind}: at {start}") };
+            let begin = start.saturating_sub(overlap);
+            let Trimmed::Bytes(bytes) = step(begin, start + STEP) else { panic!("{kind}: at {begin}") };
             discarded += bytes;
             start += STEP;
         }
@@ -488,7 +491,7 @@ async fn each_filesystem_returns_the_space_of_deleted_files_step_by_step() {
             (_, other) => panic!("{kind}: {other:?}"),
         }
         if kind == Filesystem::Btrfs {
-            step(320 * MIB, u64::MAX);
+            step(320 * MIB - overlap, u64::MAX);
         }
         assert!(discarded >= 90 * MIB, "{kind}: {discarded}");
         let after = allocated();

@@ -26,6 +26,9 @@ pub(crate) use self::running::Trims;
 
 /// How many bytes of a filesystem one step covers. Between two steps, a trim can be stopped.
 const STEP: u64 = 16 << 30;
+/// How far a step of btrfs begins before the end of the one before. btrfs leaves out free space in the middle of which the
+/// range begins. Free space is in one block group, and that is not larger.
+const BLOCK_GROUP: u64 = 1 << 30;
 /// How often the volumes are looked at, at most.
 const LOOK: Duration = Duration::from_secs(60);
 /// How far the first look goes back, so that the times during a restart are not missed.
@@ -250,7 +253,11 @@ impl Queued {
             _ if self.kind == Filesystem::Btrfs => u64::MAX,
             _ => return Ok(Step::End),
         };
-        Ok(match kernel.trim(&entry, self.position..end)? {
+        let begin = match self.kind {
+            Filesystem::Btrfs => self.position.saturating_sub(BLOCK_GROUP),
+            Filesystem::Ext4 | Filesystem::Xfs => self.position,
+        };
+        Ok(match kernel.trim(&entry, begin..end)? {
             Some(Trimmed::Bytes(bytes)) => Step::Discarded { bytes, next: end },
             Some(Trimmed::Unsupported) => Step::Unsupported,
             Some(Trimmed::PastEnd) | None => Step::End,

@@ -41,6 +41,7 @@ pub const SWEEPS: &[&str] = &[
     "kill-at-every-expansion-step",
     "kill-at-every-copy-step",
     "kill-at-every-thin-step",
+    "kill-at-every-pool-step",
     "kill-during-expansion",
     "kill-tree-during",
     "kill-quarry-alone",
@@ -301,6 +302,12 @@ fn own() -> Vec<Scenario> {
             about: "quarry is killed at each fault point of a volume in a thin pool, of its snapshot and of its copies",
             limit: minutes(20),
             run: |context| Box::pin(kill::thin::points(context)),
+        },
+        Scenario {
+            name: "kill-at-every-pool-step",
+            about: "quarry is killed at each fault point while it creates thin pools, and while it extends one",
+            limit: minutes(30),
+            run: |context| Box::pin(kill::thin_pool::points_of_pools(context)),
         },
         Scenario {
             name: "kill-during-expansion",

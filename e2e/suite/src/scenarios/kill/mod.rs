@@ -11,6 +11,7 @@ pub mod disk;
 pub mod expand;
 pub mod sweep;
 pub mod thin;
+pub mod thin_pool;
 pub mod tree;
 
 use std::fmt;
