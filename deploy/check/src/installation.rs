@@ -141,16 +141,17 @@ fn sidecars(controller: &Value, quarry: &Value, wrong: &mut Failures) {
     let provisioner: &[&str] = &[
         "--strict-topology",
         "--timeout=60s",
-        "--retry-interval-max=1m",
+        "--retry-interval-max=20s",
         "--extra-create-metadata",
         "--enable-capacity",
         "--leader-election",
         "--capacity-ownerref-level=2",
     ];
-    let other: &[&str] = &["--timeout=60s", "--retry-interval-max=1m", "--leader-election"];
+    let resizer: &[&str] = &["--timeout=60s", "--retry-interval-max=1m", "--leader-election"];
+    let snapshotter: &[&str] = &["--timeout=60s", "--retry-interval-max=20s", "--leader-election"];
     let socket = argument(quarry, "endpoint").strip_prefix("unix://");
-    let optional = container(controller, SNAPSHOTTER).map(|_| (SNAPSHOTTER, other));
-    for (name, flags) in [("provisioner", provisioner), ("resizer", other)].into_iter().chain(optional) {
+    let optional = container(controller, SNAPSHOTTER).map(|_| (SNAPSHOTTER, snapshotter));
+    for (name, flags) in [("provisioner", provisioner), ("resizer", resizer)].into_iter().chain(optional) {
         let Some(sidecar) = container(controller, name) else {
             wrong.must(&format!("there is a {name}"), false);
             continue;
