@@ -115,7 +115,8 @@ async fn live(node: &mut Node, kill: Kill, exist: &mut [usize; 2]) -> Result<boo
 /// was killed.
 async fn wait(node: &mut Node, what: &str, done: impl AsyncFn(&Node) -> Result<bool>) -> Result<bool> {
     until(what, DONE, async || Ok(was_killed(node).await? || done(node).await?)).await?;
-    let armed = !node.vm.sh(format!("ls {FAULTS}/kill-at 2>/dev/null; rm -f {FAULTS}/kill-at")).await?.is_empty();
+    let armed =
+        !node.vm.sh(format!("ls {FAULTS}/kill-at 2>/dev/null || true; rm -f {FAULTS}/kill-at")).await?.is_empty();
     let killed = was_killed(node).await?;
     if killed {
         node.wait_for_end().await?;
@@ -158,7 +159,8 @@ async fn expect_pools(node: &Node, size: i64) -> Result<()> {
         .sh(format!("lvs -a --noheadings --units b --nosuffix -o lv_name,lv_layout,lv_size {GROUP} | tr -s ' '"))
         .await?;
     let mut lines: Vec<&str> = report.lines().map(str::trim).collect();
-    lines.retain(|line| !line.starts_with("[mirrored_t") && !line.starts_with("[thin_tmeta]"));
+    let others = ["[mirrored_t", "[thin_tmeta]", "pvc-block "];
+    lines.retain(|line| !others.iter().any(|other| line.starts_with(other)));
     lines.sort_unstable();
     let spare = lines.iter().find(|line| line.starts_with("[lvol")).copied().unwrap_or_default();
     let expected = [
