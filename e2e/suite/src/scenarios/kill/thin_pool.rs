@@ -44,7 +44,7 @@ pub async fn points_of_pools(context: Context) -> Passed {
     let (thin, mirrored) = (pool("thin", "extend: {at: 60, by: 100}"), pool("mirrored", "layout: raid1"));
     node.configure(&format!("pools:\n  - name: main\n    lvm: {{volumeGroup: {GROUP}}}\n{thin}{mirrored}")).await?;
     // Quarry waits for the volume group.
-    remove_group(&node).await?;
+    node.vm.sh(format!("vgremove -qq -y {GROUP} && sync")).await?;
     node.serve().await?;
 
     let mut random = context.random();
@@ -180,7 +180,9 @@ async fn remove_volume(node: &Node, made: &Made) -> Result<()> {
     retry(|| node.csi.delete(&made.id)).await.map_err(Into::into)
 }
 
-/// Removes the volume group with its pools, with one command: between two of them, quarry would create a pool again.
+/// Removes the volume group with its pools, with one command: between two of them, quarry would create a pool again. Then
+/// waits until quarry knows it.
 async fn remove_group(node: &Node) -> Result<()> {
-    node.vm.sh(format!("vgremove -qq -f -y {GROUP} && sync")).await.map(drop)
+    node.vm.sh(format!("vgremove -qq -f -y {GROUP} && sync")).await?;
+    until("the pools are gone", DONE, async || Ok(!usable(node).await?)).await.map(drop)
 }
