@@ -18,7 +18,7 @@ const DEFINITION: &str = include_str!("../../conformance/driver.yaml");
 /// How long a dry run may take.
 const LISTING: Duration = Duration::from_secs(600);
 /// How many specs run at a time. They wait most of their time, and two processors carry two nodes.
-const PROCESSES: &str = "2";
+pub(super) const PROCESSES: u8 = 2;
 
 /// Lists the specs of the suite for the driver. It needs no cluster.
 pub(super) async fn list(programs: &Conformance, folder: &Path) -> Result<Vec<Spec>> {
@@ -49,6 +49,8 @@ pub(super) struct Run<'a> {
     pub(super) cluster: &'a Cluster,
     /// The StorageClass that the specs copy.
     pub(super) class: &'a str,
+    /// How many of them run at a time.
+    pub(super) processes: u8,
     /// A folder for files that are not kept.
     pub(super) folder: &'a Path,
     /// The file for its output.
@@ -76,7 +78,7 @@ impl Run<'_> {
             "run".to_owned(),
             "-v".to_owned(),
             "--no-color".to_owned(),
-            format!("--procs={PROCESSES}"),
+            format!("--procs={}", self.processes),
             format!("--timeout={}s", left.as_secs()),
             format!("--focus={}", focus.join("|")),
             format!("--output-dir={}", self.folder.display()),

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use quarry_cache::Cache;
 use serde_json::json;
 
+use self::ginkgo::PROCESSES;
 use self::results::Results;
 use self::spec::{IMMEDIATE, Spec, State};
 use crate::binaries::{self, Conformance};
@@ -118,10 +119,12 @@ impl Suite {
         let mut results = Results::read(&file)?;
         results.begin(&self.specs);
         results.write(&file)?;
-        for class in [CLASS, IMMEDIATE] {
-            let specs: Vec<_> = selected.iter().copied().filter(|spec| spec.class == class).collect();
-            let log = stored.join(format!("{commit}-{}-{class}.log", selection.batch));
-            let run = ginkgo::Run { cluster, class, folder, log: &log, end: selection.end };
+        for (class, alone) in [(CLASS, false), (CLASS, true), (IMMEDIATE, false), (IMMEDIATE, true)] {
+            let processes = if alone { 1 } else { PROCESSES };
+            let fits = |spec: &&Spec| spec.class == class && spec.alone == alone;
+            let specs: Vec<_> = selected.iter().copied().filter(fits).collect();
+            let log = stored.join(format!("{commit}-{}-{class}-{processes}.log", selection.batch));
+            let run = ginkgo::Run { cluster, class, processes, folder, log: &log, end: selection.end };
             if let Some(report) = run.specs(&self.programs, &specs).await? {
                 results.add(&specs, &report);
                 results.write(&file)?;
@@ -147,7 +150,7 @@ impl Suite {
         };
         let specs = TELLING.iter().map(find).collect::<Result<Vec<_>>>()?;
         let log = folder.join("suite.log");
-        let run = ginkgo::Run { cluster, class: CLASS, folder, log: &log, end: None };
+        let run = ginkgo::Run { cluster, class: CLASS, processes: PROCESSES, folder, log: &log, end: None };
         let mut results = Results::default();
         if let Some(report) = run.specs(&self.programs, &specs).await? {
             results.add(&specs, &report);

@@ -147,7 +147,7 @@ mod tests {
 
     fn spec(suite: &str, name: &str) -> Spec {
         let text = format!("External Storage [Driver: d] [Testpattern: x] {suite} {name}");
-        Spec { text, suite: suite.to_owned(), left_out: None, class: "quarry" }
+        Spec { text, suite: suite.to_owned(), left_out: None, class: "quarry", alone: false }
     }
 
     /// A report that says this of one node of the suite.
