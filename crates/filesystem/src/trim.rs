@@ -28,7 +28,7 @@ mod ioctl {
 /// The result of [`trim`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trimmed {
-    /// So many bytes were discarded.
+    /// The number of discarded bytes.
     Bytes(u64),
     /// The filesystem ends before the range.
     PastEnd,
@@ -37,8 +37,9 @@ pub enum Trimmed {
 }
 
 /// Discards the unused blocks in a range of the bytes of a filesystem, which need not end before the end of the range.
-/// `directory` is where it is mounted, and `mounted` the path of that. Addresses of btrfs are logical: they can be larger
-/// than its device, and it leaves out free space in the middle of which the range begins. Blocks until it is done, which takes seconds for some GiB.
+/// `directory` is where it is mounted, and `mounted` its path, for messages. Addresses of btrfs are logical: they can be
+/// larger than its device, and it leaves out free space in the middle of which the range begins. Blocks until it is done,
+/// which takes seconds for some GiB.
 ///
 /// # Errors
 /// The kernel's error: the disk has failed, or the filesystem does not work any more.

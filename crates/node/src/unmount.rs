@@ -43,7 +43,12 @@ impl Host {
         let key = parsed.as_ref().map_or_else(|| id.to_owned(), |id| id.volume.clone());
         let (host, volume) = (self.clone(), key.clone());
         let work = |_| async move {
-            let _hold = host.trims().hold(&volume).await?;
+            // The filesystem stays mounted at its staging path after an unpublish, so that a trim that hangs must not
+            // prevent the end of a pod.
+            let _hold = match what {
+                UNPUBLISH => host.trims().hold_briefly(&volume).await,
+                _ => host.trims().hold(&volume).await?,
+            };
             host.unmount_now(parsed, target, remove).await
         };
         self.tasks().run(&key, what, wait, work).await

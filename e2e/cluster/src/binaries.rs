@@ -139,7 +139,7 @@ pub struct Conformance {
     pub agnhost: PathBuf,
 }
 
-/// Builds Kubernetes' own tests. From nothing that takes longer than all of Kubernetes.
+/// Builds Kubernetes' own tests. The first build takes longer than that of Kubernetes.
 ///
 /// # Errors
 /// As [`build`].

@@ -24,7 +24,8 @@ mod schedule;
 
 pub(crate) use self::running::Trims;
 
-/// How many bytes of a filesystem one step covers. Between two steps, a trim can be stopped.
+/// How many bytes of a filesystem one step covers. Between two steps, a trim can be stopped. btrfs discards in its first
+/// step also what no block group has, whatever the range.
 const STEP: u64 = 16 << 30;
 /// How far a step of btrfs begins before the end of the one before. btrfs leaves out free space in the middle of which the
 /// range begins. Free space is in one block group, and that is not larger.
@@ -195,7 +196,8 @@ impl Trimmer {
                     if trims.set_unsupported(&queued.id) {
                         tracing::info!(
                             volume = %queued.id, device = device_of(queued),
-                            "its class has \"discard: periodic\", but its disk does not support discards: nothing is \
+                            "its class has \"discard: periodic\", but its device does not support discards (because \
+                             its disk does not, or because the volume has copy-on-write snapshots): nothing is \
                              discarded"
                         );
                     }

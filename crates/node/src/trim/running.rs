@@ -11,8 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 /// How often a pool's volumes are trimmed if its configuration does not say.
 const INTERVAL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// How long an unmount waits for the end of a step, which normally takes seconds.
+/// How long an unmount of the filesystem waits for the end of a step, which normally takes seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an unmount waits that leaves the filesystem mounted elsewhere.
+const BRIEFLY: Duration = Duration::from_secs(5);
 
 /// The trims of one host. Cheap to clone; all clones are the same.
 #[derive(Clone, Default)]
@@ -105,21 +107,17 @@ impl Trims {
         self.hold_within(PATIENCE, volume).await
     }
 
+    /// As [`Trims::hold`], but goes on after some seconds if the step does not end.
+    pub(crate) async fn hold_briefly(&self, volume: &str) -> Hold {
+        let (hold, ended) = self.begin_hold(volume);
+        // It may have the unmounted path open, although it prefers the staged one. Then the unmount says so.
+        let _: bool = has_ended(BRIEFLY, ended).await;
+        hold
+    }
+
     async fn hold_within(&self, patience: Duration, volume: &str) -> Result<Hold> {
-        let hold = Hold { trims: self.clone(), volume: volume.to_owned() };
-        let ended = {
-            let mut inner = self.lock();
-            inner.held.push(volume.to_owned());
-            let running = inner.running.as_ref().filter(|running| running.volume == volume);
-            running.map(|running| {
-                running.cancel.cancel();
-                running.ended.clone()
-            })
-        };
-        // The sender never sends; `changed` fails when it is dropped with the trim.
-        if let Some(mut ended) = ended
-            && tokio::time::timeout(patience, ended.changed()).await.is_err()
-        {
+        let (hold, ended) = self.begin_hold(volume);
+        if !has_ended(patience, ended).await {
             return Err(Error::new(
                 Reason::UnderWay,
                 format!(
@@ -130,6 +128,21 @@ impl Trims {
             ));
         }
         Ok(hold)
+    }
+
+    /// Stops the trim of a volume after its current step. The second value is closed when that has ended.
+    fn begin_hold(&self, volume: &str) -> (Hold, Option<watch::Receiver<()>>) {
+        let hold = Hold { trims: self.clone(), volume: volume.to_owned() };
+        let ended = {
+            let mut inner = self.lock();
+            inner.held.push(volume.to_owned());
+            let running = inner.running.as_ref().filter(|running| running.volume == volume);
+            running.map(|running| {
+                running.cancel.cancel();
+                running.ended.clone()
+            })
+        };
+        (hold, ended)
     }
 
     pub(super) fn add_discarded(&self, bytes: u64) {
@@ -157,6 +170,15 @@ impl Trims {
     }
 }
 
+/// Waits until a step has ended, at most `patience`. Returns whether it has.
+async fn has_ended(patience: Duration, ended: Option<watch::Receiver<()>>) -> bool {
+    // The sender never sends; `changed` fails when it is dropped with the trim.
+    match ended {
+        Some(mut ended) => tokio::time::timeout(patience, ended.changed()).await.is_ok(),
+        None => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +196,19 @@ mod tests {
         assert!(trims.begin("b").is_none());
         drop(other);
         assert!(trims.begin("b").is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unpublish_goes_on_after_some_seconds() {
+        let trims = Trims::default();
+        let run = trims.begin("a").unwrap();
+        let began = tokio::time::Instant::now();
+        let hold = trims.hold_briefly("a").await;
+        assert!(run.cancel.is_cancelled() && (BRIEFLY..2 * BRIEFLY).contains(&began.elapsed()));
+        drop(run);
+        assert!(trims.begin("a").is_none(), "no other one begins meanwhile");
+        drop(hold);
+        assert!(trims.begin("a").is_some());
     }
 
     #[tokio::test]

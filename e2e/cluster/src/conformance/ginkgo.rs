@@ -13,7 +13,7 @@ use crate::binaries::Conformance;
 use crate::cluster::Cluster;
 use crate::install::CLASS;
 
-/// What the suite is told about the driver. `CLASS` in it stands for the StorageClass.
+/// The definition of the driver for the suite. `CLASS` in it stands for the StorageClass.
 const DEFINITION: &str = include_str!("../../conformance/driver.yaml");
 /// How long a dry run may take.
 const LISTING: Duration = Duration::from_secs(600);
@@ -36,7 +36,7 @@ pub(super) async fn list(programs: &Conformance, folder: &Path) -> Result<Vec<Sp
     Ok(specs.filter(|spec| spec.text.starts_with("External Storage")).collect())
 }
 
-/// Writes what the suite is told about the driver, with a class.
+/// Writes the definition of the driver, with a class.
 fn definition(folder: &Path, class: &str) -> Result<PathBuf> {
     let path = folder.join(format!("driver-{class}.yaml"));
     let text = DEFINITION.replace("FromExistingClassName: CLASS", &format!("FromExistingClassName: {class}"));
@@ -71,7 +71,7 @@ impl Run<'_> {
             return Ok(None);
         }
         println!("      {} specs with the class {}; {}", specs.len(), self.class, self.log.display());
-        let name = format!("report-{}.json", self.class);
+        let name = format!("report-{}-{}.json", self.class, self.processes);
         let focus: Vec<_> = specs.iter().map(|spec| format!("{}$", literally(&spec.text))).collect();
         let kubectl = self.cluster.kubectl().program();
         let arguments = [

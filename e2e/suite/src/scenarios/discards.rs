@@ -131,7 +131,7 @@ async fn fill(node: &Node, pool: &str, filesystem: &'static str, discard: &'stat
     let options = node.vm.sh(format!("findmnt -n -o OPTIONS '{target}'")).await?;
     let has = |wanted: &str| options.trim().split(',').any(|option| option == wanted);
     let expected = if filesystem == "btrfs" { "discard=async" } else { "discard" };
-    // A newer kernel discards in btrfs unless it is told not to.
+    // A newer kernel discards in btrfs by default.
     let online = has(expected) && !(filesystem == "btrfs" && discard.is_empty());
     ensure!(online == (discard == "online"), "it is mounted with {options}");
     ensure!(discard != "none" || !has(expected), "it is mounted with {options}");
