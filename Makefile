@@ -34,7 +34,7 @@ e2e: ## Scenarios on a real Kubernetes with virtual nodes
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-cluster -- test
 
-# BATCH=1/6 runs the first of six parts, each about an hour on two cores. FOCUS=… runs the specs whose text contains it.
+# BATCH=1/6 runs the first of six parts. FOCUS=… runs the specs whose text contains it.
 conformance: ## Kubernetes' own storage suite against Quarry (hours); BATCH=1/6 runs a part, FOCUS=… some specs
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-cluster -- conformance --batch $(or $(BATCH),1/1) -- $(if $(FOCUS),'$(FOCUS)')

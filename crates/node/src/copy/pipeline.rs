@@ -17,7 +17,7 @@ pub(super) const CHUNK: u64 = 4 << 20;
 const ZEROS: u64 = 64 << 20;
 /// Zeros are looked for in blocks of this size if they are skipped: the smallest that a thin pool allocates.
 const SKIPPED: usize = 64 << 10;
-/// And of this size if they are written: for less, a call to zero them takes longer than writing them.
+/// And of this size if they are written: each hole is a call of its own, so small ones are written with the data.
 const WRITTEN: usize = 1 << 20;
 /// How many chunks are in memory.
 const CHUNKS: usize = 4;

@@ -1,7 +1,7 @@
 //! Discards the unused space of mounted filesystems at intervals, as fstrim does: for volumes with `discard: periodic`.
 //!
 //! One filesystem per node is trimmed at a time, in steps. A step needs only the mount, and no lock of the pool or of the
-//! volume; an unmount of the volume waits for the current step ([`Trims::hold`]). Nothing is stored: see [`schedule`].
+//! volume; unstaging the volume waits for the current step ([`Trims::hold`]). Nothing is stored: see [`schedule`].
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;

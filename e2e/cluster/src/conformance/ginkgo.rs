@@ -65,7 +65,7 @@ impl Run<'_> {
     /// # Errors
     /// Ginkgo does not start, or writes no report. A spec that fails is not an error.
     pub(super) async fn specs(&self, programs: &Conformance, specs: &[&Spec]) -> Result<Option<Report>> {
-        // Without a limit of ours, more than all specs take; Ginkgo's own is an hour.
+        // Ginkgo's default timeout is an hour, and a full run takes longer.
         let left = self.end.map_or(Duration::from_secs(24 * 3600), |end| end.saturating_duration_since(Instant::now()));
         if specs.is_empty() || left.is_zero() {
             return Ok(None);

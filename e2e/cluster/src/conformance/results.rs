@@ -28,7 +28,7 @@ pub(super) fn file(folder: &Path, commit: &str) -> PathBuf {
 }
 
 impl Results {
-    /// Reads a file; no results if there is none.
+    /// Reads the results of a commit from a file. If the file does not exist, they are empty.
     ///
     /// # Errors
     /// It cannot be read, or is damaged.
