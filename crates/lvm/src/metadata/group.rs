@@ -79,7 +79,7 @@ pub(crate) fn volume_group(tree: &Section, disks: &[Disk], kernel: &Devices) -> 
 /// The section of the volume group, with its name. Beside it is only what describes the text itself.
 fn only_group(tree: &Section) -> Result<(&str, Fields<'_>), NeedsReport> {
     let top = Fields::new(tree, "the metadata");
-    let known = ["contents", "version", "description", "creation_host", "creation_time"];
+    let known = ["contents", "version", "description", "creation_host", "creation_time", "creation_host_system_id"];
     if let Some(key) = top.keys().find(|key| !known.contains(key)) {
         return top.unknown(Unknown::Key, key);
     }
