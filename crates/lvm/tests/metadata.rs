@@ -162,7 +162,6 @@ fn device(row: &Value) -> (String, Device) {
     (text(&row["uuid"]), device)
 }
 
-
 fn exists(guest: &str, name: &str) -> bool {
     !ABSENT.contains(&(guest, name))
 }
@@ -203,7 +202,8 @@ fn every_recording_is_used() {
     for guest in GUESTS {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/metadata").join(guest);
         let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name());
-        let mut found: Vec<String> = entries.filter_map(|name| Some(name.to_str()?.strip_suffix(".disks.json")?.into())).collect();
+        let mut found: Vec<String> =
+            entries.filter_map(|name| Some(name.to_str()?.strip_suffix(".disks.json")?.into())).collect();
         let names = SAME.into_iter().chain(NEEDED.map(|(name, _)| name)).chain(OWNED.map(|(name, _)| name));
         let mut expected: Vec<&str> = names.filter(|name| exists(guest, name)).collect();
         found.sort_unstable();
@@ -493,7 +493,7 @@ fn segments_that_lvm_joins_are_joined() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     /// Whatever byte of label, header or text a disk returns wrongly, the result is not another group.
     #[test]

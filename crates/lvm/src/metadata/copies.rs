@@ -13,9 +13,7 @@ pub(crate) fn agreed(disks: &[Disk]) -> Result<&[u8], NeedsReport> {
     let Some((first, Area { text: Some(text), .. })) = areas().next() else { return Err(NeedsReport::NoMetadata) };
     match areas().find(|(_, area)| area.text.as_ref() != Some(text)) {
         None => Ok(text),
-        Some((other, _)) => {
-            Err(NeedsReport::CopiesDiffer { one: first.device.clone(), other: other.device.clone() })
-        }
+        Some((other, _)) => Err(NeedsReport::CopiesDiffer { one: first.device.clone(), other: other.device.clone() }),
     }
 }
 

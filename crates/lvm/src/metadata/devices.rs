@@ -121,7 +121,10 @@ mod tests {
         let describe = |asked: &str| Some(dm::State { open_count: u32::from(asked == own), status: status.clone() });
         let found = devices_in(block.path(), group, describe).unwrap();
         assert_eq!(found.0.len(), 2);
-        assert_eq!(found.get(&own), Some(&Device { number: (253, 7), open: true, suspended: true, status: status.clone() }));
+        assert_eq!(
+            found.get(&own),
+            Some(&Device { number: (253, 7), open: true, suspended: true, status: status.clone() })
+        );
         let layer = found.get(&format!("{own}-real")).unwrap();
         assert!(!layer.open && !layer.suspended && layer.raid().is_some() && layer.thin_pool().is_none());
         assert!(devices_in(block.path(), group, |_| None).is_err(), "the kernel does not answer");

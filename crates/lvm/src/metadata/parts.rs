@@ -41,13 +41,35 @@ pub(crate) struct Segment {
 #[derive(Debug)]
 pub(crate) enum Kind {
     /// Extents of physical volumes: linear with one run, striped with several.
-    Stripes { stripe_size: u64, areas: Vec<(PvUuid, Extents)>, tags: Vec<String> },
+    Stripes {
+        stripe_size: u64,
+        areas: Vec<(PvUuid, Extents)>,
+        tags: Vec<String>,
+    },
     /// Images, and the logical volumes with their metadata.
-    Raid { kind: &'static str, stripe_size: u64, images: Vec<String>, metadata: Vec<String> },
+    Raid {
+        kind: &'static str,
+        stripe_size: u64,
+        images: Vec<String>,
+        metadata: Vec<String>,
+    },
     /// Not a volume of its own: it connects a volume with the space of a snapshot.
-    Snapshot { origin: String, cow: String },
-    ThinPool { data: String, metadata: String, chunk_size: u64, zeroes: bool, is_new: bool },
-    Thin { pool: String, origin: Option<String>, external: Option<String> },
+    Snapshot {
+        origin: String,
+        cow: String,
+    },
+    ThinPool {
+        data: String,
+        metadata: String,
+        chunk_size: u64,
+        zeroes: bool,
+        is_new: bool,
+    },
+    Thin {
+        pool: String,
+        origin: Option<String>,
+        external: Option<String>,
+    },
 }
 
 /// Reads a physical volume: its UUID, and what the metadata says about it.
@@ -97,7 +119,8 @@ pub(crate) fn logical_volume(
         return fields.unknown(Unknown::Key, key);
     }
     let flags = fields.flags(&LV_FLAGS)?;
-    let mut segments = fields.sections().map(|(_, segment)| read_segment(&segment, disks)).collect::<Result<Vec<_>, _>>()?;
+    let mut segments =
+        fields.sections().map(|(_, segment)| read_segment(&segment, disks)).collect::<Result<Vec<_>, _>>()?;
     segments.sort_by_key(|segment| segment.start);
     if u64::try_from(segments.len()) != Ok(fields.number("segment_count")?) || segments.is_empty() {
         return fields.wrong("another number of segments");
@@ -137,7 +160,15 @@ fn read_segment(fields: &Fields<'_>, disks: &BTreeMap<&str, PvUuid>) -> Result<S
             Kind::Snapshot { origin: name("origin")?, cow: name("cow_store")? }
         }
         "thin-pool" => {
-            only(&["metadata", "pool", "transaction_id", "chunk_size", "discards", "zero_new_blocks", "crop_metadata"])?;
+            only(&[
+                "metadata",
+                "pool",
+                "transaction_id",
+                "chunk_size",
+                "discards",
+                "zero_new_blocks",
+                "crop_metadata",
+            ])?;
             Kind::ThinPool {
                 data: name("pool")?,
                 metadata: name("metadata")?,
@@ -148,21 +179,19 @@ fn read_segment(fields: &Fields<'_>, disks: &BTreeMap<&str, PvUuid>) -> Result<S
         }
         "thin" => {
             only(&["thin_pool", "transaction_id", "device_id", "origin", "external_origin"])?;
-            Kind::Thin {
-                pool: name("thin_pool")?,
-                origin: optional("origin")?,
-                external: optional("external_origin")?,
-            }
+            Kind::Thin { pool: name("thin_pool")?, origin: optional("origin")?, external: optional("external_origin")? }
         }
         other => {
             let raids = ["raid0", "raid0_meta", "raid1", "raid4", "raid5", "raid6", "raid10"];
             let Some(kind) = raids.into_iter().find(|kind| *kind == other) else {
                 return fields.unknown(Unknown::SegmentType, other);
             };
-            only(&["device_count", "stripe_count", "data_copies", "region_size", "stripe_size", "writebehind"]
-                .into_iter()
-                .chain(["min_recovery_rate", "max_recovery_rate", "raids", "raid0_lvs"])
-                .collect::<Vec<_>>())?;
+            only(
+                &["device_count", "stripe_count", "data_copies", "region_size", "stripe_size", "writebehind"]
+                    .into_iter()
+                    .chain(["min_recovery_rate", "max_recovery_rate", "raids", "raid0_lvs"])
+                    .collect::<Vec<_>>(),
+            )?;
             raid(fields, kind)?
         }
     };
@@ -238,9 +267,10 @@ fn continues(one: &Segment, next: &Segment) -> bool {
     size == next_size
         && tags == next_tags
         && areas.len() == next_areas.len()
-        && areas.iter().zip(&next_areas).all(|((pv, first), (next_pv, next_first))| {
-            pv == next_pv && first.and(width) == *next_first
-        })
+        && areas
+            .iter()
+            .zip(&next_areas)
+            .all(|((pv, first), (next_pv, next_first))| pv == next_pv && first.and(width) == *next_first)
 }
 
 /// The extents of one stripe.
