@@ -60,7 +60,8 @@ fn disks(tree: &Section, text: &[u8]) -> Vec<Disk> {
     let section = |node: &Node| if let Node::Section(section) = node { Some(section.clone()) } else { None };
     let groups = tree.iter().filter_map(|(_, node)| section(node));
     let volumes = groups.filter_map(|group| group.get("physical_volumes").and_then(section));
-    let volumes: Vec<Section> = volumes.flat_map(|all| all.iter().filter_map(|(_, pv)| section(pv)).collect::<Vec<_>>()).collect();
+    let volumes: Vec<Section> =
+        volumes.flat_map(|all| all.iter().filter_map(|(_, pv)| section(pv)).collect::<Vec<_>>()).collect();
     let disk = |(index, pv): (usize, &Section)| {
         let Some(Node::Value(Value::Text(id))) = pv.get("id") else { return None };
         let area = Area { size: 1 << 20, text: Some(text.to_vec()), precommitted: false };

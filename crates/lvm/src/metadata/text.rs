@@ -108,7 +108,7 @@ impl fmt::Display for Quoted<'_> {
 /// It is not LVM's syntax, has a key twice in a section, or exceeds a limit.
 pub fn parse(text: &[u8]) -> Result<Section, SyntaxError> {
     let length = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last.saturating_add(1));
-    let mut parser = Parser { rest: text.get(..length).unwrap_or_default(), line: 1, nodes: 0 };
+    let mut parser = Parser { rest: text.get(..length).unwrap_or_default(), line: 1, nodes_left: MOST_NODES };
     match length > LARGEST {
         true => parser.wrong("a shorter text"),
         false => parser.document(),
@@ -118,7 +118,8 @@ pub fn parse(text: &[u8]) -> Result<Section, SyntaxError> {
 struct Parser<'a> {
     rest: &'a [u8],
     line: usize,
-    nodes: usize,
+    /// How many more keys and values may follow.
+    nodes_left: usize,
 }
 
 impl Parser<'_> {
@@ -273,8 +274,13 @@ impl Parser<'_> {
 
     /// Counts a node.
     fn count(&mut self) -> Result<(), SyntaxError> {
-        self.nodes = self.nodes.saturating_add(1);
-        if self.nodes > MOST_NODES { self.wrong("fewer keys and values") } else { Ok(()) }
+        match self.nodes_left.checked_sub(1) {
+            Some(left) => {
+                self.nodes_left = left;
+                Ok(())
+            }
+            None => self.wrong("fewer keys and values"),
+        }
     }
 
     fn take(&mut self, length: usize) -> String {
@@ -356,8 +362,9 @@ mod tests {
         // A parser that calls itself for each section would end the process.
         assert_eq!(wrong(&"a {".repeat(1 << 20)).expected, "fewer sections inside each other");
         assert_eq!(wrong(&"#".repeat(LARGEST + 1)).expected, "a shorter text");
-        read(&"#".repeat(LARGEST));
-        assert_eq!(wrong(&format!("a = [{}]", "1,".repeat(MOST_NODES))).expected, "fewer keys and values");
+        let with = |nodes_left| Parser { rest: b"a = [1, 2] b { c = 3 }", line: 1, nodes_left }.document();
+        assert!(with(6).is_ok());
+        assert_eq!(with(5).expect_err("too many").expected, "fewer keys and values");
     }
 
     fn value() -> impl Strategy<Value = Value> {
