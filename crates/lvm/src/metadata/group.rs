@@ -1,6 +1,7 @@
 //! From the text of the metadata to the same value as lvm's report.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use quarry_volume::{ExtentSize, Extents};
 
@@ -35,7 +36,7 @@ pub(crate) fn volume_group(tree: &Section, disks: &[Disk], kernel: &Devices) -> 
         "physical_volumes",
         "logical_volumes",
     ])?;
-    let flags = fields.flags(&["EXPORTED", "RESIZEABLE", "READ", "WRITE", "NOAUTOACTIVATE"])?;
+    let flags = fields.flags(&["EXPORTED", "RESIZEABLE", "READ", "WRITE", "WRITE_LOCKED", "NOAUTOACTIVATE"])?;
     let lock_type = fields.optional_text("lock_type")?.unwrap_or_default();
     if !matches!(lock_type, "" | "none") {
         // Another host may change it at any time.
@@ -56,7 +57,8 @@ pub(crate) fn volume_group(tree: &Section, disks: &[Disk], kernel: &Devices) -> 
         metadata_size,
         metadata_free,
         exported: flags.contains("EXPORTED"),
-        read_only: !flags.contains("WRITE"),
+        // A group with a system ID has the second flag, so that versions of lvm before system IDs do not change it.
+        read_only: !flags.contains("WRITE") && !flags.contains("WRITE_LOCKED"),
         system_id: fields.optional_text("system_id")?.unwrap_or_default().to_owned(),
         lock_type: lock_type.to_owned(),
         max_lv: fields.number("max_lv")?,
@@ -123,7 +125,8 @@ fn add_physical_volumes<'a>(
     match disks.iter().find(foreign) {
         Some(disk) => Err(NeedsReport::Foreign(disk.device.clone())),
         None => {
-            group.physical_volumes.sort_by(|one, other| one.device.cmp(&other.device));
+            // By the text of the path, as in a report. Paths themselves compare by their folders.
+            group.physical_volumes.sort_by_cached_key(|pv| pv.device.clone().map(PathBuf::into_os_string));
             Ok(names)
         }
     }

@@ -12,8 +12,17 @@ use crate::{LvUuid, PvUuid};
 
 /// Flags of a logical volume that are evaluated, or that change nothing that is. Others (`LOCKED`, `PVMOVE`,
 /// `REBUILD`, `WRITEMOSTLY` …) need the report.
-const LV_FLAGS: [&str; 8] =
-    ["READ", "WRITE", "VISIBLE", "FIXED_MINOR", "NOTSYNCED", "ACTIVATION_SKIP", "NOAUTOACTIVATE", "ERROR_WHEN_FULL"];
+const LV_FLAGS: [&str; 9] = [
+    "READ",
+    "WRITE",
+    "WRITE_LOCKED",
+    "VISIBLE",
+    "FIXED_MINOR",
+    "NOTSYNCED",
+    "ACTIVATION_SKIP",
+    "NOAUTOACTIVATE",
+    "ERROR_WHEN_FULL",
+];
 
 /// A logical volume.
 #[derive(Debug)]

@@ -25,10 +25,11 @@ pub(crate) fn add(
     let device = match lv.segments.first().map(|segment| &segment.kind) {
         Some(Kind::ThinPool { is_new, .. }) => {
             let layer = find(lv, TPOOL);
-            if let Some(status) = layer.and_then(Device::thin_pool) {
-                volume.health = thin_pool_health(&status).to_owned();
-            }
-            thin_pool(layer, find(lv, UNUSED_POOL), *is_new)?
+            let status =
+                layer.map(|layer| layer.thin_pool().ok_or(NeedsReport::Other("the kernel's status of a thin pool")));
+            let status = status.transpose()?;
+            volume.health = status.as_ref().map_or("", thin_pool_health).to_owned();
+            thin_pool(layer, find(lv, UNUSED_POOL), *is_new, status.is_some_and(|status| status.needs_check))?
         }
         _ => {
             let device = own_device(lv, connections, &find);
@@ -75,12 +76,11 @@ fn thin_pool<'a>(
     layer: Option<&'a Device>,
     top: Option<&'a Device>,
     is_new: bool,
+    needs_check: bool,
 ) -> Result<Option<&'a Device>, NeedsReport> {
     match (layer, top) {
-        (Some(layer), None) if !is_new && layer.thin_pool().is_none_or(|status| status.needs_check) => {
-            // lvm shows it partly as active.
-            Err(NeedsReport::Other("a thin pool that needs a check"))
-        }
+        // lvm shows it partly as active.
+        (Some(_), None) if !is_new && needs_check => Err(NeedsReport::Other("a thin pool that needs a check")),
         (Some(layer), top) => Ok(Some(layer).filter(|_| top.is_some() || is_new)),
         (None, Some(_)) => Err(NeedsReport::Other("a device in the kernel")),
         (None, None) => Ok(None),
