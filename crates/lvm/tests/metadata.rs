@@ -141,7 +141,12 @@ proptest! {
 
     /// Texts with right checksums that lvm did not write.
     #[test]
-    fn no_text_makes_the_reader_panic(name in prop::sample::select(SAME.to_vec()), from in any::<prop::sample::Index>(), length in 0_usize..200, into in any::<prop::sample::Index>()) {
+    fn no_text_makes_the_reader_panic(
+        name in prop::sample::select(SAME.to_vec()),
+        from in any::<prop::sample::Index>(),
+        length in 0_usize..200,
+        into in any::<prop::sample::Index>(),
+    ) {
         let recording = Recording::load("bookworm", name);
         let disks = recording.read().expect("readable");
         let mut text = recording.text().into_bytes();

@@ -5,6 +5,8 @@
 
 mod recording;
 
+use std::os::unix::fs::FileExt as _;
+
 use proptest::prelude::*;
 use quarry_lvm::VolumeGroup;
 use quarry_lvm::metadata::{Disk, DiskProblem, NeedsReport, read_disk, volume_group};
@@ -134,7 +136,12 @@ proptest! {
 
     /// Whatever byte of label, header or text a disk returns wrongly, the result is not another group.
     #[test]
-    fn no_wrong_byte_leads_to_another_group(disk in 0_usize..3, part in 0_u8..3, at in any::<prop::sample::Index>(), bits in 1_u8..) {
+    fn no_wrong_byte_leads_to_another_group(
+        disk in 0_usize..3,
+        part in 0_u8..3,
+        at in any::<prop::sample::Index>(),
+        bits in 1_u8..,
+    ) {
         let recording = linear();
         let before = recording.group().expect("readable");
         let header = recording.read_at(disk, AREA + COMMITTED as u64, 16);

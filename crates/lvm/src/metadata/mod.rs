@@ -58,3 +58,35 @@ pub fn follows(last: &VolumeGroup, mut now: VolumeGroup) -> Result<VolumeGroup, 
     now.scope = last.scope.clone();
     Ok(now)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::PhysicalVolume;
+    use crate::uuid::testing::uuid;
+
+    #[test]
+    fn only_a_group_that_lvm_would_read_as_well_follows() {
+        let mut last = VolumeGroup { name: "vg".into(), uuid: uuid("vg"), seqno: 7, ..VolumeGroup::default() };
+        last.scope.devices.push("/dev/vdb".into());
+        let now = VolumeGroup { seqno: 8, scope: crate::Scope::default(), ..last.clone() };
+        let followed = follows(&last, now.clone()).expect("follows");
+        assert_eq!((followed.seqno, &followed.scope), (8, &last.scope));
+        for other in [
+            VolumeGroup { name: "renamed".into(), ..now.clone() },
+            VolumeGroup { uuid: uuid("other"), ..now.clone() },
+            VolumeGroup { system_id: "other".into(), ..now.clone() },
+            VolumeGroup { lock_type: "none".into(), ..now.clone() },
+            VolumeGroup { exported: true, ..now.clone() },
+        ] {
+            assert!(matches!(follows(&last, other), Err(NeedsReport::Other(_))));
+        }
+        let pv = PhysicalVolume { duplicates: vec!["/dev/vdc".into()], ..PhysicalVolume::default() };
+        for last in [
+            VolumeGroup { hidden: vec!["filtered".into()], ..last.clone() },
+            VolumeGroup { physical_volumes: vec![pv], ..last.clone() },
+        ] {
+            assert!(matches!(follows(&last, now.clone()), Err(NeedsReport::Other(_))));
+        }
+    }
+}

@@ -391,7 +391,10 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "[a-z{}=\\[\\]\",#\\\\0-9. \n]*") {
+        fn no_text_makes_it_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            text in "[a-z{}=\\[\\]\",#\\\\0-9. \n]*",
+        ) {
             let _ = parse(&bytes);
             if let Ok(tree) = parse(text.as_bytes()) {
                 prop_assert_eq!(parse(tree.to_string().as_bytes()), Ok(tree));
