@@ -11,7 +11,7 @@ if [ ! -x "$root/bin/cargo-fuzz" ]; then
     cargo install --quiet --locked --version "$version" --root "$root.new" cargo-fuzz
     mv "$root.new" "$root"
 fi
-for target in mountinfo lvm_report record claim; do
+for target in mountinfo lvm_report lvm_metadata record claim; do
     echo "== $target"
     RUSTC_BOOTSTRAP=1 PATH=$root/bin:$PATH cargo fuzz run "$target" -- -max_total_time="${1:-120}" -max_len=4096 \
         -print_final_stats=0 -verbosity=0

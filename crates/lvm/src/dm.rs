@@ -54,6 +54,20 @@ pub fn open_count(group: VgUuid, volume: LvUuid) -> Option<u32> {
     number(&table_status(&device_uuid(group, volume))?.0, OPEN_COUNT)
 }
 
+/// What device-mapper says about a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) open_count: u32,
+    /// The type of its target, and its status line. `None` if it has several.
+    pub(crate) status: Option<(String, String)>,
+}
+
+/// The state of the active device with that UUID. `None` if there is none, or the kernel cannot be asked.
+pub(crate) fn describe(uuid: &str) -> Option<State> {
+    let answer = table_status(uuid)?;
+    Some(State { open_count: number(&answer.0, OPEN_COUNT)?, status: target(&answer.0) })
+}
+
 /// Whether the device with that UUID has a table that is loaded, but not in use. The next resume would use it.
 pub(crate) fn has_inactive_table(uuid: &str) -> bool {
     table_status(uuid).and_then(|answer| number(&answer.0, FLAGS)).is_some_and(|flags| flags & INACTIVE_TABLE != 0)
@@ -94,18 +108,20 @@ fn number(answer: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes))
 }
 
-/// The status line in an answer.
+/// The status line in an answer about a device whose target is of type `kind`.
 fn read(answer: &[u8], kind: &str) -> Option<String> {
+    target(answer).filter(|(found, _)| found == kind).map(|(_, line)| line)
+}
+
+/// The type and the status line of the only target in an answer.
+fn target(answer: &[u8]) -> Option<(String, String)> {
     let number = |offset: usize| number(answer, offset);
     if number(FLAGS)? & BUFFER_FULL != 0 || number(TARGET_COUNT)? != 1 {
         return None;
     }
     let target = answer.get(usize::try_from(number(DATA_START)?).ok()?..)?;
     let text = |bytes: &[u8]| Some(String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next()?).into_owned());
-    if text(target.get(SPEC_TYPE)?)? != kind {
-        return None;
-    }
-    text(target.get(SPEC..)?)
+    Some((text(target.get(SPEC_TYPE)?)?, text(target.get(SPEC..)?)?))
 }
 
 #[cfg(test)]

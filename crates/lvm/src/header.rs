@@ -24,7 +24,7 @@ pub fn metadata_fingerprint(device: &Path) -> io::Result<[u8; 32]> {
     read_direct(device, fingerprint)
 }
 
-fn fingerprint(file: &File) -> io::Result<[u8; 32]> {
+pub(crate) fn fingerprint(file: &File) -> io::Result<[u8; 32]> {
     let beginning = read_aligned(file, 0, BEGINNING)?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(&beginning);

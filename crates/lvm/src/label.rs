@@ -1,8 +1,8 @@
 //! The on-disk structures of a physical volume: the label at its beginning, and the header of its metadata
 //! area.
 //!
-//! They are read without lvm, to determine which devices lvm may open. Nothing else depends on them: lvm
-//! reads the same bytes again, with their checksums, before it does anything.
+//! They are read without lvm, to determine which devices lvm may open: lvm reads the same bytes again, with their
+//! checksums, before it does anything. [`crate::metadata`] checks them itself.
 
 use std::fs::File;
 use std::io;
@@ -13,9 +13,9 @@ use crate::header::BEGINNING;
 use crate::{PvUuid, VgUuid};
 
 /// The magic number in the header of a metadata area.
-const AREA_MAGIC: &[u8; 16] = b"\x20LVM2\x20x[5A%r0N*>";
+pub(crate) const AREA_MAGIC: &[u8; 16] = b"\x20LVM2\x20x[5A%r0N*>";
 /// The header of a metadata area takes one sector; the ring buffer of metadata texts begins after it.
-const AREA_HEADER: u64 = 512;
+pub(crate) const AREA_HEADER: u64 = 512;
 /// The name and the UUID of a volume group are at the beginning of its metadata: 127 and 38 bytes, plus some
 /// syntax.
 const FIRST_WORDS: usize = 512;
@@ -128,7 +128,7 @@ fn first_words(text: &[u8]) -> Option<GroupId> {
 }
 
 /// Reads any range, with an aligned read around it.
-fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let skip = usize::try_from(offset % ALIGNMENT as u64).unwrap_or(0);
     let whole = (skip + length).next_multiple_of(ALIGNMENT);
     let mut bytes = read_aligned(file, offset - skip as u64, whole)?;
@@ -137,11 +137,11 @@ fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn number_u32(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn number_u32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_le_bytes)
 }
 
-fn number_u64(bytes: &[u8], at: usize) -> Option<u64> {
+pub(crate) fn number_u64(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..at.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
 }
 

@@ -6,7 +6,7 @@
 //! is complete (all five tables, and as many members as it claims), because only a complete report can show
 //! that a volume does not exist.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -182,7 +182,6 @@ fn logical_volume(row: &Row<'_>, group: &str) -> Result<LogicalVolume, ParseErro
 
 /// Connects segments to the volumes that they belong to, and the volumes to their disks.
 fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]) -> Result<(), ParseError> {
-    let mut places: BTreeMap<LvUuid, BTreeSet<PvUuid>> = BTreeMap::new();
     for row in pv_rows {
         let pv: PvUuid = row.uuid("pv_uuid")?;
         // Free extents belong to no logical volume.
@@ -193,9 +192,6 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
             (Some(found), None) => found.free_fragments.push((start, extents)),
             (Some(found), Some(volume)) => found.used.push(Used { start, extents, volume }),
             (None, _) => {}
-        }
-        if let Some(lv) = lv {
-            places.entry(lv).or_default().insert(pv);
         }
     }
     for pv in &mut group.physical_volumes {
@@ -223,22 +219,7 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
             (volume.stripes, volume.stripe_size) = (stripes, row.number("stripe_size")?);
         }
     }
-    let parents: BTreeMap<LvUuid, (String, Option<String>)> = group
-        .logical_volumes
-        .iter()
-        .map(|volume| (volume.uuid, (volume.name.clone(), volume.parent.clone())))
-        .collect();
-    for (uuid, disks) in places {
-        // From the part with the extents up to all volumes that contain it. The limit is more than lvm nests,
-        // and ends a cycle.
-        let mut name = parents.get(&uuid).map(|(name, _)| name.clone());
-        for _ in 0..8 {
-            let Some(current) = name.take() else { break };
-            let Some(volume) = group.logical_volumes.iter_mut().find(|volume| volume.name == current) else { break };
-            volume.physical_volumes.extend(&disks);
-            name.clone_from(&volume.parent);
-        }
-    }
+    group.connect_disks();
     Ok(())
 }
 
