@@ -37,6 +37,19 @@ pub(crate) fn point(name: &str) {
     }
 }
 
+/// The file for notes, if the test has made it.
+pub(crate) fn notes() -> Option<PathBuf> {
+    directory().map(|directory| directory.join("notes")).filter(|file| file.exists())
+}
+
+pub(crate) fn note(text: &str) {
+    let Some(file) = notes() else { return };
+    // It may be a device, such as the console.
+    if let Ok(mut notes) = OpenOptions::new().append(true).open(file) {
+        let _ = notes.write_all(format!("{text}\n").as_bytes());
+    }
+}
+
 thread_local! {
     /// The safeguards that are disabled in this thread.
     static WITHOUT: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };

@@ -2,7 +2,7 @@
 //!
 //! The tests prove crash safety: they kill the real binary right before and right after every change it makes
 //! to the outside world. The crates that run programs, mount, and write to devices call [`point`] there. Only
-//! a build with the `enabled` feature reads the environment; in every other build both functions compile to
+//! a build with the `enabled` feature reads the environment; in every other build all functions compile to
 //! nothing.
 //!
 //! With the feature, and with `QUARRY_FAULT_DIR` set to a directory:
@@ -13,6 +13,7 @@
 //!   file `killed`. The log does not show that: background work may pass a point before the file appears;
 //! * a file `disable-NAME` disables the safeguard NAME, so that a test can show that it would notice the
 //!   missing safeguard.
+//! * if a file `notes` exists there, [`note`] appends lines to it: the results of checks that only tests make.
 //!
 //! A simulation that runs in the test's own process disables safeguards with `disable`, for its own thread
 //! only.
@@ -31,6 +32,25 @@ pub fn point(name: impl FnOnce() -> String) {
     enabled::point(&name());
     #[cfg(not(feature = "enabled"))]
     let _ = name;
+}
+
+/// Whether a test wants the results of checks that only tests make, see [`note`]. Always false in a normal build.
+#[inline]
+#[must_use]
+pub fn takes_notes() -> bool {
+    #[cfg(feature = "enabled")]
+    return enabled::notes().is_some();
+    #[cfg(not(feature = "enabled"))]
+    false
+}
+
+/// Writes the result of a check to the test's notes, as one line. Does nothing in a normal build.
+#[inline]
+pub fn note(text: impl FnOnce() -> String) {
+    #[cfg(feature = "enabled")]
+    enabled::note(&text());
+    #[cfg(not(feature = "enabled"))]
+    let _ = text;
 }
 
 /// Whether a test has disabled the safeguard `name`. Always false in a normal build.

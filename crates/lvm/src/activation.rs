@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::host::section;
+use crate::host::configured;
 use crate::{LogicalVolume, VolumeGroup};
 
 /// The kernel's device of a logical volume.
@@ -44,7 +44,7 @@ pub(crate) async fn describe_lists() -> String {
 
 /// Reads the merged configuration: otherwise, lvm would only show our own `--config`.
 async fn lists() -> Vec<(String, String)> {
-    match section("activation").await {
+    match configured(&["activation"]).await {
         Ok(text) => parse(&text),
         Err(error) => {
             tracing::warn!(%error, "cannot read from lvm.conf which volumes may be activated");

@@ -1,4 +1,4 @@
-//! The host's own lvm configuration of the devices that lvm may use.
+//! The host's own lvm configuration: the devices that lvm may use, and where it keeps its locks.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,17 @@ use quarry_exec::Command;
 
 use crate::{Error, PvUuid};
 
-/// The settings that decide which devices lvm uses on this host.
+/// The settings that decide which devices lvm uses on this host, and where its locks are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct HostDevices {
+pub(crate) struct HostSettings {
     /// Whether `devices/filter` is set.
     pub(crate) filter: bool,
     /// Whether `devices/global_filter` is set.
     pub(crate) global_filter: bool,
     /// The devices file, if one is in force.
     pub(crate) file: Option<DevicesFile>,
+    /// `global/locking_dir`, if it is set.
+    pub(crate) locks: Option<PathBuf>,
 }
 
 /// lvm's list of the devices that it may use.
@@ -38,22 +40,21 @@ impl DevicesFile {
 ///
 /// # Errors
 /// lvm cannot be run, or the devices file cannot be read.
-pub(crate) async fn host_devices() -> Result<HostDevices, Error> {
-    let conf = LvmConf::parse(&section("devices").await?);
+pub(crate) async fn host_settings() -> Result<HostSettings, Error> {
+    let conf = LvmConf::parse(&configured(&["devices", "global/locking_dir"]).await?);
     let file = devices_file(&system_folder(), &conf)?;
-    Ok(HostDevices { filter: conf.filter, global_filter: conf.global_filter, file })
+    Ok(HostSettings { filter: conf.filter, global_filter: conf.global_filter, file, locks: conf.locks })
 }
 
-/// The settings of a section in the host's lvm.conf and lvmlocal.conf; empty if they do not set anything
-/// there.
+/// These sections or settings in the host's lvm.conf and lvmlocal.conf; nothing is printed for what they do not set.
 ///
 /// # Errors
 /// lvm cannot be run.
-pub(crate) async fn section(name: &str) -> Result<String, Error> {
+pub(crate) async fn configured(names: &[&str]) -> Result<String, Error> {
     // Without the merge, lvmconfig prints only what `--config` sets.
     let command = Command::query("lvm").subcommand("lvmconfig").args(["--type", "current", "--mergedconfig"]);
-    let command = command.hidden_args(["--config", "config/checks=0 config/abort_on_errors=0"]).arg(name);
-    // It exits with an error if nothing is set.
+    let command = command.hidden_args(["--config", "config/checks=0 config/abort_on_errors=0"]).args(names);
+    // It exits with an error if one of them is not set.
     Ok(String::from_utf8_lossy(&command.run().await?.stdout).into_owned())
 }
 
@@ -70,6 +71,7 @@ struct LvmConf {
     devicesfile: Option<String>,
     filter: bool,
     global_filter: bool,
+    locks: Option<PathBuf>,
 }
 
 impl LvmConf {
@@ -81,6 +83,7 @@ impl LvmConf {
                 "devicesfile" => conf.devicesfile = Some(value.trim_matches('"').to_owned()),
                 "filter" => conf.filter = true,
                 "global_filter" => conf.global_filter = true,
+                "locking_dir" => conf.locks = Some(PathBuf::from(value.trim_matches('"'))),
                 _ => {}
             }
         }
@@ -133,9 +136,10 @@ mod tests {
         let conf =
             LvmConf::parse("devices {\n\tuse_devicesfile=1\n\tdevicesfile=\"mine.devices\"\n\tfilter=[\"a|.*|\"]\n}\n");
         let devicesfile = Some("mine.devices".to_owned());
-        assert_eq!(conf, LvmConf { use_devicesfile: Some(true), devicesfile, filter: true, global_filter: false });
+        assert_eq!(conf, LvmConf { use_devicesfile: Some(true), devicesfile, filter: true, ..LvmConf::default() });
         assert_eq!(LvmConf::parse("  Configuration node devices not found"), LvmConf::default());
-        assert!(LvmConf::parse("devices {\n\tglobal_filter=[\"r|x|\"]\n}").global_filter);
+        let conf = LvmConf::parse("devices {\n\tglobal_filter=[\"r|x|\"]\n}\nlocking_dir=\"/run/locks\"\n");
+        assert!(conf.global_filter && conf.locks == Some(PathBuf::from("/run/locks")));
     }
 
     #[test]

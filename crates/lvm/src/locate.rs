@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use quarry_exec::Command;
 
-use crate::host::{HostDevices, host_devices};
+use crate::host::{HostSettings, host_settings};
 use crate::label::Label;
 use crate::lookup::{Lookup, report};
 use crate::scan::{Candidate, FIRST, LATER, Scan, candidates, scan};
@@ -44,7 +44,7 @@ struct LastScan {
     disks: u64,
     candidates: Vec<Candidate>,
     scan: Scan,
-    host: HostDevices,
+    host: HostSettings,
 }
 
 /// The devices of the volume group, and how to access them.
@@ -126,7 +126,7 @@ impl Known {
 
     async fn scan_devices(&mut self, disks: u64) -> Result<(), Error> {
         let candidates = list()?;
-        let host = host_devices().await?;
+        let host = host_settings().await?;
         let patience = if self.last_scan.is_some() { LATER } else { FIRST };
         let mut scan = scan(&candidates, patience).await;
         if let Some(before) = &self.last_scan {
@@ -163,7 +163,8 @@ impl Known {
         let named = self.labels().iter().filter_map(|(_, label)| label.group.as_ref());
         let mut names = named.filter(|group| group.uuid == uuid).map(|group| group.name.as_str());
         let now = if names.clone().any(|found| found == name) { name } else { names.next().unwrap_or(name) };
-        let scope = Scope { devices, filter: self.filter(), archives };
+        let locks = self.last_scan.as_ref().and_then(|last_scan| last_scan.host.locks.clone());
+        let scope = Scope { devices, filter: self.filter(), archives, locks };
         Ok(GroupLocation { name: now.to_owned(), uuid, scope, unlisted })
     }
 
@@ -353,7 +354,7 @@ mod tests {
             (PathBuf::from(device), Label { uuid: uuid(label), group })
         };
         let scan = Scan { labels: volumes.iter().map(label).collect(), unresponsive: Vec::new() };
-        let last_scan = LastScan { disks: 0, candidates: Vec::new(), scan, host: HostDevices::default() };
+        let last_scan = LastScan { disks: 0, candidates: Vec::new(), scan, host: HostSettings::default() };
         Known { last_scan: Some(last_scan), ..Known::default() }
     }
 

@@ -134,7 +134,8 @@ pub(crate) enum Archive {
     Skipped,
 }
 
-/// Which devices the commands on one volume group may open, and how much of its history they keep.
+/// Which devices the commands on one volume group may open, how much of its history they keep, and where lvm's locks
+/// are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
     /// The devices of the volume group, including copies of them. No other device is opened.
@@ -142,12 +143,14 @@ pub struct Scope {
     pub(crate) filter: Filter,
     /// How many files of the volume group lvm's archive keeps.
     pub(crate) archives: u32,
+    /// The folder with lvm's locks, if lvm.conf sets it.
+    pub(crate) locks: Option<PathBuf>,
 }
 
 impl Default for Scope {
     /// No devices at all.
     fn default() -> Self {
-        Self { devices: Vec::new(), filter: Filter::default(), archives: ARCHIVES }
+        Self { devices: Vec::new(), filter: Filter::default(), archives: ARCHIVES, locks: None }
     }
 }
 
@@ -217,7 +220,7 @@ mod tests {
     #[test]
     fn a_command_sees_its_own_devices_and_no_other() {
         let devices = ["/dev/vdb", "/dev/mapper/mpatha.1+x"].map(PathBuf::from).into();
-        let scope = Scope { devices, filter: Filter::Global, archives: 7 };
+        let scope = Scope { devices, filter: Filter::Global, archives: 7, locks: None };
         let text = settings(&scope);
         assert!(text.contains(r#"devices/global_filter=["a|^/dev/vdb$|","a|^/dev/mapper/mpatha[.]1[+]x$|","r|.*|"]"#));
         assert!(!text.contains("devices/filter"), "the host's own filter stays");

@@ -155,6 +155,14 @@ fn register_commands(metrics: &Metrics) {
         let started = quarry_exec::started().into_iter();
         started.map(|(program, count)| Sample::count(count).label("program", program)).collect()
     });
+    metrics.counter(
+        "volume_group_reads",
+        "Volume groups read; `reason` says why lvm was run for it, if it was",
+        || {
+            let reads = quarry_pool::volume_group_reads().into_iter();
+            reads.map(|(reason, count)| Sample::count(count).label("reason", reason)).collect()
+        },
+    );
     metrics.counter("command_seconds", "Total run time of finished programs, by program", || {
         let spent = quarry_exec::spent().into_iter();
         spent.map(|(program, time)| Sample::new(time.as_secs_f64()).label("program", program)).collect()

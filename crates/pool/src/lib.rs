@@ -26,7 +26,7 @@ pub use config::{
 };
 pub use disk::{DiskList, DiskPool, DiskReport, DiskSpace, Owner, list_disks};
 pub use kinds::{could_be_volume, device_in_kernel, tools};
-pub use lvm::LvmPool;
+pub use lvm::{LvmPool, volume_group_reads};
 pub use open::open;
 pub use pool::{Contents, ContentsOf, Device, Expansion, NewSpace, Pool, Reading, Volumes};
 pub use record::{

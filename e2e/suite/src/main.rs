@@ -13,6 +13,7 @@ mod controller;
 mod csi;
 mod guests;
 mod node;
+mod notes;
 mod random;
 mod results;
 mod runner;

@@ -7,6 +7,7 @@ use futures::StreamExt as _;
 use parking_lot::Mutex;
 use quarry_vm::System;
 
+use crate::notes::{self, Comparisons};
 use crate::random::Random;
 use crate::results::Results;
 use crate::scenario::{Context, Counts, Passed, Scenario, Settings};
@@ -33,6 +34,7 @@ struct Ended {
     result: Passed,
     took: Duration,
     counts: Counts,
+    comparisons: Comparisons,
 }
 
 /// Runs one scenario.
@@ -45,9 +47,10 @@ async fn one(job: Job) -> Ended {
     // A soak takes long on purpose.
     let limit = if settings.soak { scenario.limit * 30 } else { scenario.limit };
     // A task of its own: a panic in one scenario does not end the others.
-    let task = tokio::spawn(guest.scope((scenario.run)(context)));
+    let comparisons = Arc::new(Mutex::new(Comparisons::default()));
+    let task = tokio::spawn(notes::scope(Arc::clone(&comparisons), guest.scope((scenario.run)(context))));
     let abort = task.abort_handle();
-    let result = match tokio::time::timeout(limit, task).await {
+    let mut result = match tokio::time::timeout(limit, task).await {
         Ok(Ok(result)) => result,
         Ok(Err(join)) => Err(anyhow::anyhow!("it panicked: {join}")),
         Err(_) => {
@@ -55,8 +58,12 @@ async fn one(job: Job) -> Ended {
             Err(anyhow::anyhow!("it did not end within {} s", limit.as_secs()))
         }
     };
+    let comparisons = std::mem::take(&mut *comparisons.lock());
+    if !comparisons.different.is_empty() && result.is_ok() {
+        result = Err(anyhow::anyhow!("{}", comparisons.different.join("\n")));
+    }
     let counts = counts.lock().clone();
-    Ended { label, result, took: began.elapsed(), counts }
+    Ended { label, result, took: began.elapsed(), counts, comparisons }
 }
 
 /// The scenarios whose name contains one of `only` (all, if it is empty), in each guest. A slice of a soak
@@ -117,8 +124,9 @@ pub async fn run(
     tokio::pin!(ended);
 
     let (mut passed, mut failures, mut left_out) = (0, Vec::new(), Vec::new());
+    let mut compared = Comparisons::default();
     while let Some(ended) = ended.next().await {
-        let Ended { label, result, took, counts } = match ended {
+        let Ended { label, result, took, counts, comparisons } = match ended {
             Ok(ended) => ended,
             Err(label) => {
                 left_out.push(label);
@@ -128,6 +136,7 @@ pub async fn run(
         if let Some(results) = &mut results {
             results.add(&label, result.is_ok(), took, &counts)?;
         }
+        compared.add(comparisons);
         let done = passed + failures.len() + 1;
         match result {
             Ok(figures) => {
@@ -149,6 +158,7 @@ pub async fn run(
     } else if let Some(results) = results {
         println!("kept in {}; `make soak-sums` adds the slices up", results.end(began.elapsed())?.display());
     }
+    println!("volume groups read without lvm, and compared with lvm's report: {compared}");
     println!("scenarios: {passed} passed, {} failed, {} left out", failures.len(), left_out.len());
     Ok(failures.len())
 }

@@ -72,6 +72,9 @@ impl fmt::Display for Accelerator {
     }
 }
 
+/// The file in a machine's folder with the output of its console.
+pub(crate) const CONSOLE_LOG: &str = "console.log";
+
 /// How large a machine is. Each shape has its own saved state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -167,7 +170,9 @@ impl Machine<'_> {
             .arg(&self.image.kernel)
             .arg("-initrd")
             .arg(&self.image.initrd)
-            .args(["-S", "-qmp", "stdio", "-serial", "file:console.log", "-blockdev", &root.to_string()])
+            .args(["-S", "-qmp", "stdio", "-blockdev", &root.to_string()])
+            // Appended, so that it has the output of earlier boots, too.
+            .args(["-chardev", &format!("file,id=console,path={CONSOLE_LOG},append=on"), "-serial", "chardev:console"])
             .arg("-netdev")
             .arg(format!("user,id=net,restrict={restrict},hostfwd=tcp:127.0.0.1:{port}-:{PORT}"));
         if restore {
@@ -271,7 +276,7 @@ pub(crate) async fn accelerator(cache: &Cache, image: &Image) -> Result<Accelera
 
 /// Boots the kernel under KVM and waits for our own first line: the existence of /dev/kvm proves nothing.
 async fn kvm_works(image: &Image, folder: &Path) -> bool {
-    let console = folder.join("console.log");
+    let console = folder.join(CONSOLE_LOG);
     let mut command = Command::new(QEMU);
     command
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35,accel=kvm"])
@@ -280,7 +285,7 @@ async fn kvm_works(image: &Image, folder: &Path) -> bool {
         .arg(&image.kernel)
         .arg("-initrd")
         .arg(&image.initrd)
-        .args(["-serial", "file:console.log"])
+        .args(["-serial", &format!("file:{CONSOLE_LOG}")])
         .current_dir(folder)
         .env("PATH", host::path());
     // It may hang, fail, or power off after its line; only the line counts.
@@ -290,7 +295,7 @@ async fn kvm_works(image: &Image, folder: &Path) -> bool {
 
 /// The end of the guest's console, for error messages.
 pub(crate) fn console_tail(folder: &Path) -> String {
-    let path: PathBuf = folder.join("console.log");
+    let path: PathBuf = folder.join(CONSOLE_LOG);
     let bytes = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let tail = host::tail(&text, 20);

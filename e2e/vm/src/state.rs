@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::agent::Guest;
 use crate::host;
-use crate::machine::{Machine, Qemu, console_tail};
+use crate::machine::{CONSOLE_LOG, Machine, Qemu, console_tail};
 use crate::preparation::Preparation;
 
 /// How long a boot may take under emulation on a busy machine.
@@ -100,7 +100,7 @@ async fn save(machine: &Machine<'_>, folder: &Path) -> Result<()> {
     qemu.qmp.wait_status(&["postmigrate"], Duration::from_secs(120)).await?;
     qemu.qmp.call("quit", json!({})).await?;
     qemu.wait(Duration::from_secs(30)).await?;
-    for log in ["console.log", "qemu.log"] {
+    for log in [CONSOLE_LOG, "qemu.log"] {
         fs::rename(folder.join(log), folder.join(format!("boot-{log}"))).context("cannot keep the boot's log")?;
     }
     Ok(())

@@ -6,7 +6,7 @@
 //! Therefore the reads are direct, too: [`quarry_block::read_direct`]. Only where a device rejects that, it drops the
 //! cached pages first. A direct read sees either the old or the new contents of a sector, and the header is one
 //! sector, so it is never torn. The text may be: a commit may overwrite it while it is read. Its checksum shows that,
-//! and the caller compares the header once more when all disks were read ([`Disk::is_unchanged`]).
+//! and the caller compares [`Disk::fingerprint`] once more when all disks were read.
 //!
 //! The device is opened for reading, so that closing it sends no event to udev, and closed before the functions
 //! return: an open device would block the removal of a disk or a `vgchange`.
@@ -75,17 +75,6 @@ pub fn read_disk(device: &Path) -> Result<Disk, NeedsReport> {
     match read.map_err(unreadable)? {
         Ok((uuid, areas, fingerprint)) => Ok(Disk { device: device.to_owned(), uuid, areas, fingerprint }),
         Err(problem) => Err(NeedsReport::Disk { device: device.to_owned(), problem }),
-    }
-}
-
-impl Disk {
-    /// Reads label and headers again. If they are unchanged on all disks after all disks were read, what was read is
-    /// the state at one time. Blocks as long as the disk does not answer.
-    ///
-    /// # Errors
-    /// The disk cannot be read.
-    pub fn is_unchanged(&self) -> io::Result<bool> {
-        Ok(crate::metadata_fingerprint(&self.device)? == self.fingerprint)
     }
 }
 

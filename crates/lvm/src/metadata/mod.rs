@@ -6,9 +6,9 @@
 //!
 //! 1. [`read_disk`] reads label, headers and texts of one disk. It blocks like any read, so the caller decides about
 //!    threads and patience.
-//! 2. [`volume_group`] compares all copies, parses the text, and adds what the kernel knows ([`Devices`]).
-//! 3. [`Disk::is_unchanged`] of each disk shows that nothing was changed meanwhile.
-//! 4. [`follows`] compares with the last report what only lvm may judge.
+//! 2. [`next`] compares all copies, parses the text, adds what the kernel knows, compares with the last report what only
+//!    lvm may judge, and sees whether a command of lvm is in the middle of a change.
+//! 3. [`crate::metadata_fingerprint`] of each disk is still that of [`Disk`]: nothing was changed meanwhile.
 
 mod checksum;
 mod connections;
@@ -17,6 +17,7 @@ mod devices;
 mod disk;
 mod fields;
 mod group;
+mod lock;
 mod parts;
 mod reason;
 mod state;
@@ -37,6 +38,21 @@ use crate::types::VolumeGroup;
 /// Why lvm's report is needed.
 pub fn volume_group(disks: &[Disk], kernel: &Devices) -> Result<VolumeGroup, NeedsReport> {
     group::volume_group(&text::parse(copies::agreed(disks)?)?, disks, kernel)
+}
+
+/// The volume group on these disks, which are all disks of the `last` one. Reads the kernel's devices, and does not wait
+/// for a disk.
+///
+/// # Errors
+/// Why lvm's report is needed.
+pub fn next(last: &VolumeGroup, disks: &[Disk]) -> Result<VolumeGroup, NeedsReport> {
+    let kernel = Devices::of(last.uuid).map_err(NeedsReport::Kernel)?;
+    let group = follows(last, volume_group(disks, &kernel)?)?;
+    match lock::is_locked(&last.name, &last.scope) {
+        Ok(false) => Ok(group),
+        Ok(true) => Err(NeedsReport::Locked),
+        Err(error) => Err(NeedsReport::Lock(error)),
+    }
 }
 
 /// Completes a volume group that was read from disks with what the last report knows in addition, if it may follow

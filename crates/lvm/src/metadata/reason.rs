@@ -21,6 +21,12 @@ pub enum NeedsReport {
     /// Kernel and metadata cannot be compared, because the devices in the kernel cannot be listed.
     #[error("cannot list the devices of the volume group in the kernel: {0}")]
     Kernel(#[source] io::Error),
+    /// A command of lvm is changing the volume group. A report waits for it.
+    #[error("a command of lvm is changing the volume group")]
+    Locked,
+    /// lvm's lock of the volume group cannot be tested.
+    #[error("cannot test lvm's lock of the volume group: {0}")]
+    Lock(#[source] io::Error),
     /// The label or the header of a metadata area is not as expected.
     #[error("{}: {problem}", device.display())]
     Disk {
@@ -138,6 +144,8 @@ impl NeedsReport {
         match self {
             Self::Unreadable { .. } => "unreadable",
             Self::Kernel(_) => "kernel",
+            Self::Locked => "locked",
+            Self::Lock(_) => "lock",
             Self::Disk { .. } => "disk",
             Self::NoMetadata => "no-metadata",
             Self::CopiesDiffer { .. } => "copies-differ",

@@ -1,6 +1,7 @@
-//! The cached report of a volume group, and how its validity is checked.
+//! The cached state of a volume group, and how its validity is checked.
 //!
-//! A report is dropped when Quarry changes the volume group, and when a disk appears or disappears. If the
+//! Its source is lvm's report, or the disks themselves (see [`read`]), which have the same contents. It is dropped when
+//! Quarry changes the volume group, and when a disk appears or disappears. If the
 //! report is older than [`FRESH`], or the kernel has reported an event of any block device since, the
 //! metadata headers of the physical volumes are compared with those at the time of the report before it is
 //! used: one small read per disk, and no lvm process. Every commit of lvm changes them. So an idle node runs
@@ -23,6 +24,8 @@ use super::disks::{Fingerprints, LvmDisks};
 use super::lost::{LostVolumes, Search};
 use super::volume::storage_of;
 use crate::{EventCounts, Uevents, UnresponsiveDisk};
+
+pub(crate) mod read;
 
 /// How long a report is used without reading the disks. This is less than the interval at which the node
 /// checks for changes from outside, so that each check sees them.
@@ -121,7 +124,7 @@ impl Cache {
         self.state().changes += 1;
     }
 
-    /// The current volume group: from memory if that is known to be valid, otherwise from lvm.
+    /// The current volume group: from memory if that is known to be valid, otherwise from its disks or from lvm.
     pub(crate) async fn view(self: &Arc<Self>) -> View {
         let came = Instant::now();
         if let Some(view) = self.cached().await {
@@ -232,9 +235,17 @@ impl Cache {
         self.state().storage.clone()
     }
 
+    /// Reads the volume group, with lvm if that is necessary. A result that must not be cached is returned as an error.
+    async fn report(&self) -> Result<View, View> {
+        match self.read_without_lvm().await {
+            Some(view) => view,
+            None => self.report_of_lvm().await,
+        }
+    }
+
     /// Runs lvm. The headers are read first, so that a change during the report is noticed by the next call.
     /// A result that must not be cached is returned as an error.
-    async fn report(&self) -> Result<View, View> {
+    async fn report_of_lvm(&self) -> Result<View, View> {
         let (mut devices, lost) = {
             let state = self.state();
             let seen = state.seen.as_ref();

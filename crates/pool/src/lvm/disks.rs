@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_lvm::PvUuid;
+use quarry_lvm::metadata::{Disk, NeedsReport, read_disk};
 use tokio::task::JoinSet;
 
 use crate::UnresponsiveDisk;
@@ -15,6 +16,8 @@ use crate::threads::{DiskThreads, PATIENCE, REPORT_AFTER};
 pub(super) trait DiskIo: Send + Sync {
     /// See [`quarry_lvm::metadata_fingerprint`].
     fn fingerprint(&self, device: &Path) -> io::Result<[u8; 32]>;
+    /// See [`read_disk`].
+    fn metadata(&self, device: &Path) -> Result<Disk, NeedsReport>;
     /// See [`quarry_lvm::flush`].
     fn flush(&self, device: &Path) -> io::Result<()>;
     /// See [`quarry_lvm::label_uuid`].
@@ -27,6 +30,10 @@ struct HostIo;
 impl DiskIo for HostIo {
     fn fingerprint(&self, device: &Path) -> io::Result<[u8; 32]> {
         quarry_lvm::metadata_fingerprint(device)
+    }
+
+    fn metadata(&self, device: &Path) -> Result<Disk, NeedsReport> {
+        read_disk(device)
     }
 
     fn flush(&self, device: &Path) -> io::Result<()> {
@@ -67,6 +74,24 @@ impl LvmDisks {
     pub(super) async fn fingerprints(&self, devices: Vec<PathBuf>) -> Result<Fingerprints, UnresponsiveDisk> {
         let read = self.ask_all(devices, "read", |io, device| io.fingerprint(device)).await;
         read.into_iter().map(|(device, answer)| Ok((device, answer?.ok()))).collect()
+    }
+
+    /// Reads the metadata on all these devices at once.
+    ///
+    /// # Errors
+    /// One of them is unresponsive, or why lvm's report is needed.
+    pub(super) async fn metadata(
+        &self,
+        devices: Vec<PathBuf>,
+    ) -> Result<Result<Vec<Disk>, NeedsReport>, UnresponsiveDisk> {
+        let mut disks = Vec::new();
+        for (device, answer) in self.ask_all(devices, "read", |io, device| Ok(io.metadata(device))).await {
+            match answer?.unwrap_or_else(|error| Err(NeedsReport::Unreadable { device, error })) {
+                Ok(disk) => disks.push(disk),
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+        Ok(Ok(disks))
     }
 
     /// Flushes the caches of all these devices at once.
@@ -143,6 +168,8 @@ pub(super) mod double {
         pub(crate) failing: HashSet<PathBuf>,
         pub(crate) generations: HashMap<PathBuf, u8>,
         pub(crate) labels: HashMap<PathBuf, PvUuid>,
+        /// The metadata; the fingerprint is that of the generation.
+        pub(crate) metadata: HashMap<PathBuf, Disk>,
         /// Every request that was started: its kind and its device.
         pub(crate) begun: Vec<(&'static str, PathBuf)>,
         /// The number of running requests.
@@ -172,6 +199,15 @@ pub(super) mod double {
     impl DiskIo for FakeDisks {
         fn fingerprint(&self, device: &Path) -> io::Result<[u8; 32]> {
             self.serve("read", device, |state| [state.generations.get(device).copied().unwrap_or_default(); 32])
+        }
+
+        fn metadata(&self, device: &Path) -> Result<Disk, NeedsReport> {
+            let read = |state: &State| {
+                let disk = state.metadata.get(device).cloned().ok_or(NeedsReport::NoMetadata)?;
+                Ok(Disk { fingerprint: [state.generations.get(device).copied().unwrap_or_default(); 32], ..disk })
+            };
+            let unreadable = |error| NeedsReport::Unreadable { device: device.to_owned(), error };
+            self.serve("metadata", device, read).map_err(unreadable)?
         }
 
         fn flush(&self, device: &Path) -> io::Result<()> {

@@ -32,6 +32,7 @@ use quarry_volume::{
 };
 
 use self::cache::View;
+pub use self::cache::read::volume_group_reads;
 pub(crate) use self::device::{active, could_be_volume};
 pub(crate) use self::disks::LvmDisks;
 pub(crate) use self::group_state::GroupState;

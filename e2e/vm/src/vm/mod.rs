@@ -5,6 +5,7 @@ mod lan;
 
 use std::net::Ipv4Addr;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::agent::Guest;
 use crate::disk::Disk;
 use crate::host;
 use crate::image::{self, Image};
-use crate::machine::{self, Accelerator, Machine, Qemu, Shape, console_tail};
+use crate::machine::{self, Accelerator, CONSOLE_LOG, Machine, Qemu, Shape, console_tail};
 use crate::network::Network;
 use crate::preparation::Preparation;
 use crate::rundir::RunDir;
@@ -194,6 +195,12 @@ impl Vm {
     #[must_use]
     pub fn address(&self) -> Option<Ipv4Addr> {
         self.lan.as_ref().map(|lan| Network::address(lan.number()))
+    }
+
+    /// The file with everything that was written to the guest's console. It is removed with the machine.
+    #[must_use]
+    pub fn console_log(&self) -> PathBuf {
+        self.folder.path().join(CONSOLE_LOG)
     }
 
     /// The end of the guest's console.

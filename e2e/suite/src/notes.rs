@@ -1,0 +1,94 @@
+//! What the quarry in the guests notes for tests: it compares each volume group that it reads without lvm with lvm's
+//! report.
+//!
+//! The notes are written to the guest's console, which outlasts power cuts of the guest.
+
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// The results of the comparisons in one scenario.
+#[derive(Debug, Default)]
+pub struct Comparisons {
+    /// How many results were the same.
+    pub same: u64,
+    /// How often the volume group changed too often to be compared.
+    pub changing: u64,
+    /// Each difference.
+    pub different: Vec<String>,
+}
+
+impl Comparisons {
+    /// Adds those of another scenario.
+    pub fn add(&mut self, other: Self) {
+        self.same += other.same;
+        self.changing += other.changing;
+        self.different.extend(other.different);
+    }
+}
+
+impl fmt::Display for Comparisons {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { same, changing, different } = self;
+        write!(f, "{same} the same, {} different, {changing} changed meanwhile", different.len())
+    }
+}
+
+tokio::task_local! {
+    static SCENARIO: Arc<Mutex<Comparisons>>;
+}
+
+/// Runs a scenario. The comparisons on its nodes are added to `results` when the nodes are dropped.
+pub async fn scope<T>(results: Arc<Mutex<Comparisons>>, scenario: impl Future<Output = T>) -> T {
+    SCENARIO.scope(results, scenario).await
+}
+
+/// The notes of a node. They are read when it is dropped.
+pub struct Notes {
+    console: PathBuf,
+    results: Option<Arc<Mutex<Comparisons>>>,
+}
+
+impl Notes {
+    /// The notes on that console.
+    pub fn on(console: PathBuf) -> Self {
+        Self { console, results: SCENARIO.try_with(Arc::clone).ok() }
+    }
+}
+
+impl Drop for Notes {
+    fn drop(&mut self) {
+        let (Ok(bytes), Some(results)) = (std::fs::read(&self.console), &self.results) else { return };
+        let text = String::from_utf8_lossy(&bytes);
+        let mut results = results.lock();
+        for note in text.lines().filter_map(|line| Some(line.split_once("quarry-lvm: ")?.1.trim())) {
+            match note {
+                "same" => results.same += 1,
+                "changing" => results.changing += 1,
+                difference => results.different.push(difference.to_owned()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn differences_are_found_between_other_messages() {
+        let console = tempfile::NamedTempFile::new().unwrap();
+        let text = b"[   12.3] boot\r\nquarry-lvm: same\r\n[ 13.1] quarry-lvm: same\r\nquarry-lvm: changing\r\n\
+                    quarry-lvm: quarry differs from lvm's report: 7: `a`, read `b`\r\n\xff\n";
+        std::fs::write(console.path(), text).unwrap();
+        let results = Arc::new(Mutex::new(Comparisons::default()));
+        let of_scenario = async { drop(Notes::on(console.path().to_owned())) };
+        scope(Arc::clone(&results), of_scenario).await;
+        let Comparisons { same, changing, different } = &*results.lock();
+        assert_eq!((*same, *changing), (2, 1));
+        assert_eq!(different, &["quarry differs from lvm's report: 7: `a`, read `b`"]);
+    }
+}
