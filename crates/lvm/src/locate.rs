@@ -108,6 +108,20 @@ impl Locator {
         }
         Ok(Lookup::Unreadable("its physical volumes changed while they were read".to_owned()))
     }
+
+    /// Whether this host has the same devices as at the last report, so that the volume group can only be on the same
+    /// ones. Lists them in sysfs. `disks` is as for [`Self::report`].
+    pub async fn has_same_devices(&self, disks: u64) -> bool {
+        let known = self.known.lock().await;
+        known.last_scan.as_ref().is_some_and(|last_scan| last_scan.is_current(disks).unwrap_or(false))
+    }
+}
+
+impl LastScan {
+    /// Whether no device has appeared or disappeared since.
+    fn is_current(&self, disks: u64) -> Result<bool, Error> {
+        Ok(self.disks == disks && self.candidates == list()?)
+    }
 }
 
 impl Known {
@@ -116,7 +130,7 @@ impl Known {
     async fn scan_if_needed(&mut self, disks: u64) -> Result<bool, Error> {
         let needed = match &self.last_scan {
             None => true,
-            Some(last_scan) => last_scan.disks != disks || last_scan.candidates != list()?,
+            Some(last_scan) => !last_scan.is_current(disks)?,
         };
         if needed {
             self.scan_devices(disks).await?;

@@ -170,6 +170,8 @@ pub(super) mod double {
         pub(crate) labels: HashMap<PathBuf, PvUuid>,
         /// The metadata; the fingerprint is that of the generation.
         pub(crate) metadata: HashMap<PathBuf, Disk>,
+        /// After how many of the next reads of the metadata the disk changes.
+        pub(crate) changes_after_reads: usize,
         /// Every request that was started: its kind and its device.
         pub(crate) begun: Vec<(&'static str, PathBuf)>,
         /// The number of running requests.
@@ -207,7 +209,15 @@ pub(super) mod double {
                 Ok(Disk { fingerprint: [state.generations.get(device).copied().unwrap_or_default(); 32], ..disk })
             };
             let unreadable = |error| NeedsReport::Unreadable { device: device.to_owned(), error };
-            self.serve("metadata", device, read).map_err(unreadable)?
+            let answer = self.serve("metadata", device, read).map_err(unreadable)?;
+            self.change(|state| {
+                if let Some(left) = state.changes_after_reads.checked_sub(1) {
+                    state.changes_after_reads = left;
+                    let generation = state.generations.entry(device.to_owned()).or_default();
+                    *generation = generation.wrapping_add(1);
+                }
+            });
+            answer
         }
 
         fn flush(&self, device: &Path) -> io::Result<()> {

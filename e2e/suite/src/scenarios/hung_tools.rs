@@ -51,6 +51,8 @@ pub async fn node(name: &str) -> Result<Node> {
     node.vm.sh(format!("vgcreate -qq vg1 {}; mkdir -p /run/hang", device("d2"))).await?;
     node.vm.write("/opt/shadow/lvm", WRAPPER.as_bytes(), 0o755).await?;
     node.shadow_programs("/opt/shadow");
+    // The scenarios with this node say when a report hangs.
+    node.without_comparisons();
     node.configure(
         "pools:\n  - name: main\n    lvm: {volumeGroup: vg0}\n  - name: other\n    lvm: {volumeGroup: vg1}\n",
     )
@@ -97,8 +99,9 @@ async fn until_room(node: &Node, room: bool) -> Result<()> {
 
 async fn hung_report(node: &Node) -> Result<String> {
     ensure!(node.csi.capacity(&class("main")).await?.0 > 0, "the pool has no capacity to begin with");
-    // A manual change invalidates quarry's cached report.
-    node.vm.sh("echo vg0 > /run/hang/fullreport && vgchange -qq --addtag by-hand vg0").await?;
+    // lvm is needed again once a disk has appeared.
+    let appears = format!("echo add > /sys/class/block/$(basename $(readlink -f {}))/uevent", device("d2"));
+    node.vm.sh(format!("echo vg0 > /run/hang/fullreport && {appears}")).await?;
     let began = Instant::now();
     let callers: Vec<_> = (0..3)
         .map(|number| {

@@ -18,6 +18,7 @@ mod lost_disk;
 mod never_format;
 mod other_tenants;
 mod power_cut;
+mod processes;
 mod sanity;
 mod snapshot;
 mod speed;
@@ -392,6 +393,12 @@ fn own() -> Vec<Scenario> {
             about: "changes made by hand are visible within ten seconds, with udevd and without",
             limit: minutes(10),
             run: |context| Box::pin(by_hand::run(context)),
+        },
+        Scenario {
+            name: "processes",
+            about: "how many programs each call starts",
+            limit: minutes(10),
+            run: |context| Box::pin(processes::run(context)),
         },
         Scenario {
             name: "speed",

@@ -7,9 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 use quarry_vm::{Build, Command, Config, Disk, Shape, Vm, build_static};
 
 use crate::csi::Ask;
-use crate::node::{FAULTS, Node};
+use crate::node::Node;
 use crate::random::Random;
 use crate::scenario::{Context, Passed};
+use crate::scenarios::processes::started;
 use crate::scenarios::steps::offered;
 
 /// How often CreateVolume and `lvcreate` are compared.
@@ -25,6 +26,7 @@ pub async fn run(context: Context) -> Passed {
     // Two processors: on a host, udev and quarry need not wait for each other.
     let machine = Config::new("speed").disk(Disk::new("d1", 1 << 30)).shape(Shape { cpus: 2, ..Shape::default() });
     let mut node = Node::with_vm(Vm::start(machine).await?, 1).await?;
+    node.without_comparisons();
     let bare = arguments(&mut node).await.context("the arguments of lvcreate")?;
     node.serve().await?;
     let fresh = resident(&node).await?;
@@ -96,7 +98,7 @@ async fn pairs(node: &Node, bare: &[String], mut random: Random) -> Result<Pairs
                 // Changes by hand are detected first: on a host only quarry changes anything.
                 let taken = if turn == 0 { 0 } else { Ask::mount(&name, "ext4").required };
                 offered(node, free - taken).await?;
-                node.vm.sh(format!("> {FAULTS}/log")).await?;
+                started(node).await?;
                 let began = Instant::now();
                 node.csi.create(&Ask::mount(&name, "ext4")).await?;
                 create = began.elapsed().as_secs_f64();
@@ -117,17 +119,9 @@ async fn pairs(node: &Node, bare: &[String], mut random: Random) -> Result<Pairs
     processes.sort_by_key(Vec::len);
     let processes = processes.swap_remove(PAIRS / 2);
     let pairs = Pairs { create: median(creates), bare: median(bares), ratio: median(ratios), processes };
-    ensure!(pairs.processes.len() <= 3, "a create started {:?}", pairs.processes);
+    ensure!(pairs.processes == ["lvm lvcreate"], "a create started {:?}", pairs.processes);
     ensure!(pairs.ratio < 4.0, "a create takes {:.1} times as long as lvcreate", pairs.ratio);
     Ok(pairs)
-}
-
-/// The programs that quarry has started since the log of its fault points was emptied. (A scrape of `/metrics` has the
-/// counts too, but may itself ask for a report.)
-async fn started(node: &Node) -> Result<Vec<String>> {
-    let log = node.vm.sh(format!("cat {FAULTS}/log")).await?;
-    let labels = log.lines().filter_map(|line| line.strip_prefix("exec:")?.strip_suffix(":before"));
-    Ok(labels.map(str::to_owned).collect())
 }
 
 /// The median of some figures.
@@ -143,7 +137,7 @@ async fn idle(node: &Node) -> Result<(usize, usize)> {
     node.csi.capacity(&Default::default()).await?;
     let before = node.metric("quarry_commands_total").await?;
     ensure!(before > PAIRS as f64, "the counter of started programs is {before}");
-    node.vm.sh(format!("> {FAULTS}/log")).await?;
+    started(node).await?;
     let began = Instant::now();
     let mut scrapes = 0;
     while began.elapsed() < IDLE {

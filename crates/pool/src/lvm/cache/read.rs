@@ -82,11 +82,11 @@ impl Cache {
             let (counts, state) = (self.uevents.counts(), self.state());
             let seen = state.seen.as_ref().ok_or(Fallback::NoReport("first"))?;
             let View::Found(last, _) = &seen.view else { return Err(Fallback::NoReport("absent")) };
-            if seen.counts.disks != counts.disks {
-                return Err(Fallback::NoReport("disk-event"));
-            }
             (Arc::clone(last), state.changes, counts)
         };
+        if !self.locator.has_same_devices(counts.disks).await {
+            return Err(Fallback::NoReport("disk-event"));
+        }
         let checked = Instant::now();
         let read = self.read_disks(&last).await?;
         if quarry_fault::takes_notes() {
@@ -122,7 +122,7 @@ impl Cache {
                 Some(((device, _), _)) => changed = Some(NeedsReport::Changed(device.clone())),
             }
         }
-        Err(changed.map_or(Fallback::NoReport("no-disks"), Fallback::Disks))
+        Err(changed.map_or(Fallback::Disks(NeedsReport::NoMetadata), Fallback::Disks))
     }
 
     /// For tests: compares with lvm's report, and notes the result.
@@ -158,3 +158,6 @@ fn difference(report: &VolumeGroup, read: &VolumeGroup) -> String {
     let shown = different.map(|(line, (report, read))| format!("{line}: `{}`, read `{}`", report.trim(), read.trim()));
     shown.collect::<Vec<_>>().join("; ")
 }
+
+#[cfg(test)]
+mod tests;

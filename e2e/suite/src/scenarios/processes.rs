@@ -1,0 +1,65 @@
+//! How many programs each call starts. Seconds depend on the machine; these counts do not, so a change that makes a call
+//! slower by a program fails here.
+
+use anyhow::{Context as _, Result, ensure};
+use quarry_proto::csi::v1::NodeGetVolumeStatsRequest;
+
+use crate::csi::Ask;
+use crate::node::{FAULTS, Node};
+use crate::scenario::{Context, Passed};
+
+pub async fn run(_: Context) -> Passed {
+    let mut node = Node::bare("processes", &[1 << 30]).await?;
+    node.without_comparisons();
+    // So that a later stage finds the volume active.
+    node.keep_active().await?;
+    node.serve().await?;
+    node.csi.capacity(&Default::default()).await?;
+    started(&node).await?;
+    for kind in ["ext4", "xfs", "btrfs"] {
+        calls(&node, kind).await.with_context(|| format!("a volume with {kind}"))?;
+    }
+    Ok("create 1, first stage 2, later stage 0, publish 0, stats 0, list 0, capacity 0, delete 1".to_owned())
+}
+
+/// The life of a volume.
+async fn calls(node: &Node, kind: &'static str) -> Result<()> {
+    let made = node.csi.create(&Ask::mount(kind, kind)).await?;
+    expect(node, "create", &["lvm lvcreate"]).await?;
+    node.kubelet_folders(&made).await?;
+    node.csi.stage(&made).await?;
+    expect(node, "first stage", &[&format!("mkfs.{kind}"), "lvm lvchange"]).await?;
+    node.csi.publish(&made).await?;
+    let stats = NodeGetVolumeStatsRequest {
+        volume_id: made.id.clone(),
+        volume_path: made.target(),
+        ..NodeGetVolumeStatsRequest::default()
+    };
+    node.csi.node().node_get_volume_stats(stats).await?;
+    node.csi.list().await?;
+    node.csi.capacity(&Default::default()).await?;
+    expect(node, "publish, stats, list and capacity", &[]).await?;
+    node.csi.unpublish(&made).await?;
+    node.csi.unstage(&made).await?;
+    expect(node, "unpublish and unstage", &[]).await?;
+    node.csi.stage(&made).await?;
+    expect(node, "a later stage", &[]).await?;
+    node.csi.unstage(&made).await?;
+    node.csi.delete(&made.id).await?;
+    expect(node, "delete", &["lvm lvremove"]).await
+}
+
+/// Compares the programs that quarry has started since the last comparison.
+async fn expect(node: &Node, call: &str, expected: &[&str]) -> Result<()> {
+    let programs = started(node).await?;
+    ensure!(programs == expected, "{call} started {programs:?}, and not {expected:?}");
+    Ok(())
+}
+
+/// The programs that quarry has started since the last call of this function. (A scrape of `/metrics` has the counts
+/// too, but may itself read the volume group.)
+pub async fn started(node: &Node) -> Result<Vec<String>> {
+    let log = node.vm.sh(format!("cat {FAULTS}/log 2>/dev/null || true; > {FAULTS}/log")).await?;
+    let labels = log.lines().filter_map(|line| line.strip_prefix("exec:")?.strip_suffix(":before"));
+    Ok(labels.map(str::to_owned).collect())
+}
