@@ -12,6 +12,12 @@ use anyhow::{Context, Result};
 
 /// Entries that were unused for this long are removed when a new one of their kind is built.
 const STALE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Entries beyond the [`KEPT`] that were used last are removed already after this time. It is longer than any machine
+/// runs that was started from one of them.
+const SUPERSEDED: Duration = Duration::from_secs(24 * 3600);
+/// How many entries of a kind are kept for [`STALE`]. A kind that depends on the program under test gets a new one with
+/// each change of it.
+const KEPT: usize = 8;
 
 /// The cache's folder, outside the source tree.
 #[derive(Clone, Debug)]
@@ -99,14 +105,20 @@ impl Cache {
     /// Removes old entries of a kind. What cannot be removed stays: it costs space, not correctness.
     fn prune(&self, kind: &str, keep: &Path) {
         let Ok(entries) = fs::read_dir(&self.root) else { return };
-        for path in entries.flatten().map(|entry| entry.path()).filter(|path| path != keep) {
-            let of_kind = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .is_some_and(|name| name.starts_with(&format!("{kind}-")));
-            let used = fs::metadata(path.join("used")).and_then(|file| file.modified());
-            let stale = used.is_ok_and(|used| SystemTime::now().duration_since(used).is_ok_and(|age| age > STALE));
-            if of_kind && stale {
+        let age = |path: &Path| {
+            let used = fs::metadata(path.join("used")).and_then(|file| file.modified()).ok()?;
+            SystemTime::now().duration_since(used).ok()
+        };
+        let of_kind = |path: &Path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with(&format!("{kind}-")))
+        };
+        let paths = entries.flatten().map(|entry| entry.path()).filter(|path| path != keep && of_kind(path));
+        let mut unused: Vec<_> = paths.filter_map(|path| Some((age(&path)?, path))).collect();
+        unused.sort();
+        for (number, (age, path)) in unused.into_iter().enumerate() {
+            // The new entry is one of those that are kept.
+            if age > STALE || (number + 1 >= KEPT && age > SUPERSEDED) {
                 let _ = fs::remove_dir_all(path);
             }
         }
@@ -195,9 +207,9 @@ mod tests {
         cache.clean().unwrap();
     }
 
-    /// Ages an entry beyond [`STALE`].
-    fn age(entry: &Path) {
-        let long_ago = SystemTime::now() - 2 * STALE;
+    /// Marks an entry as used that long ago.
+    fn age(entry: &Path, age: Duration) {
+        let long_ago = SystemTime::now() - age;
         File::options().write(true).open(entry.join("used")).unwrap().set_modified(long_ago).unwrap();
     }
 
@@ -209,11 +221,31 @@ mod tests {
         let used = cache.entry("image", "2", build).await.unwrap();
         let other = cache.entry("agent", "1", build).await.unwrap();
         for entry in [&old, &used, &other] {
-            age(entry);
+            age(entry, 2 * STALE);
         }
         assert_eq!(cache.entry("image", "2", build).await.unwrap(), used, "an entry that is found counts as used");
         cache.entry("image", "3", build).await.unwrap();
         assert!(!old.exists() && used.exists() && other.exists());
+    }
+
+    #[tokio::test]
+    async fn only_the_entries_that_were_used_last_are_kept_for_long() {
+        let (_folder, cache) = scratch();
+        let build = async |folder: &Path| Ok(fs::write(folder.join("file"), "")?);
+        let mut entries = Vec::new();
+        for number in 0..2 * KEPT {
+            entries.push(cache.entry("image", &number.to_string(), build).await.unwrap());
+        }
+        for (number, entry) in (0_u64..).zip(&entries) {
+            age(entry, SUPERSEDED * 20 - Duration::from_secs(number));
+        }
+        // In use today.
+        age(&entries[0], SUPERSEDED / 2);
+        entries.push(cache.entry("image", "new", build).await.unwrap());
+        let kept: Vec<bool> = entries.iter().map(|entry| entry.exists()).collect();
+        let expected: Vec<bool> =
+            (0..entries.len()).map(|number| number == 0 || number >= entries.len() - KEPT + 1).collect();
+        assert_eq!(kept, expected);
     }
 
     #[tokio::test]
