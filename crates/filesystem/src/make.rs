@@ -9,7 +9,7 @@ use quarry_volume::{Filesystem, MakeOptions, OptionError};
 use uuid::{Uuid, uuid};
 
 use crate::thread::blocking;
-use crate::{Error, Probe, exclusive, features, kinds, probe, wipe_signatures};
+use crate::{Error, Probe, exclusive, features, kinds, probe, superblock, wipe_signatures};
 
 /// The namespace of the UUIDs that are derived from volumes. Never changes: volumes are recognized by it.
 const NAMESPACE: Uuid = uuid!("8e1f5a3c-94b7-4d0e-a6c2-51d7b3f0492e");
@@ -71,12 +71,12 @@ pub async fn make(kind: Filesystem, device: &Path, uuid: &str, options: &MakeOpt
         .require_success()
         .map_err(failed)?;
     blocking(device, flush).await?;
-    match probe(device).await? {
-        Probe::Filesystem { kind: found, uuid: made, in_progress: false, .. } if found == kind && made == uuid => {
-            Ok(())
-        }
-        found => Err(Error::Unverified { kind, device: device.to_owned(), found: found.description() }),
+    // It was blank before, so nothing else can be there.
+    if superblock(kind, device).await?.is_some_and(|made| made.uuid == uuid && !made.in_progress) {
+        return Ok(());
     }
+    let found = probe(device).await?.description();
+    Err(Error::Unverified { kind, device: device.to_owned(), found })
 }
 
 /// The arguments of mkfs, without the device. Never a force option.

@@ -1,6 +1,7 @@
 //! Finds out what a device contains. Any doubt counts as "not blank".
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -8,12 +9,13 @@ use quarry_exec::Command;
 use quarry_volume::Filesystem;
 
 use crate::thread::blocking;
-use crate::{Error, kinds};
+use crate::{Error, kinds, signature_places};
 
 /// The contents of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// No signature: the device was readable, and no prober of libblkid found anything.
+    /// No signature: the device was readable, and either all bytes are zero where signatures can be, or no prober of
+    /// libblkid found anything.
     Blank,
     /// A filesystem that Quarry can make.
     Filesystem {
@@ -61,7 +63,11 @@ impl Probe {
 /// nothing may be written.
 pub async fn probe(device: &Path) -> Result<Probe, Error> {
     // blkid also reports "nothing found" for a device that it cannot read, so read the device first.
-    let unfinished = blocking(device, read_start).await?;
+    let unfinished = match blocking(device, read_ends).await? {
+        // A new logical volume, whose signatures were wiped: blkid would find nothing.
+        Ends::Zero => return Ok(Probe::Blank),
+        Ends::Other(unfinished) => unfinished,
+    };
     // -p reads the device itself: no cache, no udev database.
     let output = Command::query("blkid")
         .args(["-p", "-o", "export"])
@@ -93,20 +99,52 @@ pub async fn probe(device: &Path) -> Result<Probe, Error> {
 /// How much of each end must be readable for a device to count as blank.
 const MUST_READ: usize = 1 << 20;
 
-/// Reads both ends of the device, where signatures are. Returns the type and UUID of a filesystem whose
-/// superblock says that mkfs has not finished.
-fn read_start(device: &Path) -> Result<Option<(Filesystem, String)>, Error> {
-    let failed = |attempted| move |source: std::io::Error| Error::io(attempted, device, source);
+/// What is at the ends of a device, and at the other places of signatures.
+#[derive(Debug, PartialEq, Eq)]
+enum Ends {
+    /// All bytes are zero where a signature can be.
+    Zero,
+    /// Something else. With the type and UUID of a filesystem whose superblock says that mkfs has not finished.
+    Other(Option<(Filesystem, String)>),
+}
+
+/// Reads both ends of the device, where signatures are, and if they are zero, all other places of signatures.
+fn read_ends(device: &Path) -> Result<Ends, Error> {
+    let failed = |attempted| move |source: io::Error| Error::io(attempted, device, source);
     let file = File::open(device).map_err(failed("open"))?;
-    let size = quarry_block::size(&file).map_err(|source| Error::io("read the size of", device, source))?;
+    let size = quarry_block::size(&file).map_err(failed("read the size of"))?;
     if size == 0 {
         return Err(Error::NoSize { device: device.to_owned() });
     }
+    ends_of(&file, size).map_err(failed("read"))
+}
+
+fn ends_of(file: &File, size: u64) -> io::Result<Ends> {
     let mut buffer = vec![0; usize::try_from(size).unwrap_or(usize::MAX).min(MUST_READ)];
     let end = size - buffer.len() as u64;
-    file.read_exact_at(&mut buffer, end).map_err(failed("read the end of"))?;
-    file.read_exact_at(&mut buffer, 0).map_err(failed("read"))?;
-    Ok(unfinished(&buffer))
+    file.read_exact_at(&mut buffer, end)?;
+    let zero = is_zero(&buffer);
+    file.read_exact_at(&mut buffer, 0)?;
+    if !zero || !is_zero(&buffer) {
+        return Ok(Ends::Other(unfinished(&buffer)));
+    }
+    for place in signature_places(size) {
+        let mut offset = place.start;
+        while offset < place.end {
+            let length = usize::try_from(place.end - offset).unwrap_or(usize::MAX).min(MUST_READ);
+            let part = buffer.get_mut(..length).unwrap_or_default();
+            file.read_exact_at(part, offset)?;
+            if !is_zero(part) {
+                return Ok(Ends::Other(None));
+            }
+            offset += MUST_READ as u64;
+        }
+    }
+    Ok(Ends::Zero)
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 fn unfinished(start: &[u8]) -> Option<(Filesystem, String)> {
@@ -204,6 +242,25 @@ mod tests {
     #[test]
     fn a_device_with_only_facts_about_itself_is_blank() {
         assert_eq!(parse_export(b"DEVNAME=/dev/sda1\nPART_ENTRY_SCHEME=gpt\nPART_ENTRY_SIZE=5\n"), Probe::Blank);
+    }
+
+    #[test]
+    fn a_byte_at_any_place_of_a_signature_makes_a_device_not_zero() {
+        let ends = |size: u64, at: Option<u64>| {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(size).unwrap();
+            at.map(|at| file.write_all_at(&[1], at).unwrap());
+            ends_of(&file, size).unwrap()
+        };
+        let size = (64 << 20) + (32 << 10);
+        assert_eq!(ends(size, None), Ends::Zero);
+        for at in [0, 1, 510, 1 << 20, (4 << 20) - 1, 64 << 20, size - 1, size - (4 << 20), size - (1 << 20) - 1] {
+            assert_eq!(ends(size, Some(at)), Ends::Other(None), "at {at}");
+        }
+        assert_eq!(ends(size, Some(10 << 20)), Ends::Zero, "no signature can be there");
+        // A device that is smaller than what is read of each end.
+        assert_eq!(ends(100_000, None), Ends::Zero);
+        assert_eq!(ends(100_000, Some(99_999)), Ends::Other(None));
     }
 
     #[test]

@@ -59,8 +59,12 @@ async fn one(job: Job) -> Ended {
         }
     };
     let comparisons = std::mem::take(&mut *comparisons.lock());
-    if !comparisons.different.is_empty() && result.is_ok() {
-        result = Err(anyhow::anyhow!("{}", comparisons.different.join("\n")));
+    if !comparisons.different.is_empty() {
+        let different = anyhow::anyhow!("{}", comparisons.different.join("\n"));
+        result = Err(match result {
+            Ok(_) => different,
+            Err(error) => error.context(different),
+        });
     }
     let counts = counts.lock().clone();
     Ended { label, result, took: began.elapsed(), counts, comparisons }

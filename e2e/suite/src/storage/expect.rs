@@ -66,7 +66,7 @@ impl Node {
                 "grep -E ' /var/lib/kubelet/.' /proc/self/mountinfo || true; \
                  ls /sys/block | while read b; do grep -s . /sys/block/$b/dm/name || true; done | grep -vxE '{}' || true; \
                  find /var/lib/kubelet -path '*/volumes/kubernetes.io~csi/*/mount' -o -path '*/volumeDevices/publish/*/*'; \
-                 ls -A {FAULTS} 2>/dev/null | grep -vxE 'log|killed' || true",
+                 ls -A {FAULTS} 2>/dev/null | grep -vxE 'log|killed|notes' || true",
                 self.storage.own_devices()
             ))
             .await?;
