@@ -6,6 +6,22 @@ use quarry_volume::{Error, Reason, Result};
 use super::volume;
 use crate::record::Tag;
 
+/// Rejects the name of a new volume that a logical volume already has.
+///
+/// # Errors
+/// `UnderWay` if it is a volume of that name: an earlier call has created it since the caller looked for it, with an
+/// lvcreate that outlived its Quarry process. Otherwise those of [`check_free`].
+pub(super) fn check_free_for_volume(pool: &str, group: &VolumeGroup, name: &str) -> Result<()> {
+    let found = group.logical_volume(name).and_then(|found| volume::from_logical(group, found));
+    if found.is_some_and(|volume| volume.name == name && volume.record().is_ok()) {
+        return Err(Error::new(
+            Reason::UnderWay,
+            format!("pool {pool}: an earlier call has just created {}/{name}; retry", group.name),
+        ));
+    }
+    check_free(pool, group, name)
+}
+
 /// Rejects a name that a logical volume already has.
 ///
 /// # Errors
@@ -74,6 +90,24 @@ mod tests {
         let group = VolumeGroup { name: "vg".into(), logical_volumes: vec![volume], ..VolumeGroup::default() };
         check_free("p", &group, "b").unwrap();
         check_free("p", &group, "a").unwrap_err()
+    }
+
+    #[test]
+    fn a_volume_that_has_just_appeared_is_found_by_a_retry() {
+        let volume = |name: &str, tag: &str| LogicalVolume {
+            name: name.into(),
+            tags: vec![tag.to_owned()],
+            ..LogicalVolume::default()
+        };
+        let record = "quarry1/s=new/n=a/b=4096/a=m/f=ext4/l=l/p=x";
+        // The second was renamed by hand, so its record is not that of volume `b`.
+        let logical_volumes = vec![volume("a", record), volume("b", record), volume("c", "somebodys")];
+        let group = VolumeGroup { name: "vg".into(), logical_volumes, ..VolumeGroup::default() };
+        let reason = |name: &str| check_free_for_volume("p", &group, name).map_err(|error| error.reason);
+        assert_eq!(reason("a"), Err(Reason::UnderWay));
+        assert_eq!(reason("b"), Err(Reason::Exists));
+        assert_eq!(reason("c"), Err(Reason::Exists));
+        assert_eq!(reason("d"), Ok(()));
     }
 
     #[test]
