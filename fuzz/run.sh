@@ -1,5 +1,9 @@
 #!/bin/sh
-# Fuzzes each target for SECONDS (default: 120). cargo-fuzz is built once, into the cache; the compiler is the
+# Fuzzes each target for some time.
+#
+#   run.sh [SECONDS [TARGET…]]    (default: 120 seconds, all targets)
+#
+# cargo-fuzz is built once, into the cache; the compiler is the
 # stable one, with the options enabled that fuzzing needs.
 set -eu
 cd "$(dirname "$0")/.."
@@ -11,8 +15,11 @@ if [ ! -x "$root/bin/cargo-fuzz" ]; then
     cargo install --quiet --locked --version "$version" --root "$root.new" cargo-fuzz
     mv "$root.new" "$root"
 fi
-for target in mountinfo lvm_report lvm_metadata record claim; do
+seconds=${1:-120}
+[ $# = 0 ] || shift
+[ $# != 0 ] || set -- mountinfo lvm_report lvm_metadata record claim
+for target; do
     echo "== $target"
-    RUSTC_BOOTSTRAP=1 PATH=$root/bin:$PATH cargo fuzz run "$target" -- -max_total_time="${1:-120}" -max_len=4096 \
+    RUSTC_BOOTSTRAP=1 PATH=$root/bin:$PATH cargo fuzz run "$target" -- -max_total_time="$seconds" -max_len=4096 \
         -print_final_stats=0 -verbosity=0
 done
