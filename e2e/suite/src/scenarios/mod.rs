@@ -3,6 +3,7 @@
 mod as_root;
 mod bad_input;
 mod by_hand;
+mod changes;
 mod cluster;
 mod concurrency;
 mod discards;
@@ -393,6 +394,12 @@ fn own() -> Vec<Scenario> {
             about: "changes made by hand are visible within ten seconds, with udevd and without",
             limit: minutes(10),
             run: |context| Box::pin(by_hand::run(context)),
+        },
+        Scenario {
+            name: "changes-meanwhile",
+            about: "others change the volume group while quarry reads it and creates volumes",
+            limit: minutes(10),
+            run: |context| Box::pin(changes::run(context)),
         },
         Scenario {
             name: "processes",

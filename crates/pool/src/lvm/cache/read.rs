@@ -127,22 +127,24 @@ impl Cache {
 
     /// For tests: compares with lvm's report, and notes the result.
     async fn compare_with_lvm(&self, last: &Arc<VolumeGroup>, read: &Read) {
-        let mut group = read.group.clone();
+        let (mut group, mut different) = (read.group.clone(), None);
         for _ in 0..TRIES {
             let Ok(Lookup::Found(report)) = self.locator.report(self.uevents.counts().disks).await else { break };
             // What changed in the meantime, such as which volumes are open, is not a difference.
             let Ok(again) = self.read_disks(last).await else { break };
             if again.group == group {
-                let difference = (*report != group).then(|| difference(&report, &group));
-                quarry_fault::note(|| match difference {
-                    None => "quarry-lvm: same".to_owned(),
-                    Some(lines) => format!("quarry-lvm: {} differs from lvm's report: {lines}", self.group),
-                });
-                return;
+                if *report == group {
+                    return quarry_fault::note(|| "quarry-lvm: same".to_owned());
+                }
+                // A volume may have been active or open for a moment. Then the next comparison shows no difference.
+                different = Some(difference(&report, &group));
             }
             group = again.group;
         }
-        quarry_fault::note(|| "quarry-lvm: changing".to_owned());
+        quarry_fault::note(|| match different {
+            None => "quarry-lvm: changing".to_owned(),
+            Some(lines) => format!("quarry-lvm: {} differs from lvm's report: {lines}", self.group),
+        });
     }
 }
 
