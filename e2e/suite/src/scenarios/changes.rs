@@ -13,12 +13,12 @@ use crate::scenarios::steps::offered;
 
 /// For how long the volume group is changed.
 const TIME: Duration = Duration::from_secs(90);
-/// What others do to it.
+/// What others do to it. They pause, because a comparison takes longer than a change.
 const CHANGES: &str = "while test ! -e /run/enough; do \
-    lvcreate -qq -y -n other -l 3 --addtag others vg0 && lvcreate -qq -y -n lines -i 2 -l 4 -W n -Z n vg0 && \
-    lvchange -qq -a n vg0/other && lvextend -qq -l +2 vg0/other && lvchange -qq -a y vg0/other && \
-    lvchange -qq --addtag 'more#1' vg0/lines && vgchange -qq --addtag everything vg0 && \
-    lvcreate -qq -y -s -n snap -l 1 vg0/lines && lvremove -qq -y vg0/snap && lvrename -qq vg0/lines vg0/stripes && \
+    lvcreate -qq -y -n other -l 3 --addtag others vg0 && sleep 2 && lvcreate -qq -y -n lines -i 2 -l 4 -W n -Z n vg0 && \
+    lvchange -qq -a n vg0/other && sleep 2 && lvextend -qq -l +2 vg0/other && lvchange -qq -a y vg0/other && \
+    lvchange -qq --addtag 'more#1' vg0/lines && vgchange -qq --addtag everything vg0 && sleep 2 && \
+    lvcreate -qq -y -s -n snap -l 1 vg0/lines && lvremove -qq -y vg0/snap && lvrename -qq vg0/lines vg0/stripes && sleep 2 && \
     lvremove -qq -y vg0/other vg0/stripes && vgchange -qq --deltag everything vg0 || exit; echo >> /run/rounds; done";
 
 pub async fn run(_: Context) -> Passed {

@@ -16,19 +16,23 @@ pub async fn run(_: Context) -> Passed {
     node.serve().await?;
     node.csi.capacity(&Default::default()).await?;
     started(&node).await?;
-    for kind in ["ext4", "xfs", "btrfs"] {
-        calls(&node, kind).await.with_context(|| format!("a volume with {kind}"))?;
-    }
+    calls(&node, "ext4", &["mkfs.ext4", "lvm lvchange"]).await.context("a volume with ext4")?;
+    calls(&node, "btrfs", &["mkfs.btrfs", "lvm lvchange"]).await.context("a volume with btrfs")?;
+    // Some kernels are older than a feature of xfs. Then quarry also asks mkfs for its version.
+    let old = node.vm.sh("uname -r").await?.starts_with("6.1.");
+    let first_stage: &[&str] =
+        if old { &["mkfs.xfs", "mkfs.xfs", "lvm lvchange"] } else { &["mkfs.xfs", "lvm lvchange"] };
+    calls(&node, "xfs", first_stage).await.context("a volume with xfs")?;
     Ok("create 1, first stage 2, later stage 0, publish 0, stats 0, list 0, capacity 0, delete 1".to_owned())
 }
 
-/// The life of a volume.
-async fn calls(node: &Node, kind: &'static str) -> Result<()> {
+/// The life of a volume. `first_stage` has the programs that its first stage starts.
+async fn calls(node: &Node, kind: &'static str, first_stage: &[&str]) -> Result<()> {
     let made = node.csi.create(&Ask::mount(kind, kind)).await?;
     expect(node, "create", &["lvm lvcreate"]).await?;
     node.kubelet_folders(&made).await?;
     node.csi.stage(&made).await?;
-    expect(node, "first stage", &[&format!("mkfs.{kind}"), "lvm lvchange"]).await?;
+    expect(node, "first stage", first_stage).await?;
     node.csi.publish(&made).await?;
     let stats = NodeGetVolumeStatsRequest {
         volume_id: made.id.clone(),
