@@ -97,6 +97,49 @@ async fn a_node_that_is_too_old_gets_no_volume_whose_unused_space_must_be_discar
     assert_eq!(node_of(&create("raw", &["a"], true).await.unwrap()), "a");
 }
 
+/// A class with `discard`, on two nodes of which one was downgraded after it had created the volume. The scheduler must
+/// not select another node: the volume would be created twice.
+#[tokio::test]
+async fn a_volume_on_a_node_that_was_downgraded_is_not_created_elsewhere() {
+    let world = World::new(&[("a", 200), ("b", 100)]);
+    world.nodes["a"].capabilities.lock().unwrap().clear();
+    world.nodes["a"].put("v", 10 * support::MIB);
+    let (_, service) = world.controller().await;
+    let create = async |name: &str, nodes: &[&str]| {
+        let mut request = support::request(name, 10, nodes, nodes);
+        request.parameters.insert("discard".into(), "online".into());
+        service.create_volume(Request::new(request)).await.map(|answer| answer.into_inner().volume.unwrap())
+    };
+    for nodes in [&["a"][..], &["b", "a"], &[]] {
+        let error = create("v", nodes).await.unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable, "{nodes:?}: {error}");
+        for part in ["\"v\" exists on node a", "\"discard: online\": Quarry on node a is too old", "upgrade it"] {
+            assert!(error.message().contains(part), "{nodes:?}: {error}");
+        }
+        assert_eq!(world.holders("v"), ["a"]);
+    }
+    // Any other volume goes elsewhere, also if this controller is not the elected one.
+    world.elected.store(false, SeqCst);
+    assert_eq!(create("w", &["a"]).await.unwrap_err().code(), Code::ResourceExhausted);
+    // While the node cannot be asked, the volume may be there.
+    world.nodes["a"].unreadable.store(true, SeqCst);
+    let error = create("w", &["a"]).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+}
+
+/// Whatever the node of an existing volume cannot do now, its answer does not send the claim elsewhere.
+#[tokio::test]
+async fn a_node_that_has_the_volume_never_counts_as_full() {
+    let world = World::new(&[("a", 200), ("b", 100)]);
+    let (_, service) = world.controller().await;
+    world.nodes["a"].put("v", 10 * support::MIB);
+    world.nodes["a"].rejects.store(true, SeqCst);
+    let error = create(&service, "v", 10, &[], &[]).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    assert!(error.message().contains("\"v\" exists on node a"), "{error}");
+    assert_eq!(world.holders("v"), ["a"]);
+}
+
 #[tokio::test]
 async fn volumes_are_created_on_the_requested_nodes() {
     let world = World::new(&[("a", 100), ("b", 300), ("c", 200)]);
