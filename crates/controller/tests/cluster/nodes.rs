@@ -25,6 +25,52 @@ async fn a_call_that_is_not_supported_says_so() {
     assert_eq!((status.code(), status.message()), (Code::Unimplemented, message));
 }
 
+/// Whether these mount flags, and the parameters of this class, are confirmed for the volume; else why not.
+async fn validate(
+    service: &ControllerService,
+    id: &str,
+    flags: &[&str],
+    parameters: &[(&str, &str)],
+    context: &[(&str, &str)],
+) -> Result<(), String> {
+    let mut capability = support::request("v", 10, &[], &[]).volume_capabilities.remove(0);
+    if let Some(csi::volume_capability::AccessType::Mount(mount)) = &mut capability.access_type {
+        mount.mount_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    }
+    let map =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let request = csi::ValidateVolumeCapabilitiesRequest {
+        volume_id: id.into(),
+        volume_capabilities: vec![capability],
+        parameters: map(parameters),
+        volume_context: map(context),
+        ..Default::default()
+    };
+    let answer = service.validate_volume_capabilities(Request::new(request)).await.unwrap().into_inner();
+    if answer.confirmed.is_some() { Ok(()) } else { Err(answer.message) }
+}
+
+#[tokio::test]
+async fn capabilities_are_confirmed_only_if_the_parameters_are_supported_too() {
+    let (_, service) = World::new(&[("a", 100)]).controller().await;
+    let id = create(&service, "v", 10, &["a"], &["a"]).await.unwrap().volume_id;
+    validate(&service, &id, &["noatime"], &[], &[]).await.unwrap();
+    validate(&service, &id, &["nodiscard"], &[("pool", "fast"), ("discard", "none")], &[]).await.unwrap();
+    validate(&service, &id, &[], &[("mkfsOptions", "-m 0")], &[("mkfsOptions", "-m 0")]).await.unwrap();
+    for (flags, parameters, context, why) in [
+        (&["loop"][..], &[][..], &[][..], "loop"),
+        // The class contradicts the option.
+        (&["nodiscard"], &[("discard", "online")], &[], "nodiscard"),
+        (&[], &[("mkfsOptions", "-F")], &[], "-F"),
+        (&[], &[], &[("mkfsOptions", "-F")], "-F"),
+        (&[], &[("unknown", "x")], &[], "unknown"),
+        (&[], &[("pool", "slow")], &[], "the volume is in pool fast, not in slow"),
+    ] {
+        let message = validate(&service, &id, flags, parameters, context).await.unwrap_err();
+        assert!(message.contains(why), "{flags:?}, {parameters:?}, {context:?}: {message}");
+    }
+}
+
 /// Requests to expand the volume to that many MiB; 0: without a size.
 async fn expand(service: &ControllerService, id: &str, size: u64) -> Result<(u64, bool), Status> {
     let range = csi::CapacityRange { required_bytes: (size * support::MIB).cast_signed(), limit_bytes: 0 };
