@@ -26,6 +26,7 @@ async fn a_call_that_is_not_supported_says_so() {
 }
 
 /// Whether these mount flags, and the parameters of this class, are confirmed for the volume; else why not.
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 async fn validate(
     service: &ControllerService,
     id: &str,
