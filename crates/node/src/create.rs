@@ -137,9 +137,9 @@ impl Host {
         fresh: bool,
         failure: Failure,
     ) -> Error {
-        let Failure { mut error, useless } = failure;
+        let Failure { mut error, is_permanent } = failure;
         let is_filled = volume.record().is_ok_and(|record| record.source.is_some());
-        if useless || fresh && !is_filled && matches!(error.reason, Reason::Host | Reason::NoSpace) {
+        if is_permanent || fresh && !is_filled && matches!(error.reason, Reason::Host | Reason::NoSpace) {
             match self.remove_unprepared(pool, &volume.name).await {
                 Ok(()) => {
                     error.message.push_str("; the partly created volume was removed");
