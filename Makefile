@@ -34,10 +34,11 @@ e2e: ## Scenarios on a real Kubernetes with virtual nodes
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-cluster -- test
 
+# The values given to make are in the environment of its commands, so the shell reads them, whatever they contain.
 # BATCH=1/6 runs the first of six parts. FOCUS=… runs the specs whose text contains it.
 conformance: ## Kubernetes' own storage suite against Quarry (hours); BATCH=1/6 runs a part, FOCUS=… some specs
 	@e2e/needs.sh test
-	@cargo run --quiet --locked --package quarry-cluster -- conformance --batch $(or $(BATCH),1/1) -- $(if $(FOCUS),'$(FOCUS)')
+	@cargo run --quiet --locked --package quarry-cluster -- conformance --batch "$${BATCH:-1/1}" -- $${FOCUS:+"$$FOCUS"}
 
 conformance-sums: ## Add up the results of the batches of `make conformance`
 	@cargo run --quiet --locked --package quarry-cluster -- conformance --sums
@@ -46,7 +47,7 @@ conformance-sums: ## Add up the results of the batches of `make conformance`
 # trixie: only in that guest.
 soak: ## The full sweeps: every kill point, many power cuts (hours); SLICE=3/12 runs a part
 	@e2e/needs.sh test
-	@cargo run --quiet --locked --package quarry-e2e -- --soak --slice $(or $(SLICE),1/1) $(if $(GUEST),--guest $(GUEST))
+	@cargo run --quiet --locked --package quarry-e2e -- --soak --slice "$${SLICE:-1/1}" $${GUEST:+--guest "$$GUEST"}
 
 soak-sums: ## Add up the results of the slices of `make soak`
 	@cargo run --quiet --locked --package quarry-e2e -- --sums

@@ -13,12 +13,14 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use quarry_proto::csi::v1 as csi;
 use quarry_volume::{
-    COPY, ContentSource, DISCARD, Error, FencingToken, NameLookup, Reason, Result, Volume, VolumeSpec,
+    Agent, COPY, ContentSource, DISCARD, Error, FencingToken, NameLookup, PoolState, Reason, Result, Volume, VolumeId,
+    VolumeSpec, safe_name,
 };
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, require_able};
 use crate::environment::Fate;
+use crate::member::Member;
 
 /// How many candidates are queried for a name at the same time.
 const ASKING: usize = 256;
@@ -188,7 +190,8 @@ async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: 
     }
     let token = |node: &String| answers.get(node).map(|found| FencingToken { fence, instance: found.instance.clone() });
     if let Some(node) = holders.first() {
-        return create(cluster, node, spec, token(node), until).await;
+        let name = spec.name.clone();
+        return create(cluster, node, spec, token(node), until).await.map_err(|error| of_existing(&name, node, error));
     }
     // Nodes that seem to have enough space, then some that do not seem to.
     let roomy = |node: &&String| {
@@ -208,6 +211,17 @@ async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: 
         }
     }
     Err(no_room(cluster, &spec, &nodes, &refusals))
+}
+
+/// The error for a volume that an earlier attempt created on a node that cannot complete it now. No such error is final:
+/// external-provisioner would select another node, or never delete the volume. But if the volume does not match the
+/// request (`Exists`), it is not the requested one.
+fn of_existing(name: &str, node: &str, error: Error) -> Error {
+    match error.reason {
+        Reason::Exists => error,
+        reason if !reason.is_final() => error,
+        _ => error.context(format_args!("volume {name:?} exists on node {node} from an earlier attempt")).not_final(),
+    }
 }
 
 /// The pending answer of a candidate.
@@ -281,12 +295,15 @@ async fn create(
     };
     // The caller did not name the node: the scheduler or this controller selected it. So the error names it.
     let named = |error: Error| error.context(format_args!("node {node}"));
-    if let (Some(discard), Err(error)) =
-        (spec.discard(), require_able(node, member.memory().greeting(), DISCARD, "obey \"discard\""))
-    {
+    let able = require_able(node, member.memory().greeting(), DISCARD, "obey \"discard\"");
+    if let (Some(discard), Err(error)) = (spec.discard(), able) {
+        let error = error.context(format_args!("volume {:?} has a class with \"discard: {discard}\"", spec.name));
+        // If several nodes are permitted, they were asked before.
+        if token.is_none() && is_there(&member, &*agent, &spec.name, until).await.map_err(Error::not_final)? {
+            return Err(of_existing(&spec.name, node, Error { reason: Reason::NoSpace, ..error }));
+        }
         // Another node may be newer, so this is the answer of a node without room.
-        let message = format!("volume {:?} has a class with \"discard: {discard}\": {}", spec.name, error.message);
-        return Err(Error::new(Reason::NoSpace, message));
+        return Err(Error { reason: Reason::NoSpace, ..error });
     }
     let (volume, change) = agent.create(spec, token, left(until)).await.map_err(named)?;
     member.reply(&instance, change);
@@ -298,6 +315,32 @@ async fn create(
         ))),
         _ => Ok(volume),
     }
+}
+
+/// Asks the agent of a node whether a volume of that name exists in a pool of the node. Unlike [`Agent::find`], this needs
+/// no fencing token, which only the elected controller has.
+///
+/// # Errors
+/// `Unavailable` if a pool cannot be read.
+async fn is_there(member: &Member, agent: &dyn Agent, name: &str, until: Instant) -> Result<bool> {
+    let pools: Vec<PoolState> = member.memory().pools().cloned().collect();
+    for pool in pools {
+        let storage = pool.storage.ok_or_else(|| {
+            Error::unavailable(format!(
+                "volume {name:?} may already exist in pool {} of node {}, which cannot be read: {}",
+                pool.name,
+                member.name,
+                pool.problems.join("; ")
+            ))
+        })?;
+        let id = VolumeId { storage, node: member.name.clone(), volume: safe_name(name) };
+        match agent.get(&id, left(until)).await {
+            Ok(_) => return Ok(true),
+            Err(error) if error.reason == Reason::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 fn left(until: Instant) -> Duration {

@@ -17,8 +17,10 @@ use crate::tasks::Handle;
 
 impl Host {
     pub(crate) async fn create_now(&self, spec: VolumeSpec, handle: Handle) -> Result<(Volume, Change)> {
-        check(&spec)?;
-        let requested = Arc::clone(self.pool(spec.class.pool.as_deref())?);
+        let requested = match check(&spec).and_then(|()| self.pool(spec.class.pool.as_deref())) {
+            Ok(pool) => Arc::clone(pool),
+            Err(error) => return Err(self.rejected(&spec.name, error).await),
+        };
         match self.make(&requested, &spec, &handle).await {
             Ok((pool, volume)) => {
                 let volume = self.describe(&pool, &volume);
@@ -30,6 +32,18 @@ impl Host {
                 self.publisher().refresh_soon(requested.name());
                 Err(error)
             }
+        }
+    }
+
+    /// The error for a request that this node cannot carry out. If an earlier attempt created the volume, it is not final:
+    /// the configuration or the version of Quarry has changed since, and another node must not create it again.
+    async fn rejected(&self, name: &str, error: Error) -> Error {
+        match self.find_in_answering(name, None).await {
+            Some(Located { pool, .. }) => {
+                let exists = format!("the volume exists in pool {} from an earlier attempt", pool.name());
+                error.context(exists).not_final()
+            }
+            None => error,
         }
     }
 
@@ -123,9 +137,9 @@ impl Host {
         fresh: bool,
         failure: Failure,
     ) -> Error {
-        let Failure { mut error, useless } = failure;
+        let Failure { mut error, is_permanent } = failure;
         let is_filled = volume.record().is_ok_and(|record| record.source.is_some());
-        if useless || fresh && !is_filled && matches!(error.reason, Reason::Host | Reason::NoSpace) {
+        if is_permanent || fresh && !is_filled && matches!(error.reason, Reason::Host | Reason::NoSpace) {
             match self.remove_unprepared(pool, &volume.name).await {
                 Ok(()) => {
                     error.message.push_str("; the partly created volume was removed");

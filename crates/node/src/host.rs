@@ -289,7 +289,12 @@ impl Host {
         if let Some(volume) = requested.find_requested(name).await? {
             return Ok(Some(Located { pool: Arc::clone(requested), volume }));
         }
-        let others = self.pools().iter().filter(|pool| pool.name() != requested.name());
+        Ok(self.find_in_answering(name, Some(requested.name())).await)
+    }
+
+    /// Finds the volume that was made under this name in the pools that answer soon, without the pool `except`.
+    pub(crate) async fn find_in_answering(&self, name: &str, except: Option<&str>) -> Option<Located> {
+        let others = self.pools().iter().filter(|pool| Some(pool.name()) != except);
         let (unresponsive, others): (Vec<_>, Vec<_>) = others.partition(|pool| !pool.unresponsive_disks().is_empty());
         for pool in unresponsive {
             tracing::warn!(
@@ -303,7 +308,7 @@ impl Host {
             .collect();
         while let Some((pool, answer)) = others.next().await {
             match answer {
-                Ok(Ok(Some(volume))) => return Ok(Some(Located { pool: Arc::clone(pool), volume })),
+                Ok(Ok(Some(volume))) => return Some(Located { pool: Arc::clone(pool), volume }),
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => {
                     tracing::debug!(pool = pool.name(), %error, "pool not searched for the volume's name")
@@ -314,7 +319,7 @@ impl Host {
                 ),
             }
         }
-        Ok(None)
+        None
     }
 
     /// Finds the volume that was made under this name, in any pool. `None`: every pool was read completely,

@@ -11,6 +11,7 @@ use quarry_volume::{Layout, PoolState, ThinUse};
 use crate::TaskStatus;
 use crate::copies::{Copy, CopyTarget};
 use crate::host::Host;
+use crate::trim::TrimStatus;
 
 impl Host {
     /// Registers the metrics of this host. The returned function refreshes the pools' figures.
@@ -79,6 +80,13 @@ impl Host {
         let trims = self.trims().clone();
         metrics.counter("trim_failures", "Filesystems whose unused space could not be discarded", move || {
             vec![Sample::count(trims.failures())]
+        });
+        let trims = self.trims().clone();
+        metrics.gauge("trim_step_age_seconds", "The age of the current step of each running trim", move || {
+            let sample = |trim: TrimStatus| {
+                Sample::new(trim.age.as_secs_f64()).label("pool", trim.pool).label("volume", trim.volume)
+            };
+            trims.list().into_iter().map(sample).collect()
         });
     }
 

@@ -82,6 +82,10 @@ impl Host {
         };
         let check = if publish.is_read_only() { Check::Read } else { Check::Write };
         let trouble = self.condition(&publish.id, staged.clone(), check).await?;
+        let _hold = match trouble {
+            Some(_) => Some(self.trims().hold_briefly(&publish.id.volume).await),
+            None => None,
+        };
         let kernel = Arc::clone(self.kernel());
         errors::blocking(move || {
             if let Some(trouble) = trouble {

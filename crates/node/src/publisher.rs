@@ -89,6 +89,8 @@ struct FilesystemProblems {
     failed: Option<String>,
     /// Why it could not be made as large as its device.
     growth: Option<String>,
+    /// Why discarding its unused space does not end.
+    trim: Option<String>,
 }
 
 impl StatePublisher {
@@ -246,6 +248,8 @@ impl StatePublisher {
             known.add_failures(&mut volumes);
             self.add_filesystem_problems(&mut volumes);
             (changed, gone) = difference(&known.volumes, &volumes, |volume| &volume.id);
+            // Also those that were removed by hand.
+            self.filesystem_problems().retain(|id, _| !gone.contains(id));
             known.volumes = volumes;
             known.mark = Some(mark);
         }
@@ -274,6 +278,15 @@ impl StatePublisher {
             && let Some(why) = why
         {
             tracing::warn!(volume = %id, why, "a filesystem could not be grown");
+        }
+    }
+
+    /// Stores and publishes why discarding the unused space of a volume does not end, or `None`.
+    pub(crate) fn set_trim_problem(&self, id: &VolumeId, why: Option<String>) {
+        if self.set_problem(id, |problems| &mut problems.trim, why.clone())
+            && let Some(why) = why
+        {
+            tracing::warn!(volume = %id, why, "the trim of a filesystem is overdue");
         }
     }
 
@@ -311,8 +324,9 @@ impl StatePublisher {
     pub(crate) fn add_filesystem_problems(&self, volumes: &mut [Volume]) {
         let all = self.filesystem_problems();
         for volume in volumes.iter_mut().filter(|_| !all.is_empty()) {
-            let Some(FilesystemProblems { failed, growth }) = all.get(&volume.id) else { continue };
-            let problems = [(failed, Condition::FilesystemFailed), (growth, Condition::Other)];
+            let Some(FilesystemProblems { failed, growth, trim }) = all.get(&volume.id) else { continue };
+            let problems =
+                [(failed, Condition::FilesystemFailed), (growth, Condition::Other), (trim, Condition::Other)];
             for (why, condition) in problems.into_iter().filter_map(|(why, condition)| Some((why.as_ref()?, condition)))
             {
                 let separator = if volume.problem.is_empty() { "" } else { "; " };

@@ -118,6 +118,8 @@ impl Host {
             return Ok(Some(entry));
         }
         let Some(trouble) = self.condition(&stage.id, entry.clone(), check).await? else { return Ok(Some(entry)) };
+        // A trim has it open.
+        let _hold = self.trims().hold(&stage.id.volume).await?;
         let (kernel, staging) = (Arc::clone(self.kernel()), stage.staging.clone());
         errors::blocking(move || {
             let here = kernel.all_at(&staging)?;
@@ -140,6 +142,7 @@ impl Host {
     /// Fails if the filesystem does not work although it was just mounted, and unmounts it.
     async fn require_working(&self, stage: &Stage, mounted: Entry, check: Check) -> Result<()> {
         let Some(trouble) = self.condition(&stage.id, mounted, check).await? else { return Ok(()) };
+        let _hold = self.trims().hold(&stage.id.volume).await?;
         let (kernel, staging) = (Arc::clone(self.kernel()), stage.staging.clone());
         errors::blocking(move || {
             kernel.unmount(&staging)?;

@@ -59,6 +59,7 @@ impl Host {
                 problems.push(format!("`{}` has been running for {} s", command.command, command.age.as_secs()));
             }
         }
+        problems.extend(self.overdue_trims());
         problems
     }
 

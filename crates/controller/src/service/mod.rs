@@ -18,7 +18,7 @@ use quarry_wire::status::{self, answer, unsupported};
 use tonic::{Request, Response, Status};
 
 pub(crate) use self::request::content_source;
-use self::request::{check_all_options, confirm, context, map, spec};
+use self::request::{check_all_options, class, confirm, context, map, spec};
 use crate::cluster::Cluster;
 use crate::{health, paging, placement};
 
@@ -101,17 +101,14 @@ impl csi::controller_server::Controller for ControllerService {
                 return Err(Error::invalid("volume_capabilities is empty: list the capabilities to validate"));
             }
             let volume = self.cluster.get(&existing_volume(&request.volume_id)?, wait).await?;
-            let refused = |error: Error| {
+            let supported = || {
+                let capabilities = capabilities(&request.volume_capabilities)?;
+                confirm(&volume, &capabilities, &class(&request.parameters, &request.volume_context)?)
+            };
+            if let Err(error) = supported() {
                 // Limited to the same length as any other message.
                 let message = status::write(error).message().to_owned();
-                Ok(csi::ValidateVolumeCapabilitiesResponse { message, ..Default::default() })
-            };
-            let capabilities = match capabilities(&request.volume_capabilities) {
-                Ok(capabilities) => capabilities,
-                Err(error) => return refused(error),
-            };
-            if let Err(error) = confirm(&volume, &capabilities) {
-                return refused(error);
+                return Ok(csi::ValidateVolumeCapabilitiesResponse { message, ..Default::default() });
             }
             Ok(csi::ValidateVolumeCapabilitiesResponse {
                 confirmed: Some(csi::validate_volume_capabilities_response::Confirmed {

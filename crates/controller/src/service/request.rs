@@ -94,8 +94,21 @@ pub(crate) fn content_source(source: &ContentSource) -> csi::VolumeContentSource
     csi::VolumeContentSource { r#type: Some(source) }
 }
 
-/// Checks that the volume supports all the capabilities.
-pub(super) fn confirm(volume: &Volume, capabilities: &[Capability]) -> Result<()> {
+/// Parses the parameters of ValidateVolumeCapabilities. Without any, the volume's context has the mkfs options.
+pub(super) fn class(parameters: &BTreeMap<String, String>, context: &BTreeMap<String, String>) -> Result<Parameters> {
+    let mut class = Parameters::parse(parameters)?;
+    if class.mkfs_options.is_empty() {
+        class.mkfs_options = context.get(MKFS_OPTIONS).cloned().unwrap_or_default();
+    }
+    Ok(class)
+}
+
+/// Checks that the volume supports all the capabilities. `class` has the parameters that the request names, which must
+/// not contradict what the controller knows about the volume.
+pub(super) fn confirm(volume: &Volume, capabilities: &[Capability], class: &Parameters) -> Result<()> {
+    if let Some(pool) = class.pool.as_ref().filter(|pool| **pool != volume.pool) {
+        return Err(Error::invalid(format!("the volume is in pool {}, not in {pool}", volume.pool)));
+    }
     let made = volume.access.ok_or_else(|| Error::precondition("the volume's record was written by a newer Quarry"))?;
     for capability in capabilities {
         if !made.includes(capability.access) {
@@ -110,7 +123,7 @@ pub(super) fn confirm(volume: &Volume, capabilities: &[Capability]) -> Result<()
             return Err(Error::invalid(format!("the volume has the filesystem {carried}, not {asked}")));
         }
         if let Some(filesystem) = volume.filesystem {
-            check_options(filesystem, &capability.mount_flags, &Parameters::default())?;
+            check_options(filesystem, &capability.mount_flags, class)?;
         }
     }
     Ok(())

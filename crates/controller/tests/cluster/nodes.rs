@@ -25,6 +25,53 @@ async fn a_call_that_is_not_supported_says_so() {
     assert_eq!((status.code(), status.message()), (Code::Unimplemented, message));
 }
 
+/// Whether these mount flags, and the parameters of this class, are confirmed for the volume; else why not.
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+async fn validate(
+    service: &ControllerService,
+    id: &str,
+    flags: &[&str],
+    parameters: &[(&str, &str)],
+    context: &[(&str, &str)],
+) -> Result<(), String> {
+    let mut capability = support::request("v", 10, &[], &[]).volume_capabilities.remove(0);
+    if let Some(csi::volume_capability::AccessType::Mount(mount)) = &mut capability.access_type {
+        mount.mount_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    }
+    let map =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let request = csi::ValidateVolumeCapabilitiesRequest {
+        volume_id: id.into(),
+        volume_capabilities: vec![capability],
+        parameters: map(parameters),
+        volume_context: map(context),
+        ..Default::default()
+    };
+    let answer = service.validate_volume_capabilities(Request::new(request)).await.unwrap().into_inner();
+    if answer.confirmed.is_some() { Ok(()) } else { Err(answer.message) }
+}
+
+#[tokio::test]
+async fn capabilities_are_confirmed_only_if_the_parameters_are_supported_too() {
+    let (_, service) = World::new(&[("a", 100)]).controller().await;
+    let id = create(&service, "v", 10, &["a"], &["a"]).await.unwrap().volume_id;
+    validate(&service, &id, &["noatime"], &[], &[]).await.unwrap();
+    validate(&service, &id, &["nodiscard"], &[("pool", "fast"), ("discard", "none")], &[]).await.unwrap();
+    validate(&service, &id, &[], &[("mkfsOptions", "-m 0")], &[("mkfsOptions", "-m 0")]).await.unwrap();
+    for (flags, parameters, context, why) in [
+        (&["loop"][..], &[][..], &[][..], "loop"),
+        // The class contradicts the option.
+        (&["nodiscard"], &[("discard", "online")], &[], "nodiscard"),
+        (&[], &[("mkfsOptions", "-F")], &[], "-F"),
+        (&[], &[], &[("mkfsOptions", "-F")], "-F"),
+        (&[], &[("unknown", "x")], &[], "unknown"),
+        (&[], &[("pool", "slow")], &[], "the volume is in pool fast, not in slow"),
+    ] {
+        let message = validate(&service, &id, flags, parameters, context).await.unwrap_err();
+        assert!(message.contains(why), "{flags:?}, {parameters:?}, {context:?}: {message}");
+    }
+}
+
 /// Requests to expand the volume to that many MiB; 0: without a size.
 async fn expand(service: &ControllerService, id: &str, size: u64) -> Result<(u64, bool), Status> {
     let range = csi::CapacityRange { required_bytes: (size * support::MIB).cast_signed(), limit_bytes: 0 };
@@ -95,6 +142,49 @@ async fn a_node_that_is_too_old_gets_no_volume_whose_unused_space_must_be_discar
     assert_eq!(node_of(&create("v", &[], false).await.unwrap()), "b");
     // It has no meaning for a raw block volume.
     assert_eq!(node_of(&create("raw", &["a"], true).await.unwrap()), "a");
+}
+
+/// A class with `discard`, on two nodes of which one was downgraded after it had created the volume. The scheduler must
+/// not select another node: the volume would be created twice.
+#[tokio::test]
+async fn a_volume_on_a_node_that_was_downgraded_is_not_created_elsewhere() {
+    let world = World::new(&[("a", 200), ("b", 100)]);
+    world.nodes["a"].capabilities.lock().unwrap().clear();
+    world.nodes["a"].put("v", 10 * support::MIB);
+    let (_, service) = world.controller().await;
+    let create = async |name: &str, nodes: &[&str]| {
+        let mut request = support::request(name, 10, nodes, nodes);
+        request.parameters.insert("discard".into(), "online".into());
+        service.create_volume(Request::new(request)).await.map(|answer| answer.into_inner().volume.unwrap())
+    };
+    for nodes in [&["a"][..], &["b", "a"], &[]] {
+        let error = create("v", nodes).await.unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable, "{nodes:?}: {error}");
+        for part in ["\"v\" exists on node a", "\"discard: online\": Quarry on node a is too old", "upgrade it"] {
+            assert!(error.message().contains(part), "{nodes:?}: {error}");
+        }
+        assert_eq!(world.holders("v"), ["a"]);
+    }
+    // Any other volume goes elsewhere, also if this controller is not the elected one.
+    world.elected.store(false, SeqCst);
+    assert_eq!(create("w", &["a"]).await.unwrap_err().code(), Code::ResourceExhausted);
+    // While the node cannot be asked, the volume may be there.
+    world.nodes["a"].unreadable.store(true, SeqCst);
+    let error = create("w", &["a"]).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+}
+
+/// Whatever the node of an existing volume cannot do now, its answer does not send the claim elsewhere.
+#[tokio::test]
+async fn a_node_that_has_the_volume_never_counts_as_full() {
+    let world = World::new(&[("a", 200), ("b", 100)]);
+    let (_, service) = world.controller().await;
+    world.nodes["a"].put("v", 10 * support::MIB);
+    world.nodes["a"].rejects.store(true, SeqCst);
+    let error = create(&service, "v", 10, &[], &[]).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    assert!(error.message().contains("\"v\" exists on node a"), "{error}");
+    assert_eq!(world.holders("v"), ["a"]);
 }
 
 #[tokio::test]

@@ -41,6 +41,10 @@ pub struct FakeNode {
     pub fence: AtomicU64,
     /// It creates empty volumes, like a node that is older than [`COPY`].
     pub ignores_sources: AtomicBool,
+    /// It answers every creation as if it had no room.
+    pub rejects: AtomicBool,
+    /// Its pool cannot be read.
+    pub unreadable: AtomicBool,
     /// What its agent can do beyond the first version of the protocol.
     pub capabilities: Mutex<Vec<String>>,
     generation: AtomicU64,
@@ -58,6 +62,8 @@ impl FakeNode {
             created: AtomicU64::new(0),
             fence: AtomicU64::new(0),
             ignores_sources: AtomicBool::new(false),
+            rejects: AtomicBool::new(false),
+            unreadable: AtomicBool::new(false),
             capabilities: Mutex::new(vec![EXPAND.into(), SNAPSHOT.into(), COPY.into(), DISCARD.into()]),
             generation: AtomicU64::new(1),
             updates: broadcast::channel(64).0,
@@ -145,6 +151,9 @@ impl Agent for Connected {
         if token.is_some_and(|token| token.fence < self.0.fence.load(SeqCst)) {
             return Err(Error::unavailable("another controller was elected"));
         }
+        if self.0.rejects.load(SeqCst) {
+            return Err(Error::new(Reason::NoSpace, "no pool of that name"));
+        }
         let existing = self.0.volumes.lock().unwrap().get(&spec.name).cloned();
         if let Some(volume) = existing {
             if !spec.size.admits(volume.size) {
@@ -180,6 +189,9 @@ impl Agent for Connected {
 
     async fn get(&self, id: &VolumeId, _wait: Duration) -> Result<Volume> {
         self.0.check()?;
+        if self.0.unreadable.load(SeqCst) {
+            return Err(Error::unavailable("its pool cannot be read"));
+        }
         self.0.volumes.lock().unwrap().get(&id.volume).cloned().ok_or_else(|| Error::not_found("no such volume"))
     }
 

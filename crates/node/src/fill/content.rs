@@ -127,7 +127,7 @@ impl Host {
 
     /// Makes sure that the source does not change while it is copied: takes a snapshot of a volume, or finds the one
     /// that an earlier call took. If its pool cannot take any, nothing may use the volume before `running` has ended.
-    pub(super) async fn hold_still(
+    pub(super) async fn stable_source(
         &self,
         content: Content,
         source: &ContentSource,

@@ -16,7 +16,7 @@ use crate::prepare::update_record;
 /// Recovers the copied filesystem on the volume, which is as after a power cut, and gives it that UUID. Idempotent.
 ///
 /// # Errors
-/// [`Failure::useless`] if the filesystem cannot be recovered, or cannot get a new UUID, because of what it contains.
+/// [`Failure::is_permanent`] if the filesystem cannot be recovered, or cannot get a new UUID, because of what it contains.
 pub(super) async fn give(
     kernel: &Arc<dyn Kernel>,
     pool: &Arc<dyn Pool>,

@@ -34,19 +34,19 @@ pub(crate) use transfer::{copy_simulated, require_snapshot_unchanged};
 pub(crate) struct Failure {
     pub(crate) error: Error,
     /// Whether no retry can fill the volume, so that it is removed.
-    pub(crate) useless: bool,
+    pub(crate) is_permanent: bool,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, useless: false }
+        Self { error, is_permanent: false }
     }
 }
 
 impl Failure {
     /// An error of the source. If it is final, nothing of the volume can be used. (A failure of the host may not last.)
     fn of_source(error: Error) -> Self {
-        Self { useless: error.reason.is_final() && error.reason != Reason::Host, error }
+        Self { is_permanent: error.reason.is_final() && error.reason != Reason::Host, error }
     }
 }
 
@@ -123,7 +123,7 @@ impl Host {
         let _turn = running.wait_for_turn(handle).await?;
         // It may have changed meanwhile.
         let content = self.content(source).await.map_err(Failure::of_source)?;
-        let content = self.hold_still(content, source, pool, volume, running).await?;
+        let content = self.stable_source(content, source, pool, volume, running).await?;
         let uuid = self.transfer(pool, volume, &content, running, handle).await?;
         let mut copied = volume.record()?.zeroed(Gib::needed_for(volume.size));
         copied.filesystem_uuid = uuid;

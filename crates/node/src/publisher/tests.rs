@@ -51,3 +51,16 @@ async fn a_failed_filesystem_is_published_until_it_works_again() {
     host.delete(&volume.id, LONG).await.unwrap();
     assert!(host.publisher().filesystem_problems().is_empty(), "a deleted volume is forgotten");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_problem_of_a_volume_that_was_removed_by_hand_is_forgotten() {
+    let pool = SimulatedPool::new("p", 4 << 20, vec![256], Duration::ZERO);
+    let host = Host::new("node-1", vec![Arc::new(pool.clone())]);
+    let spec = VolumeSpec::mount("a", 40 << 20, Filesystem::Ext4);
+    let (volume, _) = host.create(spec, None, LONG).await.unwrap();
+    host.publisher().set_filesystem_problem(&volume.id, Some("it is shut down".to_owned()));
+    let found = pool.volume("a").await.unwrap().unwrap();
+    pool.remove(&found).await.unwrap();
+    host.publisher().refresh(0).await;
+    assert!(host.publisher().filesystem_problems().is_empty());
+}

@@ -1,8 +1,10 @@
 //! Calls that must be rejected, and failures: nothing is left behind.
 
-use quarry_volume::{AccessType, Reason};
+use std::time::Duration;
 
-use super::machine::Kind;
+use quarry_volume::{AccessType, Agent as _, Reason};
+
+use super::machine::{Kind, Plan, Process};
 use super::world::{Call, Use, World, staging, target};
 
 #[test]
@@ -30,6 +32,31 @@ fn a_filesystem_is_not_published_after_its_unstage() {
         let effects = world.effects();
         let message = world.rejects(Call::Publish, Reason::Precondition);
         assert!(message.contains("it is not staged at"), "{message}");
+        assert_eq!(world.effects(), effects);
+    }
+}
+
+/// The configuration, or the version of Quarry, was changed after an earlier attempt had created the volume.
+#[test]
+fn a_volume_that_exists_gets_no_final_answer_although_its_class_does_not_suit_the_node() {
+    let create = |world: &World, spec| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let host = world.host(&Process::new(&world.machine, Plan::Lives));
+        runtime.block_on(host.create(spec, None, Duration::from_secs(60))).unwrap_err()
+    };
+    let renamed = Use::MOUNT.spec().in_pool("renamed");
+    let mut unknown = Use::MOUNT.spec();
+    unknown.class.mkfs_options = "-O from_the_future".to_owned();
+    for (spec, reason, why) in
+        [(renamed, Reason::NoSpace, "no pool \"renamed\""), (unknown, Reason::InvalidRequest, "from_the_future")]
+    {
+        let world = World::new(Use::MOUNT);
+        assert_eq!(create(&world, spec.clone()).reason, reason, "nothing exists: another node may suit");
+        world.succeeds(Call::Create);
+        let effects = world.effects();
+        let error = create(&world, spec);
+        assert_eq!(error.reason, Reason::Unavailable, "{error}");
+        assert!(error.message.contains("exists in pool p") && error.message.contains(why), "{error}");
         assert_eq!(world.effects(), effects);
     }
 }

@@ -1,9 +1,11 @@
 //! Filesystems whose unused space is discarded: with a mount option, or at intervals.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use quarry_volume::{AccessType, Discard, Filesystem};
+use quarry_transport::metrics::Metrics;
+use quarry_volume::{AccessType, Agent as _, Condition, Discard, Filesystem, Volume};
 
 use super::machine::{Plan, Process};
 use super::world::{Call, SIZE, Use, World, staging};
@@ -25,7 +27,12 @@ fn run<T>(paused: bool, test: impl Future<Output = T>) -> T {
 fn process(world: &World) -> (Host, Trimmer) {
     let host = world.host(&Process::new(&world.machine, Plan::Lives));
     host.set_trim_interval("p", INTERVAL);
-    (host.clone(), Trimmer::new(host, STEP, later(0)))
+    (host.clone(), trimmer(&host, later(0)))
+}
+
+/// The trims of its first pool.
+fn trimmer(host: &Host, started: SystemTime) -> Trimmer {
+    Trimmer::new(host.clone(), Arc::clone(&host.pools()[0]), STEP, started)
 }
 
 /// The time so many intervals after the start. Within two of them, every volume is due.
@@ -35,6 +42,13 @@ fn later(intervals: u32) -> SystemTime {
 
 fn trimmed(world: &World) -> Vec<Range<u64>> {
     world.machine.state().trimmed.clone()
+}
+
+/// The volume of that world as controllers see it.
+async fn published(host: &Host, world: &World) -> Volume {
+    let mut volume = host.get(&world.id, INTERVAL).await.unwrap();
+    host.publisher().add_filesystem_problems(std::slice::from_mut(&mut volume));
+    volume
 }
 
 fn staged(usage: Use) -> World {
@@ -100,7 +114,7 @@ fn a_restart_misses_nothing() {
         // Two intervals without gaps.
         for number in 1..=12 {
             let started = later(0) + RESTART * number;
-            let mut trimmer = Trimmer::new(host.clone(), STEP, started);
+            let mut trimmer = trimmer(&host, started);
             trimmer.look(started).await;
             trimmer.work().await;
         }
@@ -133,9 +147,10 @@ fn nothing_else_is_trimmed() {
 
 #[test]
 fn an_unmount_stops_a_trim_after_its_step() {
-    for call in [Call::Unstage, Call::Unpublish] {
+    // A stage unmounts a filesystem that has failed, and mounts it again.
+    for call in [Call::Unstage, Call::Unpublish, Call::Stage] {
         let world = World::after(PERIODIC, &[Call::Create, Call::Stage, Call::Publish]);
-        if call == Call::Unstage {
+        if call != Call::Unpublish {
             world.succeeds(Call::Unpublish);
         }
         run(false, async {
@@ -150,6 +165,9 @@ fn an_unmount_stops_a_trim_after_its_step() {
                 };
                 let unmount = async {
                     begun.await;
+                    if call == Call::Stage {
+                        world.machine.shut_down(&world.id.volume);
+                    }
                     let unmount = world.send(&host, call);
                     tokio::pin!(unmount);
                     let early = tokio::time::timeout(SHORT, &mut unmount).await;
@@ -214,5 +232,53 @@ fn a_failure_is_counted_and_tried_again_in_the_next_interval() {
         trimmer.look(later(6)).await;
         trimmer.work().await;
         assert_eq!((host.trims().discarded(), host.trims().failures()), (3000, 1));
+    });
+}
+
+#[test]
+fn a_step_that_does_not_end_is_reported() {
+    let world = staged(PERIODIC);
+    run(true, async {
+        let (host, mut trimmer) = process(&world);
+        let metrics = Metrics::new();
+        let _ = host.register(&metrics);
+        trimmer.look(later(2)).await;
+        world.machine.state().stalled = true;
+        let reported = async {
+            while host.problems().await.is_empty() {
+                tokio::time::sleep(SHORT).await;
+            }
+            let problems = host.problems().await;
+            let problem = "pool p: discarding a part of the unused space of volume v (discard: periodic) has taken 30";
+            assert!(problems[0].starts_with(problem), "{problems:?}");
+            let volume = published(&host, &world).await;
+            assert!(volume.problem.contains("takes longer than 300 s"), "{volume:?}");
+            assert_eq!(volume.condition, Condition::Other);
+            let text = metrics.encode().unwrap();
+            assert!(text.contains("quarry_trim_step_age_seconds{pool=\"p\",volume=\"v\"} 30"), "{text}");
+            world.machine.state().stalled = false;
+        };
+        tokio::join!(trimmer.work(), reported);
+        assert_eq!(trimmed(&world), STEPS);
+        assert_eq!(host.problems().await, [""; 0]);
+        assert_eq!(published(&host, &world).await.problem, "");
+        assert!(!metrics.encode().unwrap().contains("quarry_trim_step_age_seconds{"));
+    });
+}
+
+#[test]
+fn a_volume_that_is_gone_is_forgotten() {
+    let world = staged(PERIODIC);
+    run(false, async {
+        let (host, mut trimmer) = process(&world);
+        world.machine.state().no_discards = true;
+        trimmer.look(later(2)).await;
+        trimmer.work().await;
+        trimmer.look(later(2)).await;
+        assert_eq!(trimmer.unsupported(), 1);
+        world.send(&host, Call::Unstage).await.unwrap();
+        world.send(&host, Call::Delete).await.unwrap();
+        trimmer.look(later(2)).await;
+        assert_eq!(trimmer.unsupported(), 0);
     });
 }

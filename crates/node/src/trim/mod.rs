@@ -1,13 +1,14 @@
 //! Discards the unused space of mounted filesystems at intervals, as fstrim does: for volumes with `discard: periodic`.
 //!
-//! One filesystem per node is trimmed at a time, in steps. A step needs only the mount, and no lock of the pool or of the
+//! One filesystem per pool is trimmed at a time, in steps. A step needs only the mount, and no lock of the pool or of the
 //! volume; unstaging the volume waits for the current step ([`Trims::hold`]). Nothing is stored: see [`schedule`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures::future::join_all;
 use quarry_filesystem::Trimmed;
 use quarry_mount::Entry;
 use quarry_pool::{Pool, PoolVolume, State};
@@ -22,7 +23,7 @@ use crate::{device, errors};
 mod running;
 mod schedule;
 
-pub(crate) use self::running::Trims;
+pub(crate) use self::running::{TrimStatus, Trims};
 
 /// How many bytes of a filesystem one step covers. Between two steps, a trim can be stopped. btrfs discards in its first
 /// step also what no block group has, whatever the range.
@@ -40,8 +41,11 @@ const LIST: Duration = Duration::from_secs(40);
 const CHANGE: Duration = Duration::from_secs(10);
 /// How often it looks meanwhile.
 const CHANGING: Duration = Duration::from_millis(100);
-/// A step that takes longer is logged.
+/// A step that takes longer is overdue: it is logged, and reported as a problem of the node and of the volume.
 const SLOW: Duration = Duration::from_secs(5 * 60);
+
+/// What an overdue step means.
+const OVERDUE: &str = "until that ends, no other volume of its pool is trimmed: does its disk hang? See the kernel log";
 
 impl Host {
     /// Sets how often the unused space of volumes with `discard: periodic` is discarded in the pool with that name.
@@ -52,28 +56,48 @@ impl Host {
     /// Discards the unused space of the mounted volumes with `discard: periodic`, each at its times, until `stopping` is
     /// cancelled. A step that is running then ends later.
     pub async fn trim_periodically(self, stopping: CancellationToken) {
-        let mut trimmer = Trimmer::new(self, STEP, SystemTime::now());
-        let pause = trimmer.pause();
-        let work = async {
-            loop {
-                tokio::time::sleep(pause).await;
-                trimmer.look(SystemTime::now()).await;
-                trimmer.work().await;
+        let each = self.pools().iter().map(|pool| {
+            let mut trimmer = Trimmer::new(self.clone(), Arc::clone(pool), STEP, SystemTime::now());
+            async move {
+                let pause = trimmer.pause();
+                loop {
+                    tokio::time::sleep(pause).await;
+                    trimmer.look(SystemTime::now()).await;
+                    trimmer.work().await;
+                }
             }
-        };
-        let _: Option<()> = stopping.run_until_cancelled(work).await;
+        });
+        let _: Option<Vec<()>> = stopping.run_until_cancelled(join_all(each)).await;
+    }
+
+    /// The trims of which a step takes too long, one line each.
+    pub(crate) fn overdue_trims(&self) -> Vec<String> {
+        let overdue = self.trims().list().into_iter().filter(|trim| trim.age > SLOW);
+        overdue
+            .map(|trim| {
+                format!(
+                    "pool {}: discarding a part of the unused space of volume {} (discard: periodic) has taken {} s so far; {OVERDUE}",
+                    trim.pool,
+                    trim.volume,
+                    trim.age.as_secs()
+                )
+            })
+            .collect()
     }
 }
 
-/// The work of one host.
+/// The work on one pool of a host.
 pub(crate) struct Trimmer {
     host: Host,
+    pool: Arc<dyn Pool>,
     /// In bytes.
     step: u64,
     started: SystemTime,
-    /// Until when the times of the volumes of each pool were looked at, by the pool's name.
-    looked: HashMap<String, SystemTime>,
+    /// Until when the times of the volumes were looked at.
+    looked: Option<SystemTime>,
     queue: VecDeque<Queued>,
+    /// The volumes for which it was logged that their disk does not support discards.
+    unsupported: BTreeSet<VolumeId>,
 }
 
 /// A volume whose time has come.
@@ -109,46 +133,51 @@ enum Step {
 }
 
 impl Trimmer {
-    pub(crate) fn new(host: Host, step: u64, started: SystemTime) -> Self {
-        Self { host, step, started, looked: HashMap::new(), queue: VecDeque::new() }
+    pub(crate) fn new(host: Host, pool: Arc<dyn Pool>, step: u64, started: SystemTime) -> Self {
+        Self { host, pool, step, started, looked: None, queue: VecDeque::new(), unsupported: BTreeSet::new() }
     }
 
-    /// The time between two looks: a part of the shortest interval.
+    /// How many volumes are known not to support discards.
+    #[cfg(test)]
+    pub(crate) fn unsupported(&self) -> usize {
+        self.unsupported.len()
+    }
+
+    /// The time between two looks: a part of the interval.
     fn pause(&self) -> Duration {
-        let intervals = self.host.pools().iter().map(|pool| self.host.trims().interval(pool.name()));
-        intervals.map(|interval| interval / 4).fold(LOOK, Duration::min).max(Duration::from_secs(1))
+        let interval = self.host.trims().interval(self.pool.name());
+        (interval / 4).clamp(Duration::from_secs(1), LOOK)
     }
 
-    /// Queues the volumes whose time has come. The times of a pool that cannot be read now are looked at later.
+    /// Queues the volumes whose time has come. If the pool cannot be read now, they are looked at later.
     pub(crate) async fn look(&mut self, now: SystemTime) {
-        for pool in self.host.pools().to_vec() {
-            // Reading it now might wait.
-            if pool.changing() || !pool.unresponsive_disks().is_empty() {
-                continue;
+        let pool = Arc::clone(&self.pool);
+        // Reading it now might wait.
+        if pool.changing() || !pool.unresponsive_disks().is_empty() {
+            return;
+        }
+        let volumes = match tokio::time::timeout(LIST, pool.volumes()).await {
+            Ok(Ok(volumes)) => volumes,
+            failed => {
+                let why = failed.map(|answer| answer.err().map(|error| error.message)).unwrap_or_default();
+                tracing::debug!(pool = pool.name(), why, "the volumes to trim are not known");
+                return;
             }
-            let volumes = match tokio::time::timeout(LIST, pool.volumes()).await {
-                Ok(Ok(volumes)) => volumes,
-                failed => {
-                    let why = failed.map(|answer| answer.err().map(|error| error.message)).unwrap_or_default();
-                    tracing::debug!(pool = pool.name(), why, "the volumes to trim are not known");
-                    continue;
-                }
-            };
-            let interval = self.host.trims().interval(pool.name());
-            let back = self.started.checked_sub(RESTART.min(interval)).unwrap_or(self.started);
-            let since = self.looked.insert(pool.name().to_owned(), now).unwrap_or(back);
-            let due = volumes.into_iter().filter_map(|volume| self.periodic(&pool, volume));
-            let due: Vec<_> = due.filter(|queued| schedule::is_due(&queued.id, interval, since, now)).collect();
-            for queued in due {
-                if !self.queue.iter().any(|other| other.id == queued.id) {
-                    self.queue.push_back(queued);
-                }
+        };
+        let interval = self.host.trims().interval(pool.name());
+        let back = self.started.checked_sub(RESTART.min(interval)).unwrap_or(self.started);
+        let since = self.looked.replace(now).unwrap_or(back);
+        let periodic: Vec<_> = volumes.into_iter().filter_map(|volume| self.periodic(volume)).collect();
+        self.unsupported.retain(|id| periodic.iter().any(|queued| queued.id == *id));
+        for queued in periodic.into_iter().filter(|queued| schedule::is_due(&queued.id, interval, since, now)) {
+            if !self.queue.iter().any(|other| other.id == queued.id) {
+                self.queue.push_back(queued);
             }
         }
     }
 
     /// The volume, if its unused space is discarded at intervals.
-    fn periodic(&self, pool: &Arc<dyn Pool>, volume: PoolVolume) -> Option<Queued> {
+    fn periodic(&self, volume: PoolVolume) -> Option<Queued> {
         let record = volume.record().ok()?;
         let kind = record.filesystem?;
         if record.discards() != Discard::Periodic || record.state != State::Ready {
@@ -156,7 +185,7 @@ impl Trimmer {
         }
         let (storage, node, name) = (volume.storage.clone(), self.host.node().to_owned(), volume.name.clone());
         let id = VolumeId { storage, node, volume: name };
-        Some(Queued { id, pool: Arc::clone(pool), volume, kind, position: 0, discarded: 0 })
+        Some(Queued { id, pool: Arc::clone(&self.pool), volume, kind, position: 0, discarded: 0 })
     }
 
     /// Trims the queued volumes, one after the other. Those that cannot be trimmed now stay queued.
@@ -169,12 +198,12 @@ impl Trimmer {
         }
     }
 
-    async fn trim(&self, queued: &mut Queued) -> Outcome {
-        let trims = self.host.trims();
+    async fn trim(&mut self, queued: &mut Queued) -> Outcome {
+        let trims = self.host.trims().clone();
         if self.host.tasks().is_running(&queued.id.volume) {
             return Outcome::Later;
         }
-        let Some(run) = trims.begin(&queued.id.volume) else { return Outcome::Later };
+        let Some(run) = trims.begin(self.pool.name(), &queued.id.volume) else { return Outcome::Later };
         let run = Arc::new(run);
         loop {
             if run.cancel.is_cancelled() || !is_quiet(&*queued.pool).await {
@@ -193,7 +222,7 @@ impl Trimmer {
                     return Outcome::Done;
                 }
                 Ok(Step::Unsupported) => {
-                    if trims.set_unsupported(&queued.id) {
+                    if self.unsupported.insert(queued.id.clone()) {
                         tracing::info!(
                             volume = %queued.id, device = device_of(queued),
                             "its class has \"discard: periodic\", but its device does not support discards (because \
@@ -219,6 +248,7 @@ impl Trimmer {
     /// Discards the unused space in the next part of the filesystem. `run` is held until that has ended.
     async fn step(&self, queued: &Queued, run: Arc<Run>) -> Result<Step> {
         let (kernel, work, step) = (Arc::clone(self.host.kernel()), queued.clone(), self.step);
+        run.begin_step();
         let ended = errors::blocking(move || {
             let _run = run;
             work.step(&*kernel, step)
@@ -227,13 +257,14 @@ impl Trimmer {
         match tokio::time::timeout(SLOW, &mut ended).await {
             Ok(result) => result,
             Err(_) => {
-                tracing::warn!(
-                    volume = %queued.id, device = device_of(queued),
-                    "discarding a part of the unused space of a volume takes longer than {} s, and no other volume of \
-                     this node is trimmed meanwhile: does its disk hang?",
+                let why = format!(
+                    "discarding a part of its unused space (discard: periodic) takes longer than {} s; {OVERDUE}",
                     SLOW.as_secs()
                 );
-                ended.await
+                self.host.publisher().set_trim_problem(&queued.id, Some(why));
+                let result = ended.await;
+                self.host.publisher().set_trim_problem(&queued.id, None);
+                result
             }
         }
     }

@@ -1,12 +1,13 @@
-//! Which filesystem is being trimmed, and which must not be.
+//! Which filesystems are being trimmed, and which must not be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use quarry_volume::{Error, Reason, Result, VolumeId};
+use quarry_volume::{Error, Reason, Result};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How often a pool's volumes are trimmed if its configuration does not say.
@@ -15,6 +16,8 @@ const INTERVAL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long an unmount waits that leaves the filesystem mounted elsewhere.
 const BRIEFLY: Duration = Duration::from_secs(5);
+/// How long no trim of a volume begins after an unmount has given up: kubelet retries within about two minutes.
+const RETRY: Duration = Duration::from_secs(5 * 60);
 
 /// The trims of one host. Cheap to clone; all clones are the same.
 #[derive(Clone, Default)]
@@ -26,33 +29,56 @@ pub(crate) struct Trims {
 struct Inner {
     /// By the name of the pool.
     intervals: BTreeMap<String, Duration>,
-    running: Option<Running>,
+    /// By the name of the volume.
+    running: BTreeMap<String, Running>,
     /// The names of the volumes that are being unmounted.
     held: Vec<String>,
-    /// The volumes for which it was logged that their disk does not support discards.
-    unsupported: BTreeSet<VolumeId>,
+    /// Until when no trim of a volume begins, because its unmount gave up and is retried.
+    postponed: BTreeMap<String, Instant>,
     discarded: u64,
     failures: u64,
 }
 
 struct Running {
-    volume: String,
+    pool: String,
+    /// When the current step began.
+    since: Instant,
     cancel: CancellationToken,
     /// Closed when no step is running any more.
     ended: watch::Receiver<()>,
 }
 
+/// A trim that is running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TrimStatus {
+    pub(crate) pool: String,
+    /// The name of the volume.
+    pub(crate) volume: String,
+    /// The age of the current step.
+    pub(crate) age: Duration,
+}
+
 /// The trim of one volume. It has ended when this is dropped.
 pub(super) struct Run {
     trims: Trims,
+    volume: String,
     /// Cancelled when no further step must begin.
     pub(super) cancel: CancellationToken,
     _ended: watch::Sender<()>,
 }
 
+impl Run {
+    /// Notes that the next step begins now.
+    pub(super) fn begin_step(&self) {
+        if let Some(running) = self.trims.lock().running.get_mut(&self.volume) {
+            running.since = Instant::now();
+        }
+    }
+}
+
 impl Drop for Run {
     fn drop(&mut self) {
-        self.trims.lock().running = None;
+        self.trims.lock().running.remove(&self.volume);
     }
 }
 
@@ -86,20 +112,37 @@ impl Trims {
         self.lock().intervals.get(pool).copied().unwrap_or(INTERVAL)
     }
 
-    /// Begins the trim of a volume. `None`: another trim is running, or the volume is being unmounted.
-    pub(super) fn begin(&self, volume: &str) -> Option<Run> {
+    /// Begins the trim of a volume. `None`: it is being trimmed or unmounted, or its unmount is to be retried.
+    pub(super) fn begin(&self, pool: &str, volume: &str) -> Option<Run> {
         let mut inner = self.lock();
-        if inner.running.is_some() || inner.held.iter().any(|held| held == volume) {
+        let now = Instant::now();
+        inner.postponed.retain(|_, until| *until > now);
+        if inner.running.contains_key(volume)
+            || inner.postponed.contains_key(volume)
+            || inner.held.iter().any(|held| held == volume)
+        {
             return None;
         }
         let (sender, ended) = watch::channel(());
         let cancel = CancellationToken::new();
-        inner.running = Some(Running { volume: volume.to_owned(), cancel: cancel.clone(), ended });
-        Some(Run { trims: self.clone(), cancel, _ended: sender })
+        let running = Running { pool: pool.to_owned(), since: now, cancel: cancel.clone(), ended };
+        inner.running.insert(volume.to_owned(), running);
+        Some(Run { trims: self.clone(), volume: volume.to_owned(), cancel, _ended: sender })
+    }
+
+    /// The trims that are running.
+    pub(crate) fn list(&self) -> Vec<TrimStatus> {
+        let status = |(volume, running): (&String, &Running)| TrimStatus {
+            pool: running.pool.clone(),
+            volume: volume.clone(),
+            age: running.since.elapsed(),
+        };
+        self.lock().running.iter().map(status).collect()
     }
 
     /// Stops the trim of a volume after its current step, and waits for the end of that: it has the filesystem open. No
-    /// other one begins until the returned value is dropped.
+    /// other one begins until the returned value is dropped; after an error, none begins for some minutes, so that a retry
+    /// finds no new step.
     ///
     /// # Errors
     /// `UnderWay` if the step does not end in time.
@@ -109,15 +152,13 @@ impl Trims {
 
     /// As [`Trims::hold`], but goes on after some seconds if the step does not end.
     pub(crate) async fn hold_briefly(&self, volume: &str) -> Hold {
-        let (hold, ended) = self.begin_hold(volume);
         // It may have the unmounted path open, although it prefers the staged one. Then the unmount says so.
-        let _: bool = has_ended(BRIEFLY, ended).await;
-        hold
+        self.stop(BRIEFLY, volume).await.0
     }
 
     async fn hold_within(&self, patience: Duration, volume: &str) -> Result<Hold> {
-        let (hold, ended) = self.begin_hold(volume);
-        if !has_ended(patience, ended).await {
+        let (hold, ended) = self.stop(patience, volume).await;
+        if !ended {
             return Err(Error::new(
                 Reason::UnderWay,
                 format!(
@@ -130,18 +171,21 @@ impl Trims {
         Ok(hold)
     }
 
-    /// Stops the trim of a volume after its current step. The second value is closed when that has ended.
-    fn begin_hold(&self, volume: &str) -> (Hold, Option<watch::Receiver<()>>) {
+    /// Stops the trim of a volume after its current step. The flag says whether that ended in time.
+    async fn stop(&self, patience: Duration, volume: &str) -> (Hold, bool) {
         let hold = Hold { trims: self.clone(), volume: volume.to_owned() };
         let ended = {
             let mut inner = self.lock();
             inner.held.push(volume.to_owned());
-            let running = inner.running.as_ref().filter(|running| running.volume == volume);
-            running.map(|running| {
+            inner.running.get(volume).map(|running| {
                 running.cancel.cancel();
                 running.ended.clone()
             })
         };
+        let ended = has_ended(patience, ended).await;
+        if !ended {
+            self.lock().postponed.insert(volume.to_owned(), Instant::now() + RETRY);
+        }
         (hold, ended)
     }
 
@@ -152,11 +196,6 @@ impl Trims {
 
     pub(super) fn add_failure(&self) {
         self.lock().failures += 1;
-    }
-
-    /// Remembers that the disk of a volume does not support discards. Returns whether this is new.
-    pub(super) fn set_unsupported(&self, id: &VolumeId) -> bool {
-        self.lock().unsupported.insert(id.clone())
     }
 
     /// The bytes that were discarded since the start.
@@ -186,35 +225,49 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(50);
 
     #[tokio::test]
-    async fn one_trim_is_running_at_a_time_and_none_of_a_volume_that_is_being_unmounted() {
+    async fn a_volume_has_one_trim_at_a_time_and_none_while_it_is_being_unmounted() {
         let trims = Trims::default();
-        let run = trims.begin("a").unwrap();
-        assert!(trims.begin("b").is_none());
+        let run = trims.begin("p", "a").unwrap();
+        assert!(trims.begin("p", "a").is_none());
         let other = trims.hold("b").await.unwrap();
         assert!(!run.cancel.is_cancelled());
-        drop(run);
-        assert!(trims.begin("b").is_none());
+        assert!(trims.begin("q", "b").is_none());
         drop(other);
-        assert!(trims.begin("b").is_some());
+        assert!(trims.begin("q", "b").is_some(), "another volume");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_age_of_a_trim_is_that_of_its_current_step() {
+        let trims = Trims::default();
+        let run = trims.begin("p", "a").unwrap();
+        tokio::time::advance(SHORT).await;
+        run.begin_step();
+        tokio::time::advance(2 * SHORT).await;
+        let status = TrimStatus { pool: "p".to_owned(), volume: "a".to_owned(), age: 2 * SHORT };
+        assert_eq!(trims.list(), [status]);
+        drop(run);
+        assert_eq!(trims.list(), []);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_unpublish_goes_on_after_some_seconds() {
         let trims = Trims::default();
-        let run = trims.begin("a").unwrap();
-        let began = tokio::time::Instant::now();
+        let run = trims.begin("p", "a").unwrap();
+        let began = Instant::now();
         let hold = trims.hold_briefly("a").await;
         assert!(run.cancel.is_cancelled() && (BRIEFLY..2 * BRIEFLY).contains(&began.elapsed()));
         drop(run);
-        assert!(trims.begin("a").is_none(), "no other one begins meanwhile");
+        assert!(trims.begin("p", "a").is_none(), "no other one begins meanwhile");
         drop(hold);
-        assert!(trims.begin("a").is_some());
+        assert!(trims.begin("p", "a").is_none(), "nor before it is retried, if it failed");
+        tokio::time::advance(RETRY).await;
+        assert!(trims.begin("p", "a").is_some() && trims.lock().postponed.is_empty());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_unmount_waits_for_the_current_step_but_not_forever() {
         let trims = Trims::default();
-        let run = trims.begin("a").unwrap();
+        let run = trims.begin("p", "a").unwrap();
         let error = trims.hold_within(SHORT, "a").await.err().unwrap();
         assert_eq!(error.reason, Reason::UnderWay);
         assert!(run.cancel.is_cancelled());
@@ -226,6 +279,22 @@ mod tests {
         assert!(!waiting.is_finished());
         drop(run);
         waiting.await.unwrap().unwrap();
-        assert!(trims.begin("a").is_some() && trims.lock().held.is_empty());
+        assert!(trims.lock().held.is_empty());
+    }
+
+    /// kubelet retries an unstage that gave up. Until then, no other step begins for which the retry would have to wait.
+    #[tokio::test(start_paused = true)]
+    async fn no_trim_begins_between_an_unmount_that_gave_up_and_its_retry() {
+        let trims = Trims::default();
+        let run = trims.begin("p", "a").unwrap();
+        assert!(trims.hold("a").await.is_err());
+        drop(run);
+        tokio::time::advance(Duration::from_secs(120)).await;
+        assert!(trims.begin("p", "a").is_none());
+        drop(trims.hold("a").await.unwrap());
+        assert!(trims.begin("p", "b").is_some(), "another volume");
+        // Without a retry, the volume is still in use.
+        tokio::time::advance(RETRY).await;
+        assert!(trims.begin("p", "a").is_some() && trims.lock().postponed.is_empty());
     }
 }

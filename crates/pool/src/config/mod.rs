@@ -162,7 +162,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
         return Err(wrong(file.pools.referenced.line(), "pools: at least one pool is required".to_owned()));
     }
     let mut names: HashMap<String, u64> = HashMap::new();
-    let mut groups = HashMap::new();
+    let mut groups = Groups::default();
     let mut pools = Vec::new();
     for (index, pool) in file.pools.value.into_iter().enumerate() {
         let line = pool.name.referenced.line();
@@ -196,6 +196,13 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
         };
         pools.push(PoolConfig { name, copy_rate, trim_interval, kind });
     }
+    for pool in &mut pools {
+        if let PoolKind::Lvm(config) = &mut pool.kind
+            && let Some((archives, _)) = groups.archives.get(&config.volume_group)
+        {
+            config.archives = *archives;
+        }
+    }
     Ok(pools)
 }
 
@@ -211,8 +218,14 @@ pub(crate) fn selectors(configured: &[PoolConfig]) -> Arc<[(String, Selector)]> 
 /// An error in the configuration: its line, and a description.
 type Mistake = (u64, String);
 
-/// The storage of pools of kind `lvm`, with the name of the pool that it belongs to: a volume group, or a thin pool in it.
-type Taken = HashMap<(String, Option<String>), String>;
+/// What the pools of kind `lvm` say about their volume groups.
+#[derive(Default)]
+struct Groups {
+    /// The storage, a volume group or a thin pool in it, with the name of its pool.
+    pools: HashMap<(String, Option<String>), String>,
+    /// How many files the archive of a volume group keeps, with the name of the pool that says so.
+    archives: HashMap<String, (u32, String)>,
+}
 
 /// Reads the limit of the speed of copies: bytes per second.
 fn copy_rate(text: Spanned<String>, key: &str) -> Result<u64, Mistake> {
@@ -226,8 +239,8 @@ fn copy_rate(text: Spanned<String>, key: &str) -> Result<u64, Mistake> {
     }
 }
 
-/// Reads a pool's `lvm` section; `taken` is the storage that already has a pool.
-fn lvm(section: Lvm, key: &str, pool: &str, taken: &mut Taken) -> Result<LvmConfig, Mistake> {
+/// Reads a pool's `lvm` section; `groups` is what the pools before it say.
+fn lvm(section: Lvm, key: &str, pool: &str, groups: &mut Groups) -> Result<LvmConfig, Mistake> {
     let line = section.volume_group.referenced.line();
     let volume_group = section.volume_group.value;
     check_volume_group(&volume_group).map_err(|why| (line, format!("{key}.lvm.volumeGroup: {why}")))?;
@@ -236,7 +249,7 @@ fn lvm(section: Lvm, key: &str, pool: &str, taken: &mut Taken) -> Result<LvmConf
         Some(section) => Some(Box::new(thin::read(section, &format!("{key}.lvm.thinPool"))?)),
     };
     let storage = (volume_group.clone(), thin_pool.as_ref().map(|pool| pool.name.clone()));
-    if let Some(other) = taken.insert(storage, pool.to_owned()) {
+    if let Some(other) = groups.pools.insert(storage, pool.to_owned()) {
         let what = match &thin_pool {
             None => format!("volumeGroup: {volume_group:?} already belongs to pool {other:?}"),
             Some(thin) => format!("thinPool.name: {:?} already belongs to pool {other:?}", thin.name),
@@ -255,16 +268,32 @@ fn lvm(section: Lvm, key: &str, pool: &str, taken: &mut Taken) -> Result<LvmConf
             parse_size(&text.value).map_err(|why| (text.referenced.line(), format!("{key}.lvm.reserve: {why}")))?
         }
     };
-    let archives = match section.archives {
-        None => quarry_lvm::ARCHIVES,
+    match section.archives {
+        None => {}
         // Without any archive, an operator could not undo a mistake.
         Some(number) if number.value == 0 => {
             let line = number.referenced.line();
             return Err((line, format!("{key}.lvm.archives: must be at least 1 (files of lvm's metadata archive)")));
         }
-        Some(number) => number.value,
-    };
+        Some(number) => {
+            let (archives, other) =
+                groups.archives.entry(volume_group.clone()).or_insert_with(|| (number.value, pool.to_owned()));
+            if *archives != number.value {
+                return Err((
+                    number.referenced.line(),
+                    format!(
+                        "{key}.lvm.archives: pool {pool:?} sets {}, but pool {other:?} sets {archives}, and both are in \
+                         volume group {volume_group:?}, which has one archive: set it in one of them, or to the same \
+                         number",
+                        number.value
+                    ),
+                ));
+            }
+        }
+    }
     let deactivate = section.deactivate.unwrap_or(true);
+    // Another pool of the volume group may set it.
+    let archives = quarry_lvm::ARCHIVES;
     Ok(LvmConfig { volume_group, reserve, deactivate, archives, thin_pool })
 }
 
@@ -468,6 +497,29 @@ mod tests {
         for twice in [[plain, plain], [one, one]] {
             let error = pools(&twice).unwrap_err().to_string();
             assert!(error.contains("already belongs to pool \"p0\""), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_pools_of_a_volume_group_keep_one_number_of_archives() {
+        let archives = |sections: [&str; 3]| {
+            let pool = |(index, section)| format!("  - name: p{index}\n    lvm: {{volumeGroup: {section}}}\n");
+            let text: String = sections.into_iter().enumerate().map(pool).collect();
+            let pools = parse(Path::new("pools.yaml"), &format!("pools:\n{text}"))?;
+            let of = |pool: &PoolConfig| match &pool.kind {
+                PoolKind::Lvm(config) => config.archives,
+                PoolKind::Disk(_) => panic!("a pool of kind lvm"),
+            };
+            Ok::<_, ConfigError>(pools.iter().map(of).collect::<Vec<_>>())
+        };
+        let (plain, thin, other) = ("vg, archives: 50", "vg, thinPool: {name: a}", "vg2, archives: 7");
+        assert_eq!(archives([plain, thin, other]).unwrap(), [50, 50, 7]);
+        assert_eq!(archives([thin, plain, other]).unwrap(), [50, 50, 7], "in any order");
+        assert_eq!(archives([thin, "vg", "vg3"]).unwrap(), [100; 3]);
+        assert!(archives([plain, "vg, archives: 50, thinPool: {name: a}", other]).is_ok());
+        let error = archives([plain, "vg, archives: 60, thinPool: {name: a}", other]).unwrap_err().to_string();
+        for part in ["pools.yaml:5: pools[1].lvm.archives", "\"p1\" sets 60", "\"p0\" sets 50", "\"vg\""] {
+            assert!(error.contains(part), "{error}");
         }
     }
 

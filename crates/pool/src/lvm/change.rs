@@ -228,6 +228,42 @@ impl LvmPool {
         Ok(())
     }
 
+    /// Like [`LvmPool::commit`], for the creation of a logical volume. After a final error, it does not exist. `tag` is the
+    /// record that it got. The caller holds the pool lock, and has held it since the name was free.
+    pub(super) async fn commit_new(
+        &self,
+        group: &VolumeGroup,
+        name: &str,
+        tag: &str,
+        result: Result<(), quarry_lvm::Error>,
+    ) -> Result<()> {
+        let failed = result.is_err();
+        match self.commit(group, result).await {
+            Err(error) if failed => Err(self.undo_new(name, tag, error).await),
+            // Only the flush failed.
+            committed => committed.map_err(Error::not_final),
+        }
+    }
+
+    /// The error of a logical volume whose creation failed, or must be undone. lvm may have created it, or a part of it,
+    /// nevertheless; that was never handed out, so it is removed again. The caller holds the pool lock, and has held it
+    /// since the name was free.
+    pub(super) async fn undo_new(&self, name: &str, tag: &str, error: Error) -> Error {
+        if !error.reason.is_final() {
+            return error;
+        }
+        let Ok(group) = self.group().await else { return error.not_final() };
+        let made = group.volumes().find(|volume| volume.name == name && volume.tags.iter().any(|found| found == tag));
+        let Some(made) = made else { return error };
+        match self.remove_volume(&group, made).await {
+            Ok(()) => error,
+            Err(why) => Error::unavailable(format!(
+                "{}; lvm created {}/{name} nevertheless, and it could not be removed: {}",
+                error.message, group.name, why.message
+            )),
+        }
+    }
+
     /// Flushes earlier changes before anything is reported that depends on them. An lvm that outlived its
     /// Quarry process may change something at any moment, until it has ended.
     ///

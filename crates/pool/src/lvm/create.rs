@@ -49,10 +49,7 @@ impl LvmPool {
         let request =
             CreateLv { name: name.clone(), extents, layout: spec.class.layout, tags: vec![record.to_string()], pvs };
         let made = commands::create(&group, &request).await;
-        let refused = made.is_err();
-        if let Err(error) = self.commit(&group, made).await {
-            return Err(if refused { self.undo_create(&name, &record, error).await } else { error.not_final() });
-        }
+        self.commit_new(&group, &name, &record.to_string(), made).await?;
         if let Some(volume) = created_volume(&group, &name, &record) {
             return Ok(volume);
         }
@@ -71,7 +68,7 @@ impl LvmPool {
             shared.join(", ")
         );
         let error = self.no_space(&group, spec, size, &[why]);
-        Err(self.undo_create(&name, &record, error).await)
+        Err(self.undo_new(&name, &record.to_string(), error).await)
     }
 
     /// The error for a volume that does not fit, with additional reasons.
@@ -86,27 +83,6 @@ impl LvmPool {
                 self.name, spec.class.layout, largest.bytes
             ),
         )
-    }
-
-    /// The error of a creation whose lvcreate failed. lvcreate may have created the volume nevertheless:
-    /// before the activation of its device failed, or in the first of two commits. The volume was never
-    /// handed out, so it is removed again. The caller holds the pool lock, and has held it since the name was
-    /// free.
-    pub(super) async fn undo_create(&self, name: &str, record: &Record, error: Error) -> Error {
-        if !error.reason.is_final() {
-            return error;
-        }
-        let Ok(group) = self.group().await else { return error.not_final() };
-        let record = record.to_string();
-        let made = group.volumes().find(|volume| volume.name == name && volume.tags.contains(&record));
-        let Some(made) = made else { return error };
-        match self.remove_volume(&group, made).await {
-            Ok(()) => error,
-            Err(why) => Error::unavailable(format!(
-                "{}; lvm created {}/{name} nevertheless, and it could not be removed: {}",
-                error.message, group.name, why.message
-            )),
-        }
     }
 }
 

@@ -68,10 +68,7 @@ impl LvmPool {
         let request = CreateSnapshot { source, name: &name, extents, tag: &tag, pvs: &pvs };
         let made = commands::create_snapshot(&group, &request).await;
         let created = crate::snapshot::now();
-        let refused = made.is_err();
-        if let Err(error) = self.commit(&group, made).await {
-            return Err(if refused { self.undo_snapshot(&name, &tag, error).await } else { error.not_final() });
-        }
+        self.commit_new(&group, &name, &tag, made).await?;
         self.make_ready(&current, &name, record, (extents, created)).await.map_err(Error::not_final)
     }
 
@@ -162,25 +159,6 @@ impl LvmPool {
                 free.unwrap_or_default()
             ),
         )
-    }
-
-    /// The error of a snapshot whose lvcreate failed. lvcreate may have created a part of it nevertheless; that was
-    /// never handed out, so it is removed again. The caller holds the pool lock, and has held it since the name was
-    /// free.
-    pub(in crate::lvm) async fn undo_snapshot(&self, name: &str, tag: &str, error: Error) -> Error {
-        if !error.reason.is_final() {
-            return error;
-        }
-        let Ok(group) = self.group().await else { return error.not_final() };
-        let made = group.volumes().find(|volume| volume.name == name && volume.tags.iter().any(|found| found == tag));
-        let Some(made) = made else { return error };
-        match self.remove_volume(&group, made).await {
-            Ok(()) => error,
-            Err(why) => Error::unavailable(format!(
-                "{}; lvm created {}/{name} nevertheless, and it could not be removed: {}",
-                error.message, group.name, why.message
-            )),
-        }
     }
 
     /// See [`crate::Pool::activate_snapshot`].

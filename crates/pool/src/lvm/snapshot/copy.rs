@@ -71,10 +71,7 @@ impl LvmPool {
         };
         let request = CreateLv { name: name.clone(), extents, layout: Layout::Linear, tags: vec![tag.clone()], pvs };
         let made = commands::create(&group, &request).await;
-        let refused = made.is_err();
-        if let Err(error) = self.commit(&group, made).await {
-            return Err(if refused { self.undo_snapshot(&name, &tag, error).await } else { error.not_final() });
-        }
+        self.commit_new(&group, &name, &tag, made).await?;
         let group = self.group().await.map_err(Error::not_final)?;
         let made = group.logical_volume(&name).and_then(|made| from_logical(&group, made));
         made.filter(|made| made.record.to_string() == tag && made.size == from.size).ok_or_else(|| {

@@ -25,10 +25,7 @@ impl LvmPool {
         let (pool, tag) = (self.thin_pool_in(&group, config)?, record.to_string());
         let request = CreateThin { pool, name: &name, extents: group.extent_size.whole_in(size), tag: &tag };
         let made = create_thin(&group, &request).await;
-        let refused = made.is_err();
-        if let Err(error) = self.commit(&group, made).await {
-            return Err(if refused { self.undo_create(&name, &record, error).await } else { error.not_final() });
-        }
+        self.commit_new(&group, &name, &tag, made).await?;
         self.created_thin_volume(&name, &tag).await.map(|(_, volume)| volume)
     }
 
@@ -62,10 +59,7 @@ impl LvmPool {
         let tag = record.to_string();
         let request = CreateThinSnapshot { source, name: &name, tag: &tag, writable: true };
         let made = create_thin_snapshot(&group, &request).await;
-        let refused = made.is_err();
-        if let Err(error) = self.commit(&group, made).await {
-            return Err(if refused { self.undo_create(&name, &record, error).await } else { error.not_final() });
-        }
+        self.commit_new(&group, &name, &tag, made).await?;
         let filled = self.complete_thin_copy(&name, &record, contents.filesystem).await;
         filled.map(Some).map_err(Error::not_final)
     }

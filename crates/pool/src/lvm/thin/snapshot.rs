@@ -48,10 +48,7 @@ impl LvmPool {
         let request = CreateThinSnapshot { source, name: &name, tag: &tag, writable: false };
         let made = create_thin_snapshot(&group, &request).await;
         let created = crate::snapshot::now();
-        let refused = made.is_err();
-        if let Err(error) = self.commit(&group, made).await {
-            return Err(if refused { self.undo_snapshot(&name, &tag, error).await } else { error.not_final() });
-        }
+        self.commit_new(&group, &name, &tag, made).await?;
         self.make_thin_ready(&current, &name, record, created).await.map_err(Error::not_final)
     }
 
