@@ -57,32 +57,36 @@ fn draw(
     panel: fn(&Area<'_>, What, &[&Series]) -> Outcome,
 ) -> Result<String, Error> {
     let mut svg = String::new();
-    let drawn = || -> Outcome {
-        let phases = phases(&results.series);
-        let rows = phases.len().div_ceil(COLUMNS).max(1);
-        let columns = phases.len().clamp(1, COLUMNS);
-        let size = (PANEL.0 * u32::try_from(columns)?, HEADING + PANEL.1 * u32::try_from(rows)?);
-        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-        root.fill(&WHITE)?;
-        let (heading, panels) = root.split_vertically(HEADING);
-        heading.draw(&Text::new(format!("{}: {title}", results.driver.name), (12, 8), (FONT, 18)))?;
-        let legend = driver.iter().chain(floor.iter().filter(|_| results.plan.floor.is_some()));
-        for (index, (kind, name, opacity)) in legend.enumerate() {
-            let x = 14 + 110 * i32::try_from(index)?;
-            let color = color(*kind).mix(*opacity).filled();
-            heading.draw(&(
-                EmptyElement::at((x, 38)) + Rectangle::new([(0, 0), (12, 12)], color) + Text::new(*name, (18, 0), (FONT, 14))
-            ))?;
-        }
-        for (area, what) in panels.split_evenly((rows, columns)).iter().zip(phases) {
-            let series: Vec<&Series> = results.series.iter().filter(|series| series.what == what).collect();
-            panel(area, what, &series)?;
-        }
-        root.present()?;
-        Ok(())
-    };
-    drawn().map_err(|error| Error(error.to_string()))?;
+    let legend = driver.iter().chain(floor.iter().filter(|_| results.plan.floor.is_some()));
+    page(&mut svg, results, title, legend, panel).map_err(|error| Error(error.to_string()))?;
     Ok(svg)
+}
+
+fn page<'a>(
+    svg: &mut String,
+    results: &Results,
+    title: &str,
+    legend: impl Iterator<Item = &'a (Kind, &'static str, f64)>,
+    panel: fn(&Area<'_>, What, &[&Series]) -> Outcome,
+) -> Outcome {
+    let phases = phases(&results.series);
+    let (rows, columns) = (phases.len().div_ceil(COLUMNS).max(1), phases.len().clamp(1, COLUMNS));
+    let size = (PANEL.0 * u32::try_from(columns)?, HEADING + PANEL.1 * u32::try_from(rows)?);
+    let root = SVGBackend::with_string(svg, size).into_drawing_area();
+    root.fill(&WHITE)?;
+    let (heading, panels) = root.split_vertically(HEADING);
+    heading.draw(&Text::new(format!("{}: {title}", results.driver.name), (12, 8), (FONT, 18)))?;
+    for (index, (kind, name, opacity)) in legend.enumerate() {
+        let square = Rectangle::new([(0, 0), (12, 12)], color(*kind).mix(*opacity).filled());
+        let x = 14 + 110 * i32::try_from(index)?;
+        heading.draw(&(EmptyElement::at((x, 38)) + square + Text::new(*name, (18, 0), (FONT, 14))))?;
+    }
+    for (area, what) in panels.split_evenly((rows, columns)).iter().zip(phases) {
+        let series: Vec<&Series> = results.series.iter().filter(|series| series.what == what).collect();
+        panel(area, what, &series)?;
+    }
+    root.present()?;
+    Ok(())
 }
 
 /// What has samples, in the order of the report.
@@ -172,4 +176,59 @@ fn bounds(numbers: impl Iterator<Item = f64>) -> (f64, f64) {
 
 fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::results;
+    use crate::{Phase, Sample};
+
+    /// How many shapes of that kind and color an SVG has.
+    fn shapes(svg: &str, shape: &str, color: RGBColor) -> usize {
+        let color = format!("#{:02X}{:02X}{:02X}", color.0, color.1, color.2);
+        svg.lines().filter(|line| line.starts_with(&format!("<{shape}")) && line.contains(&color)).count()
+    }
+
+    #[test]
+    fn each_phase_has_a_panel_with_its_series() {
+        let svg = against_concurrency(&results()).unwrap();
+        assert!(svg.contains("local.csi.quarry.dev: latency in ms against volumes at once"), "{svg}");
+        for text in ["create", "stage", "driver p50", "driver p99", "floor p50", "floor p99"] {
+            assert!(svg.contains(&format!("\n{text}\n")), "{text} is missing in {svg}");
+        }
+        // Create and stage: p50 and p99 of the driver. Only create has a floor.
+        assert_eq!(shapes(&svg, "polyline", color(Kind::Driver)), 4, "{svg}");
+        assert_eq!(shapes(&svg, "polyline", color(Kind::Floor)), 2, "{svg}");
+    }
+
+    #[test]
+    fn every_call_is_a_point_in_time() {
+        let results = results();
+        let svg = over_time(&results).unwrap();
+        for kind in [Kind::Driver, Kind::Floor] {
+            let samples: usize =
+                results.series.iter().filter(|series| series.kind == kind).map(|series| series.samples.len()).sum();
+            assert_eq!(shapes(&svg, "circle", color(kind)), samples, "{kind}: {svg}");
+        }
+    }
+
+    #[test]
+    fn many_samples_are_thinned_and_the_slowest_remains() {
+        let mut series = Series::new(Kind::Driver, 1, What::Phase(Phase::Create));
+        let sample = |index: u64| Sample { at: Duration::from_millis(index), took: Duration::from_millis(index % 997) };
+        series.samples = (0..10_000).map(sample).collect();
+        let points = thinned(&series);
+        assert!((POINTS / 2..=POINTS).contains(&points.len()), "{}", points.len());
+        assert!(points.iter().any(|point| (point.1 - 996.0).abs() < 1e-9));
+        series.samples.truncate(POINTS);
+        assert_eq!(thinned(&series).len(), POINTS);
+    }
+
+    #[test]
+    fn a_run_without_samples_can_be_drawn() {
+        let empty = Results { series: Vec::new(), ..results() };
+        assert!(against_concurrency(&empty).unwrap().contains("</svg>"));
+        assert!(over_time(&empty).unwrap().contains("</svg>"));
+    }
 }

@@ -49,11 +49,11 @@ pub type Retries = BTreeMap<String, u64>;
 
 /// The names and paths of one volume of a round.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     /// Its name, which carries the ID of the run and is in no other round.
-    pub name: String,
+    pub(crate) name: String,
     /// Its own directory in the working directory of the run.
-    pub directory: PathBuf,
+    pub(crate) directory: PathBuf,
 }
 
 impl Place {

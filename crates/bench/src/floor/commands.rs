@@ -53,7 +53,7 @@ impl Line {
 
     /// As an operator would type it.
     #[cfg(test)]
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         std::iter::once(self.program).chain(self.args.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
     }
 }

@@ -1,6 +1,8 @@
 //! Results as text and as JSON.
 
 mod json;
+#[cfg(test)]
+pub(crate) mod tests;
 mod text;
 
 pub use json::json;
