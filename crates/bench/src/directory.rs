@@ -45,7 +45,8 @@ impl Directory {
     /// Removes the directories of one volume, and returns what could not be removed.
     pub(crate) fn remove_place(&self, place: &Place) -> Vec<String> {
         let targets = [place.target(), place.staging()];
-        let removed = targets.into_iter().map(|path| quarry_mount::remove_target(&path).map_err(|error| error.to_string()));
+        let removed =
+            targets.into_iter().map(|path| quarry_mount::remove_target(&path).map_err(|error| error.to_string()));
         let mut left: Vec<String> = removed.filter_map(Result::err).collect();
         if left.is_empty()
             && let Err(error) = std::fs::remove_dir(&place.directory)

@@ -287,8 +287,7 @@ mod tests {
 
     #[test]
     fn a_driver_without_staging_publishes_directly_and_again() {
-        let (steps, left) =
-            resolve(&Abilities { stage: false, ..ALL }, &[Stats, Expand, Snapshot]);
+        let (steps, left) = resolve(&Abilities { stage: false, ..ALL }, &[Stats, Expand, Snapshot]);
         assert_eq!(steps, "create attach publish unpublish republish unpublish detach delete");
         assert!(left.contains(&"restage: it needs stage".to_owned()), "{left:?}");
     }
@@ -304,7 +303,10 @@ mod tests {
         let (steps, left) = resolve(&ALL, &[Stage, Snapshot]);
         assert_eq!(steps, "create attach expand detach delete");
         assert!(left.contains(&"publish: it needs stage".to_owned()), "{left:?}");
-        assert_eq!(resolve(&ALL, &[Restage, Expand, Stats, Snapshot]).0, "create attach stage publish unpublish unstage detach delete");
+        assert_eq!(
+            resolve(&ALL, &[Restage, Expand, Stats, Snapshot]).0,
+            "create attach stage publish unpublish unstage detach delete"
+        );
         assert_eq!("restore".parse(), Ok(Restore));
         assert!("create".parse::<Phase>().unwrap_err().contains("stage, publish, stats"));
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use plotters::coord::Shift;
 use plotters::prelude::{
-    ChartBuilder, Circle, DrawingArea, EmptyElement, IntoDrawingArea as _, IntoLogRange as _, LineSeries,
-    RGBColor, Rectangle, SVGBackend, Text, WHITE,
+    ChartBuilder, Circle, DrawingArea, EmptyElement, IntoDrawingArea as _, IntoLogRange as _, LineSeries, RGBColor,
+    Rectangle, SVGBackend, Text, WHITE,
 };
 use plotters::style::Color as _;
 
@@ -113,7 +113,9 @@ fn concurrency_panel(area: &Area<'_>, what: What, series: &[&Series]) -> Outcome
     };
     let lines: Vec<(Kind, f64, Vec<(f64, f64)>)> = [Kind::Floor, Kind::Driver]
         .into_iter()
-        .flat_map(|kind| [(kind, 0.35, points(kind, |latency| latency.p99)), (kind, 1.0, points(kind, |latency| latency.p50))])
+        .flat_map(|kind| {
+            [(kind, 0.35, points(kind, |latency| latency.p99)), (kind, 1.0, points(kind, |latency| latency.p50))]
+        })
         .collect();
     let all = || lines.iter().flat_map(|(_, _, points)| points);
     let (low, high) = bounds(all().map(|point| point.0));

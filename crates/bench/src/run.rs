@@ -203,7 +203,8 @@ impl Rounds<'_> {
 
     fn batch<S: System>(&self, system: &S, part: &str, volumes: usize) -> Result<Batch<S>, String> {
         let name = |index: usize| format!("bench-{}-{part}-{index:04}", self.run);
-        let places: Vec<Place> = (0..volumes).map(|index| self.directory.place(name(index))).collect::<Result<_, _>>()?;
+        let places: Vec<Place> =
+            (0..volumes).map(|index| self.directory.place(name(index))).collect::<Result<_, _>>()?;
         Ok(Batch {
             states: places.iter().cloned().map(|place| system.volume(place)).collect(),
             notes: places.iter().map(|_| Note::default()).collect(),

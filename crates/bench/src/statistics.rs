@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::system::{Failure, Kind, Retries};
 use crate::Phase;
+use crate::system::{Failure, Kind, Retries};
 
 /// What a series of samples is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -149,21 +149,15 @@ pub struct Latency {
 impl Latency {
     /// The distribution of some times; `None` without any.
     pub fn of(times: impl IntoIterator<Item = Duration>) -> Option<Self> {
+        let times: Vec<Duration> = times.into_iter().collect();
+        let (min, max) = (times.iter().min().copied()?, times.iter().max().copied()?);
         // In nanoseconds; grows as needed.
         let mut histogram = Histogram::<u64>::new(3).ok()?;
         for time in times {
-            let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
-            histogram.record(nanoseconds).ok()?;
+            histogram.record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2)).ok()?;
         }
-        let at = |quantile| Duration::from_nanos(histogram.value_at_quantile(quantile));
-        (!histogram.is_empty()).then(|| Self {
-            count: histogram.len(),
-            min: Duration::from_nanos(histogram.min()),
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            max: Duration::from_nanos(histogram.max()),
-        })
+        let at = |quantile| Duration::from_nanos(histogram.value_at_quantile(quantile)).clamp(min, max);
+        Some(Self { count: histogram.len(), min, p50: at(0.5), p90: at(0.9), p99: at(0.99), max })
     }
 }
 

@@ -143,7 +143,10 @@ async fn other_errors_are_counted_shown_and_cleaned_up() {
     assert_eq!(publish.count, 1);
     assert!(publish.first.contains("node_publish_volume of id-bench-"), "{publish:?}");
     assert_eq!(series(&results, Phase::Create, 2).errors["RESOURCE_EXHAUSTED"].count, 1);
-    assert_eq!((count(&results, Phase::Create), count(&results, Phase::Publish), count(&results, Phase::Delete)), (3, 2, 1));
+    assert_eq!(
+        (count(&results, Phase::Create), count(&results, Phase::Publish), count(&results, Phase::Delete)),
+        (3, 2, 1)
+    );
     assert_eq!(double.state().calls["create_snapshot"], 3, "once more, to learn the ID of what may exist");
     let text = report::text(&results);
     assert!(text.contains("2 at once, driver, publish: INTERNAL 1; the first: node_publish_volume of"), "{text}");
@@ -216,11 +219,7 @@ async fn a_second_interruption_names_what_remains() {
 
 #[tokio::test]
 async fn what_the_driver_does_not_have_is_left_out() {
-    let double = Double {
-        controller: vec![ControllerRpc::CreateDeleteVolume],
-        node: Vec::new(),
-        ..Double::default()
-    };
+    let double = Double { controller: vec![ControllerRpc::CreateDeleteVolume], node: Vec::new(), ..Double::default() };
     let served = double.serve(true, true);
     let results = measure(&plan(&served)).await;
     assert!(results.is_complete(), "{results:?}");
@@ -310,9 +309,8 @@ async fn volumes_in_the_background_are_there_and_not_measured() {
 
 #[tokio::test]
 async fn expansion_of_unpublished_volumes_only_is_left_out() {
-    let offline = plugin_capability::VolumeExpansion {
-        r#type: plugin_capability::volume_expansion::Type::Offline.into(),
-    };
+    let offline =
+        plugin_capability::VolumeExpansion { r#type: plugin_capability::volume_expansion::Type::Offline.into() };
     let double = Double { plugin: vec![plugin_capability::Type::VolumeExpansion(offline)], ..Double::default() };
     let served = double.serve(true, true);
     let results = measure(&plan(&served)).await;

@@ -163,7 +163,10 @@ fn stop_on_signals(stop: Stop) -> std::io::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::spawn(async move {
         either(&mut interrupt, &mut terminate).await;
-        let _ = writeln!(std::io::stderr(), "stopping: the volumes of this run are being removed; a second signal stops that, too");
+        let _ = writeln!(
+            std::io::stderr(),
+            "stopping: the volumes of this run are being removed; a second signal stops that, too"
+        );
         stop.stop.cancel();
         either(&mut interrupt, &mut terminate).await;
         stop.abandon.cancel();

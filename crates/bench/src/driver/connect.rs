@@ -118,15 +118,12 @@ async fn identity_of_node(channel: &Channel, attempts: &mut Attempts<'_>) -> any
 }
 
 /// The IDs of all volumes.
-async fn list(
-    controller: &ControllerClient<Channel>,
-    attempts: &mut Attempts<'_>,
-) -> anyhow::Result<BTreeSet<String>> {
+async fn list(controller: &ControllerClient<Channel>, attempts: &mut Attempts<'_>) -> anyhow::Result<BTreeSet<String>> {
     let (mut all, mut starting_token) = (BTreeSet::new(), String::new());
     loop {
         let request = csi::ListVolumesRequest { max_entries: 0, starting_token: starting_token.clone() };
-        let page = ask!(*controller, list_volumes, request, attempts)
-            .map_err(|refused| failed("ListVolumes", &refused))?;
+        let page =
+            ask!(*controller, list_volumes, request, attempts).map_err(|refused| failed("ListVolumes", &refused))?;
         all.extend(page.entries.into_iter().filter_map(|entry| entry.volume).map(|volume| volume.volume_id));
         // A driver that returns the same token again would cause an endless loop.
         if page.next_token.is_empty() || page.next_token == starting_token {

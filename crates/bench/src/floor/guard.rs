@@ -21,7 +21,10 @@ pub(super) async fn check_group(group: &str, thin_pool: Option<&str>) -> anyhow:
         );
     }
     let report = match thin_pool {
-        Some(pool) => Command::query("lvm").subcommand("lvs").args(["--noheadings", "-o", "lv_layout"]).arg(format!("{group}/{pool}")),
+        Some(pool) => Command::query("lvm")
+            .subcommand("lvs")
+            .args(["--noheadings", "-o", "lv_layout"])
+            .arg(format!("{group}/{pool}")),
         None => Command::query("lvm").subcommand("vgs").args(["--noheadings", "-o", "vg_name"]).arg(group),
     };
     let output = report.run().await?.require_success().context("reading the volume group of the floor")?;

@@ -83,6 +83,7 @@ struct Row<'a> {
     per_second: Option<f64>,
     retries: &'a Retries,
     errors: BTreeMap<&'a str, Errors<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     samples: Vec<[f64; 2]>,
 }
 

@@ -51,8 +51,19 @@ fn heading(results: &Results) -> String {
 }
 
 fn figures(series: &[Series]) -> String {
-    const TITLES: [&str; 11] =
-        ["AT ONCE", "PHASE", "SYSTEM", "COUNT", "P50 ms", "P90 ms", "P99 ms", "MAX ms", "PER SECOND", "RETRIES", "ERRORS"];
+    const TITLES: [&str; 11] = [
+        "AT ONCE",
+        "PHASE",
+        "SYSTEM",
+        "COUNT",
+        "P50 ms",
+        "P90 ms",
+        "P99 ms",
+        "MAX ms",
+        "PER SECOND",
+        "RETRIES",
+        "ERRORS",
+    ];
     let rows = series.iter().map(|series| {
         let latency = series.latency();
         let time = |of: fn(&Latency) -> std::time::Duration| {

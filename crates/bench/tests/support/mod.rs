@@ -1,5 +1,6 @@
 //! A small CSI driver in this process, whose volumes are entries of a map. It answers late, or with an error,
 //! as a test wants.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(dead_code, reason = "not every test uses everything")]
 
 mod services;
@@ -22,18 +23,18 @@ use tonic::{Code, Status};
 
 /// What a call does besides its work.
 #[derive(Clone, Debug)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// The call, such as `create_volume`.
-    pub call: &'static str,
+    pub(crate) call: &'static str,
     /// Only for volumes whose name or ID contains this.
-    pub of: String,
+    pub(crate) of: String,
     /// How many calls are affected.
-    pub times: usize,
-    pub effect: Effect,
+    pub(crate) times: usize,
+    pub(crate) effect: Effect,
 }
 
 #[derive(Clone, Debug)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// Nothing is done.
     Fails(Code),
     /// The work is done, and the answer is this error.
@@ -45,46 +46,46 @@ pub enum Effect {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct VolumeState {
-    pub name: String,
-    pub attached: bool,
-    pub staged: bool,
-    pub published: bool,
-    pub size: i64,
+pub(crate) struct VolumeState {
+    pub(crate) name: String,
+    pub(crate) attached: bool,
+    pub(crate) staged: bool,
+    pub(crate) published: bool,
+    pub(crate) size: i64,
 }
 
 /// The state of the driver.
 #[derive(Debug, Default)]
-pub struct State {
-    pub volumes: BTreeMap<String, VolumeState>,
+pub(crate) struct State {
+    pub(crate) volumes: BTreeMap<String, VolumeState>,
     /// Snapshots by name; how many more times each is not ready.
-    pub snapshots: BTreeMap<String, usize>,
-    pub faults: Vec<Fault>,
+    pub(crate) snapshots: BTreeMap<String, usize>,
+    pub(crate) faults: Vec<Fault>,
     /// How often each call was made.
-    pub calls: BTreeMap<&'static str, usize>,
+    pub(crate) calls: BTreeMap<&'static str, usize>,
     /// The calls that are in progress, and the most at once.
-    pub in_progress: BTreeMap<&'static str, usize>,
-    pub most: BTreeMap<&'static str, usize>,
+    pub(crate) in_progress: BTreeMap<&'static str, usize>,
+    pub(crate) most: BTreeMap<&'static str, usize>,
     /// The IDs of volumes that any call but CreateVolume named.
-    pub touched: BTreeSet<String>,
+    pub(crate) touched: BTreeSet<String>,
     /// What no client may ask for.
-    pub wrong: Vec<String>,
+    pub(crate) wrong: Vec<String>,
 }
 
 /// The driver.
 #[derive(Clone)]
-pub struct Double {
-    pub state: Arc<Mutex<State>>,
-    pub name: &'static str,
-    pub controller: Vec<ControllerRpc>,
-    pub node: Vec<NodeRpc>,
-    pub plugin: Vec<csi::plugin_capability::Type>,
+pub(crate) struct Double {
+    pub(crate) state: Arc<Mutex<State>>,
+    pub(crate) name: &'static str,
+    pub(crate) controller: Vec<ControllerRpc>,
+    pub(crate) node: Vec<NodeRpc>,
+    pub(crate) plugin: Vec<csi::plugin_capability::Type>,
     /// Every call takes at least this long.
-    pub delay: Duration,
+    pub(crate) delay: Duration,
     /// How often a new snapshot is not ready.
-    pub unready: usize,
+    pub(crate) unready: usize,
     /// CreateVolume answers with this ID, if set.
-    pub answers: Option<&'static str>,
+    pub(crate) answers: Option<&'static str>,
 }
 
 impl Default for Double {
@@ -109,8 +110,8 @@ impl Default for Double {
 }
 
 /// A driver that is being served; it ends when this is dropped.
-pub struct Served {
-    pub directory: tempfile::TempDir,
+pub(crate) struct Served {
+    pub(crate) directory: tempfile::TempDir,
     stop: CancellationToken,
 }
 
@@ -121,16 +122,16 @@ impl Drop for Served {
 }
 
 impl Served {
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("unix://{}", self.directory.path().join("csi.sock").display())
     }
 
-    pub fn work_dir(&self) -> PathBuf {
+    pub(crate) fn work_dir(&self) -> PathBuf {
         self.directory.path().join("work")
     }
 
     /// The entries that a run left in its working directory.
-    pub fn leftovers(&self) -> Vec<PathBuf> {
+    pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.work_dir()).into_iter().flatten();
         entries.map(|entry| entry.unwrap().path()).collect()
     }
@@ -138,7 +139,7 @@ impl Served {
 
 impl Double {
     /// Serves on a socket in a new directory: identity, and the services that are asked for.
-    pub fn serve(&self, controller: bool, node: bool) -> Served {
+    pub(crate) fn serve(&self, controller: bool, node: bool) -> Served {
         let directory = tempfile::tempdir().unwrap();
         let listener = unix::listen(&directory.path().join("csi.sock")).unwrap();
         let stop = CancellationToken::new();
@@ -151,17 +152,17 @@ impl Double {
         Served { directory, stop }
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
     /// Injects a fault.
-    pub fn fault(&self, call: &'static str, of: &str, times: usize, effect: Effect) {
+    pub(crate) fn fault(&self, call: &'static str, of: &str, times: usize, effect: Effect) {
         self.state().faults.push(Fault { call, of: of.to_owned(), times, effect });
     }
 
     /// Does a call's work, with the delays and faults that apply.
-    pub async fn call<T>(
+    pub(crate) async fn call<T>(
         &self,
         call: &'static str,
         of: &str,
@@ -186,9 +187,8 @@ impl Double {
 
     fn take_fault(&self, call: &'static str, of: &str) -> Option<Effect> {
         let mut state = self.state();
-        let found = state.faults.iter_mut().find(|fault| {
-            fault.call == call && fault.times > 0 && of.contains(&fault.of)
-        })?;
+        let found =
+            state.faults.iter_mut().find(|fault| fault.call == call && fault.times > 0 && of.contains(&fault.of))?;
         found.times -= 1;
         Some(found.effect.clone())
     }
@@ -196,13 +196,13 @@ impl Double {
 
 impl State {
     /// The volume with that ID, for a call that needs it.
-    pub fn volume(&mut self, id: &str) -> Result<&mut VolumeState, Status> {
+    pub(crate) fn volume(&mut self, id: &str) -> Result<&mut VolumeState, Status> {
         self.touched.insert(id.to_owned());
         self.volumes.get_mut(id).ok_or_else(|| Status::not_found(format!("volume {id} does not exist")))
     }
 
     /// Notes a request that is against CSI, and rejects it.
-    pub fn reject(&mut self, what: String) -> Status {
+    pub(crate) fn reject(&mut self, what: String) -> Status {
         self.wrong.push(what.clone());
         Status::failed_precondition(what)
     }
@@ -237,10 +237,10 @@ impl Drop for InProgress {
 }
 
 /// Creates the target as a driver does.
-pub fn make_target(path: &str) -> Result<(), Status> {
+pub(crate) fn make_target(path: &str) -> Result<(), Status> {
     std::fs::create_dir(path).map_err(|error| Status::internal(format!("{path}: {error}")))
 }
 
-pub fn remove_target(path: &str) {
+pub(crate) fn remove_target(path: &str) {
     let _ = std::fs::remove_dir(Path::new(path));
 }
