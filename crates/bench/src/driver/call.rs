@@ -122,11 +122,13 @@ impl<'a> Attempts<'a> {
         request.set_timeout(timeout);
         let started = Instant::now();
         let answer = tokio::select! {
-            answer = call(request) => answer,
+            // After the interruption, no call is sent.
+            biased;
             () = self.manner.stop.abandon.cancelled() => {
-                let message = "interrupted while the call was in progress".to_owned();
+                let message = "interrupted before the driver answered".to_owned();
                 return Err(Refused { code: Code::Cancelled, message, interrupted: true });
             }
+            answer = call(request) => answer,
         };
         match answer {
             Ok(response) => Ok(response.into_inner()),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use quarry_exec::Command;
@@ -37,12 +38,15 @@ pub(super) async fn check_group(group: &str, thin_pool: Option<&str>) -> anyhow:
     Ok(())
 }
 
+/// How long a report may take: it waits for the commands of others.
+const DEADLINE: Duration = Duration::from_secs(300);
+
 /// The logical volumes with this tag, by name.
 ///
 /// # Errors
 /// lvm's report failed or cannot be read.
 pub(super) async fn tagged(group: &str, tag: &str) -> anyhow::Result<BTreeMap<String, LvUuid>> {
-    let command = Command::query("lvm").subcommand("lvs");
+    let command = Command::query("lvm").subcommand("lvs").deadline(DEADLINE);
     let command = command.args(["--noheadings", "--separator", " ", "-o", "lv_uuid,lv_name", "--select"]);
     let output = command.arg(format!("lv_tags=\"{tag}\"")).arg(group).run().await?;
     let output = output.require_success().context("reading the logical volumes of this run")?;

@@ -194,11 +194,15 @@ impl Floor {
         self.lacks(phase)
     }
 
-    /// What this run has not removed.
+    /// What this run has not removed. Not asked after an interruption of the clean-up: lvm may be busy, and what
+    /// was not cleaned up is known.
     ///
     /// # Errors
     /// lvm's report failed.
     pub(crate) async fn remaining(&self) -> anyhow::Result<Vec<String>> {
+        if self.stop.abandon.is_cancelled() {
+            return Ok(Vec::new());
+        }
         let present = guard::tagged(&self.lvm.volume_group, &self.tag).await?;
         Ok(present.into_keys().map(|name| format!("logical volume {}/{name}", self.lvm.volume_group)).collect())
     }
@@ -213,10 +217,9 @@ impl Floor {
         }
         // The command is never killed: if the wait is abandoned, it ends by itself.
         let output = tokio::select! {
+            biased;
+            () = self.stop.abandon.cancelled() => return Err(interrupted()),
             output = line.command().run() => output,
-            () = self.stop.abandon.cancelled() => {
-                return Err(failure(INTERRUPTED, "interrupted while a command was running".to_owned()));
-            }
         };
         let output = output.map_err(|error| failure("COMMAND", error.to_string()))?;
         output.require_success().map_err(|error| failure("COMMAND", error.to_string()))?;
@@ -239,14 +242,18 @@ impl Floor {
 
     async fn clean_up(&self, volume: &mut Volume) -> Result<(), Failure> {
         let unknown = |error: anyhow::Error| failure("COMMAND", format!("{error:#}"));
+        let parts = [Part::Restored, Part::Snapshot, Part::Volume];
+        let is_done = parts.iter().all(|part| !volume.part(*part).asked || volume.part(*part).removed);
+        if !is_done && self.stop.abandon.is_cancelled() {
+            return Err(interrupted());
+        }
         for path in [volume.place.target(), volume.place.staging()] {
             if guard::is_mounted(&path).map_err(unknown)? {
                 self.run(&Line::unmount(&path), volume).await?;
             }
         }
         remove_target(&volume.place)?;
-        let parts = [Part::Restored, Part::Snapshot, Part::Volume];
-        if parts.iter().all(|part| !volume.part(*part).asked || volume.part(*part).removed) {
+        if is_done {
             return Ok(());
         }
         let present = guard::tagged(&self.lvm.volume_group, &self.tag).await.map_err(unknown)?;
@@ -267,6 +274,10 @@ impl Floor {
 
 fn remove_target(place: &Place) -> Result<(), Failure> {
     quarry_mount::remove_target(&place.target()).map_err(|error| failure("TARGET", error.to_string()))
+}
+
+fn interrupted() -> Failure {
+    failure(INTERRUPTED, "interrupted before the command ended; it ends by itself".to_owned())
 }
 
 fn failure(code: &str, message: String) -> Failure {
