@@ -95,6 +95,6 @@ pub(crate) trait System: Sync {
     /// The volumes are in an unknown state: the round ends, and they are cleaned up.
     fn settle(&self, phase: Phase, volumes: &mut [Self::Volume]) -> impl Future<Output = anyhow::Result<()>> + Send;
 
-    /// Undoes whatever was or may have been done with the volume, and returns what is left behind.
+    /// Undoes what was or may have been done with the volume, and returns what is left behind.
     fn clean(&self, volume: &mut Self::Volume) -> impl Future<Output = Vec<String>> + Send;
 }

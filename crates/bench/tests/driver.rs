@@ -251,7 +251,7 @@ async fn two_sockets_serve_one_driver() {
 }
 
 #[tokio::test]
-async fn a_volume_of_somebody_else_is_never_touched() {
+async fn a_volume_that_existed_before_is_never_touched() {
     let double = Double { answers: Some("precious"), ..Double::default() };
     let served = double.serve(true, true);
     double.state().volumes.insert("precious".to_owned(), support::VolumeState::default());

@@ -90,7 +90,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", requires = "floor", help_heading = FLOOR)]
     thin_pool: Option<String>,
     /// An option of lvcreate, such as --lvcreate-option=--type=raid1; may be given several times.
-    #[arg(long = "lvcreate-option", value_name = "OPTION", requires = "floor", allow_hyphen_values = true, help_heading = FLOOR)]
+    #[arg(
+        long = "lvcreate-option",
+        value_name = "OPTION",
+        requires = "floor",
+        allow_hyphen_values = true,
+        help_heading = FLOOR
+    )]
     lvcreate_options: Vec<String>,
 
     /// The format of the standard output.

@@ -144,8 +144,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Counts a repetition and waits for its time. `false` if there is none: the patience is over, or the run
-    /// is stopped.
+    /// Counts a repetition and waits for its time. `false` if the call must not be repeated: the patience is
+    /// over, or the run is stopped.
     pub(crate) async fn pause(&mut self, why: &str) -> bool {
         let interval = self.manner.retry_interval;
         if Instant::now() + interval > self.until || self.stop.is_cancelled() {

@@ -43,7 +43,7 @@ impl Driver {
             false => unix::connect(&unix::path_of(&plan.node)?).await?,
         };
         let identity = identity(&at_controller, &mut attempts).await?;
-        let other = identity_of_node(&at_node, &mut attempts).await?;
+        let other = identity(&at_node, &mut attempts).await.context("at the node's socket")?;
         anyhow::ensure!(
             other.name == identity.name,
             "--controller and --node belong to different drivers: {} and {}",
@@ -111,10 +111,6 @@ async fn identity(channel: &Channel, attempts: &mut Attempts<'_>) -> anyhow::Res
     let info = ask!(IdentityClient::new(channel.clone()), get_plugin_info, csi::GetPluginInfoRequest {}, attempts)
         .map_err(|refused| failed("GetPluginInfo", &refused))?;
     Ok(Identity { name: info.name, version: info.vendor_version })
-}
-
-async fn identity_of_node(channel: &Channel, attempts: &mut Attempts<'_>) -> anyhow::Result<Identity> {
-    identity(channel, attempts).await.context("at the node's socket")
 }
 
 /// The IDs of all volumes.
