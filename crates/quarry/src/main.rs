@@ -1,5 +1,6 @@
 //! The quarry binary: arguments and wiring only.
 
+mod bench;
 mod certificates;
 mod child;
 mod controller;
@@ -37,6 +38,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure a CSI driver: the time of each call, with many volumes at once, beside bare commands.
+    Bench(Box<bench::Args>),
     /// Manage the certificates of the controller and the nodes that Quarry issues.
     Certificates(certificates::Tool),
     /// Serve CSI Controller for a cluster: forwards requests to the nodes.
@@ -74,6 +77,10 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     logging::start(&cli.logging)?;
     match cli.command {
+        Command::Bench(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            return runtime.block_on(bench::run(*args));
+        }
         Command::Csi(args) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let answer = runtime.block_on(csi::run(args))?;

@@ -4,7 +4,7 @@
 //! check. An error is one line, `CODE: message`, with the gRPC name of the code.
 
 mod answer;
-mod capability;
+pub(crate) mod capability;
 mod client;
 mod render;
 #[cfg(test)]
@@ -245,19 +245,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<String> {
 }
 
 /// `KEY=VALUE`; the value may be empty or contain more `=`.
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("{text:?} is not KEY=VALUE")),
     }
 }
 
-fn size(text: &str) -> Result<i64, String> {
+pub(crate) fn size(text: &str) -> Result<i64, String> {
     let bytes = quarry_volume::parse_size(text)?;
     i64::try_from(bytes).map_err(|_| format!("{text:?} is larger than CSI allows"))
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
     // gRPC's own limit: eight digits.
     match Duration::try_from_secs_f64(number) {
@@ -266,6 +266,6 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn map(pairs: Vec<(String, String)>) -> BTreeMap<String, String> {
+pub(crate) fn map(pairs: Vec<(String, String)>) -> BTreeMap<String, String> {
     pairs.into_iter().collect()
 }

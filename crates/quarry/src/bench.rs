@@ -1,0 +1,300 @@
+//! `quarry bench`: measures any CSI driver, and bare commands beside it.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use quarry_bench::{LvmFloor, Phase, Plan, Results, Stop, plot, report};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::csi::capability::Use;
+use crate::csi::{map, pair, seconds, size};
+
+/// The heading under which --help lists the options of the floor.
+const FLOOR: &str = "Floor: bare commands, measured in alternating rounds";
+
+/// The options of `quarry bench`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The socket that serves CSI Controller.
+    #[arg(long, env = "CSI_ENDPOINT", default_value = "unix:///run/quarry/csi.sock", value_name = "unix:///PATH")]
+    controller: String,
+    /// The socket that serves CSI Node, if it is another one.
+    #[arg(long, value_name = "unix:///PATH")]
+    node: Option<String>,
+    /// The number of volumes in each round.
+    #[arg(long, default_value_t = 10)]
+    volumes: usize,
+    /// How many volumes are worked on at once; several numbers are measured one after the other.
+    #[arg(long, value_delimiter = ',', default_value = "1", value_name = "N[,N...]")]
+    concurrency: Vec<usize>,
+    /// The number of rounds for each concurrency.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Create this number of volumes first, which are there during the whole run and are not measured.
+    #[arg(long, default_value_t = 0, value_name = "VOLUMES")]
+    background: usize,
+    /// Leave out phases, and those that need them: stage, publish, stats, expand, snapshot, restore, restage.
+    #[arg(long, value_delimiter = ',', value_name = "PHASE[,PHASE...]")]
+    without: Vec<Phase>,
+    /// The size of each volume.
+    #[arg(long, value_parser = size, default_value = "1Gi", value_name = "SIZE")]
+    size: i64,
+    /// The size after the expansion; twice the size by default.
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    expand_to: Option<i64>,
+    #[command(flatten)]
+    usage: Use,
+    /// A parameter, as in a StorageClass; may be given several times.
+    #[arg(long = "param", value_parser = pair, value_name = "KEY=VALUE")]
+    parameters: Vec<(String, String)>,
+    /// A parameter, as in a VolumeSnapshotClass; may be given several times.
+    #[arg(long = "snapshot-param", value_parser = pair, value_name = "KEY=VALUE")]
+    snapshot_parameters: Vec<(String, String)>,
+    /// A secret for all calls that accept secrets; may be given several times. Other users can read command
+    /// lines.
+    #[arg(long = "secret", value_parser = pair, value_name = "KEY=VALUE")]
+    secrets: Vec<(String, String)>,
+    /// A file with one secret in each line, KEY=VALUE.
+    #[arg(long, value_name = "FILE")]
+    secrets_file: Option<PathBuf>,
+    /// Where the volumes must be accessible; all segments together describe one topology. By default, where
+    /// the node is.
+    #[arg(long = "segment", value_parser = pair, value_name = "KEY=VALUE")]
+    segments: Vec<(String, String)>,
+    /// The run stages and publishes in a new directory in this one. A driver in a container must see it under
+    /// the same path.
+    #[arg(long, default_value = "/var/lib/kubelet/plugins/quarry-bench", value_name = "DIRECTORY")]
+    work_dir: PathBuf,
+    /// The timeout of each call, in seconds; kubelet uses 120.
+    #[arg(long, default_value = "120", value_parser = seconds, value_name = "SECONDS")]
+    timeout: Duration,
+    /// For how long a call is repeated while the driver answers with a retryable code.
+    #[arg(long, default_value = "300", value_parser = seconds, value_name = "SECONDS")]
+    patience: Duration,
+    /// The pause before a call is repeated.
+    #[arg(long, default_value = "0.1", value_parser = seconds, value_name = "SECONDS")]
+    retry_interval: Duration,
+
+    /// Measure bare commands, too: those that an operator would type for the same volumes.
+    #[arg(long, value_name = "KIND", requires = "volume_group", help_heading = FLOOR)]
+    floor: Option<Floor>,
+    /// The volume group of the floor. Only logical volumes that the run creates are changed.
+    #[arg(long, value_name = "NAME", requires = "floor", help_heading = FLOOR)]
+    volume_group: Option<String>,
+    /// Create thin volumes in this pool of the volume group.
+    #[arg(long, value_name = "NAME", requires = "floor", help_heading = FLOOR)]
+    thin_pool: Option<String>,
+    /// An option of lvcreate, such as --lvcreate-option=--type=raid1; may be given several times.
+    #[arg(
+        long = "lvcreate-option",
+        value_name = "OPTION",
+        requires = "floor",
+        allow_hyphen_values = true,
+        help_heading = FLOOR
+    )]
+    lvcreate_options: Vec<String>,
+
+    /// The format of the standard output.
+    #[arg(short, long, default_value = "text")]
+    output: Output,
+    /// Also write the JSON to this file, with the time of every single call.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the plots concurrency.svg and time.svg into this directory.
+    #[arg(long, value_name = "DIRECTORY")]
+    plot: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    /// Text for people.
+    Text,
+    /// JSON for programs.
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Floor {
+    /// The commands of LVM, mkfs and mount.
+    Lvm,
+}
+
+/// Measures, prints the results, and exits with failure if they are not complete.
+///
+/// # Errors
+/// Nothing could be measured, or a file could not be written.
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (output, json, plots) = (args.output, args.json.clone(), args.plot.clone());
+    let plan = plan(args)?;
+    // Find out now, not after the run.
+    for directory in &plots {
+        std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+    }
+    let stop = Stop::default();
+    stop_on_signals(stop.clone()).context("waiting for signals")?;
+    let progress = |line: &str| drop(writeln!(std::io::stderr(), "{line}"));
+    let results = quarry_bench::run(&plan, &stop, &progress).await?;
+
+    let text = match output {
+        Output::Text => report::text(&results),
+        Output::Json => report::json(&results, false)?,
+    };
+    // The reader may have stopped reading: a closed pipe is not a failure.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    if let Some(path) = json {
+        write(&path, &report::json(&results, true)?)?;
+    }
+    if let Some(directory) = plots {
+        draw(&results, &directory)?;
+    }
+    Ok(if results.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn draw(results: &Results, directory: &Path) -> anyhow::Result<()> {
+    write(&directory.join("concurrency.svg"), &plot::against_concurrency(results)?)?;
+    write(&directory.join("time.svg"), &plot::over_time(results)?)
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// The first SIGINT or SIGTERM ends the measurement, the second one the clean-up.
+fn stop_on_signals(stop: Stop) -> std::io::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::spawn(async move {
+        either(&mut interrupt, &mut terminate).await;
+        let _ = writeln!(
+            std::io::stderr(),
+            "stopping: the volumes of this run are being removed; a second signal stops that, too"
+        );
+        stop.stop.cancel();
+        either(&mut interrupt, &mut terminate).await;
+        stop.abandon.cancel();
+    });
+    Ok(())
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+fn plan(args: Args) -> anyhow::Result<Plan> {
+    let mut secrets = map(args.secrets);
+    if let Some(path) = &args.secrets_file {
+        secrets.extend(read_secrets(path)?);
+    }
+    let floor = args.volume_group.map(|volume_group| LvmFloor {
+        volume_group,
+        thin_pool: args.thin_pool,
+        lvcreate_options: args.lvcreate_options,
+    });
+    Ok(Plan {
+        node: args.node.unwrap_or_else(|| args.controller.clone()),
+        controller: args.controller,
+        volumes: args.volumes,
+        concurrency: args.concurrency,
+        rounds: args.rounds,
+        background: args.background,
+        without: args.without.into_iter().collect(),
+        size: args.size,
+        expand_to: args.expand_to.unwrap_or_else(|| args.size.saturating_mul(2)),
+        capability: args.usage.one()?,
+        parameters: map(args.parameters),
+        snapshot_parameters: map(args.snapshot_parameters),
+        secrets,
+        segments: map(args.segments),
+        work_dir: args.work_dir,
+        timeout: args.timeout,
+        patience: args.patience,
+        retry_interval: args.retry_interval,
+        floor,
+    })
+}
+
+/// Reads lines of `KEY=VALUE`. Errors name the line's number and never its text.
+fn read_secrets(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(index, line)| {
+            pair(line).map_err(|_| anyhow::anyhow!("{}, line {}: not KEY=VALUE", path.display(), index + 1))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn read(line: &str) -> Result<Plan, String> {
+        let words = std::iter::once("bench").chain(line.split_whitespace());
+        let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
+        plan(line.args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_options_describe_a_plan() {
+        let plan = read(
+            "--controller unix:///c.sock --node unix:///n.sock --volumes 100 --concurrency 1,10,100 --size 2Gi \
+             --fs xfs --access single-node-multi-writer --param pool=fast --secret a=b --without stats,snapshot \
+             --floor lvm --volume-group vg0 --lvcreate-option=--type=raid1 --lvcreate-option=--mirrors=1",
+        )
+        .unwrap();
+        assert_eq!((plan.controller.as_str(), plan.node.as_str()), ("unix:///c.sock", "unix:///n.sock"));
+        assert_eq!((plan.volumes, plan.concurrency.as_slice()), (100, [1, 10, 100].as_slice()));
+        assert_eq!((plan.size, plan.expand_to), (2 << 30, 4 << 30));
+        assert_eq!(plan.without, [Phase::Stats, Phase::Snapshot].into());
+        let floor = plan.floor.unwrap();
+        assert_eq!((floor.volume_group.as_str(), floor.lvcreate_options.len()), ("vg0", 2));
+    }
+
+    #[test]
+    fn one_socket_serves_both_by_default() {
+        let plan = read("--controller unix:///run/x/csi.sock").unwrap();
+        assert_eq!(plan.node, plan.controller);
+        assert_eq!(plan.floor, None);
+    }
+
+    #[test]
+    fn options_that_say_too_little_or_too_much_are_rejected() {
+        for (line, words) in [
+            ("--floor lvm", "--volume-group"),
+            ("--volume-group vg0", "--floor"),
+            ("--without create", "stage, publish"),
+            ("--fs ext4 --block", "either --fs or --block"),
+            ("--size 1.5Gi", "not a size"),
+        ] {
+            let error = read(line).map(drop).unwrap_err();
+            assert!(error.contains(words), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn secrets_come_from_a_file_and_are_never_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secrets");
+        std::fs::write(&path, "user=me\n\npassword=a=b\n").unwrap();
+        let plan = read(&format!("--secrets-file {}", path.display())).unwrap();
+        assert_eq!(plan.secrets.get("password").map(String::as_str), Some("a=b"));
+        std::fs::write(&path, "user=me\nhunter2\n").unwrap();
+        let error = read(&format!("--secrets-file {}", path.display())).map(drop).unwrap_err();
+        assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
+    }
+}
