@@ -42,12 +42,12 @@ impl Driver {
             true => at_controller.clone(),
             false => unix::connect(&unix::path_of(&plan.node)?).await?,
         };
-        let identity = identity(&at_controller, &mut attempts).await?;
+        let driver = identity(&at_controller, &mut attempts).await?;
         let other = identity(&at_node, &mut attempts).await.context("at the node's socket")?;
         anyhow::ensure!(
-            other.name == identity.name,
+            other.name == driver.name,
             "--controller and --node belong to different drivers: {} and {}",
-            identity.name,
+            driver.name,
             other.name
         );
         let controller = ControllerClient::new(at_controller.clone()).max_decoding_message_size(LARGEST_ANSWER);
@@ -74,7 +74,7 @@ impl Driver {
             abilities.create,
             "{} on {} does not create volumes (ControllerGetCapabilities has no CREATE_DELETE_VOLUME); \
              only volumes that this run creates are measured. Is --controller the controller's socket?",
-            identity.name,
+            driver.name,
             plan.controller
         );
 
@@ -90,7 +90,7 @@ impl Driver {
             false => BTreeSet::new(),
         };
         let (plan, node_id, given) = (plan.clone(), info.node_id, Mutex::default());
-        Ok(Self { identity, abilities, controller, node, node_id, topology, plan, manner, existing, given })
+        Ok(Self { identity: driver, abilities, controller, node, node_id, topology, plan, manner, existing, given })
     }
 }
 
