@@ -105,19 +105,25 @@ fn color(kind: Kind) -> RGBColor {
     }
 }
 
+/// The figures of one system for each number at once.
+struct Line {
+    kind: Kind,
+    opacity: f64,
+    points: Vec<(f64, f64)>,
+}
+
 fn concurrency_panel(area: &Area<'_>, what: What, series: &[&Series]) -> Outcome {
     #[allow(clippy::cast_precision_loss, reason = "small numbers")]
     let points = |kind: Kind, of: fn(&Latency) -> Duration| -> Vec<(f64, f64)> {
         let of_kind = series.iter().filter(|series| series.kind == kind);
         of_kind.filter_map(|series| Some((series.concurrency as f64, ms(of(&series.latency()?))))).collect()
     };
-    let lines: Vec<(Kind, f64, Vec<(f64, f64)>)> = [Kind::Floor, Kind::Driver]
-        .into_iter()
-        .flat_map(|kind| {
-            [(kind, 0.35, points(kind, |latency| latency.p99)), (kind, 1.0, points(kind, |latency| latency.p50))]
-        })
-        .collect();
-    let all = || lines.iter().flat_map(|(_, _, points)| points);
+    let of_kind = |kind| {
+        let p99 = Line { kind, opacity: 0.35, points: points(kind, |latency| latency.p99) };
+        [p99, Line { kind, opacity: 1.0, points: points(kind, |latency| latency.p50) }]
+    };
+    let lines: Vec<Line> = [Kind::Floor, Kind::Driver].into_iter().flat_map(of_kind).collect();
+    let all = || lines.iter().flat_map(|line| &line.points);
     let (low, high) = bounds(all().map(|point| point.0));
     let top = bounds(all().map(|point| point.1)).1 * 1.1;
     let mut chart = ChartBuilder::on(area)
@@ -128,7 +134,7 @@ fn concurrency_panel(area: &Area<'_>, what: What, series: &[&Series]) -> Outcome
         .build_cartesian_2d((low * 0.8..high * 1.25).log_scale(), 0.0..top)?;
     let label = |x: &f64| format!("{x:.0}");
     chart.configure_mesh().light_line_style(WHITE).x_labels(4).x_label_formatter(&label).y_labels(5).draw()?;
-    for (kind, opacity, points) in lines {
+    for Line { kind, opacity, points } in lines {
         let style = color(kind).mix(opacity).stroke_width(2);
         chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
         chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, style.filled())))?;

@@ -249,7 +249,9 @@ mod tests {
         let ends = |size: u64, at: Option<u64>| {
             let file = tempfile::tempfile().unwrap();
             file.set_len(size).unwrap();
-            at.map(|at| file.write_all_at(&[1], at).unwrap());
+            if let Some(at) = at {
+                file.write_all_at(&[1], at).unwrap();
+            }
             ends_of(&file, size).unwrap()
         };
         let size = (64 << 20) + (32 << 10);

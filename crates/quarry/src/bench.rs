@@ -132,7 +132,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (output, json, plots) = (args.output, args.json.clone(), args.plot.clone());
     let plan = plan(args)?;
     // Find out now, not after the run.
-    for directory in &plots {
+    if let Some(directory) = &plots {
         std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     }
     let stop = Stop::default();
