@@ -244,7 +244,7 @@ mod tests {
         entries.push(cache.entry("image", "new", build).await.unwrap());
         let kept: Vec<bool> = entries.iter().map(|entry| entry.exists()).collect();
         let expected: Vec<bool> =
-            (0..entries.len()).map(|number| number == 0 || number >= entries.len() - KEPT + 1).collect();
+            (0..entries.len()).map(|number| number == 0 || number > entries.len() - KEPT).collect();
         assert_eq!(kept, expected);
     }
 
