@@ -19,8 +19,9 @@ const DISK: u64 = 3 << 30;
 const POOL: i64 = 800 * MIB;
 /// How many times the size of a pool its volumes may have.
 const RATIO: i64 = 4;
-/// A pool is looked at every ten seconds, and a failed step is repeated after a minute.
-const MADE: Duration = Duration::from_secs(120);
+/// A pool is looked at every ten seconds, and a failed step is repeated after a minute. Beside other guests, seven pools
+/// take two minutes.
+const MADE: Duration = Duration::from_secs(300);
 
 /// Pools: how they are created, how much they hold, and what happens when they are full.
 pub async fn pools(_context: Context) -> Passed {
