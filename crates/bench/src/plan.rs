@@ -83,6 +83,13 @@ impl Plan {
             self.concurrency.iter().all(|at_once| *at_once > 0) && self.volumes > 0 && self.rounds > 0,
             "--concurrency, --volumes and --rounds must be at least 1"
         );
+        let mut different = self.concurrency.clone();
+        different.sort_unstable();
+        different.dedup();
+        anyhow::ensure!(
+            different.len() == self.concurrency.len(),
+            "--concurrency has a number twice: the volumes of both would have the same names"
+        );
         anyhow::ensure!(
             most <= self.volumes,
             "--concurrency {most} needs at least as many volumes: give --volumes {most} or more"

@@ -299,7 +299,7 @@ async fn create(
     if let (Some(discard), Err(error)) = (spec.discard(), able) {
         let error = error.context(format_args!("volume {:?} has a class with \"discard: {discard}\"", spec.name));
         // If several nodes are permitted, they were asked before.
-        if token.is_none() && is_there(&member, &*agent, &spec.name, until).await.map_err(Error::not_final)? {
+        if token.is_none() && is_there(&member, &*agent, &spec, until).await.map_err(Error::not_final)? {
             return Err(of_existing(&spec.name, node, Error { reason: Reason::NoSpace, ..error }));
         }
         // Another node may be newer, so this is the answer of a node without room.
@@ -317,22 +317,27 @@ async fn create(
     }
 }
 
-/// Asks the agent of a node whether a volume of that name exists in a pool of the node. Unlike [`Agent::find`], this needs
-/// no fencing token, which only the elected controller has.
+/// Asks the agent of a node whether the volume exists in the pool of its class, or in any pool that the node has read if
+/// the class names none. Unlike [`Agent::find`], this needs no fencing token, which only the elected controller has.
 ///
 /// # Errors
-/// `Unavailable` if a pool cannot be read.
-async fn is_there(member: &Member, agent: &dyn Agent, name: &str, until: Instant) -> Result<bool> {
+/// `Unavailable` if such a pool cannot be read.
+async fn is_there(member: &Member, agent: &dyn Agent, spec: &VolumeSpec, until: Instant) -> Result<bool> {
+    let (name, asked) = (&spec.name, spec.class.pool.as_ref());
     let pools: Vec<PoolState> = member.memory().pools().cloned().collect();
-    for pool in pools {
-        let storage = pool.storage.ok_or_else(|| {
-            Error::unavailable(format!(
+    for pool in pools.into_iter().filter(|pool| asked.is_none_or(|asked| *asked == pool.name)) {
+        let Some(storage) = pool.storage else {
+            // A volume group that does not exist yet must not keep all other volumes waiting.
+            if asked.is_none() {
+                continue;
+            }
+            return Err(Error::unavailable(format!(
                 "volume {name:?} may already exist in pool {} of node {}, which cannot be read: {}",
                 pool.name,
                 member.name,
                 pool.problems.join("; ")
-            ))
-        })?;
+            )));
+        };
         let id = VolumeId { storage, node: member.name.clone(), volume: safe_name(name) };
         match agent.get(&id, left(until)).await {
             Ok(_) => return Ok(true),

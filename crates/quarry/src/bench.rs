@@ -164,26 +164,28 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
-/// The first SIGINT or SIGTERM ends the measurement, the second one the clean-up.
+/// The first SIGINT, SIGTERM or SIGHUP (a terminal that is gone) ends the measurement, the second one the clean-up.
 fn stop_on_signals(stop: Stop) -> std::io::Result<()> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut signals =
+        [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
     tokio::spawn(async move {
-        either(&mut interrupt, &mut terminate).await;
+        any(&mut signals).await;
         let _ = writeln!(
             std::io::stderr(),
             "stopping: the volumes of this run are being removed; a second signal stops that, too"
         );
         stop.stop.cancel();
-        either(&mut interrupt, &mut terminate).await;
+        any(&mut signals).await;
         stop.abandon.cancel();
     });
     Ok(())
 }
 
-async fn either(one: &mut Signal, other: &mut Signal) {
+async fn any([one, two, three]: &mut [Signal; 3]) {
     tokio::select! {
         _ = one.recv() => {}
-        _ = other.recv() => {}
+        _ = two.recv() => {}
+        _ = three.recv() => {}
     }
 }
 

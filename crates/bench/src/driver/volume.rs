@@ -175,6 +175,11 @@ impl Driver {
     }
 
     async fn stage(&self, volume: &mut Volume, attempts: &mut Attempts<'_>) -> Result<(), Failure> {
+        // The caller makes it, and some drivers remove it when they unstage.
+        std::fs::create_dir_all(volume.staging()).map_err(|error| Failure {
+            code: "DIRECTORY".to_owned(),
+            message: format!("creating {}: {error}", volume.staging()),
+        })?;
         volume.staged = true;
         let request = csi::NodeStageVolumeRequest {
             volume_id: volume.id()?,

@@ -223,7 +223,8 @@ impl Floor {
     pub(super) fn remove(&self, lv: &Lv) -> Line {
         let uuid = lv.uuid.map(|uuid| uuid.to_string()).unwrap_or_default();
         let select = format!(
-            "lv_uuid=\"{uuid}\" && lv_tags=\"{}\" && lv_role!={{\"thickorigin\" || \"extthinorigin\"}}",
+            "lv_uuid=\"{uuid}\" && lv_tags=\"{}\" && lv_role!={{\"thickorigin\" || \"extthinorigin\"}} && \
+             lv_layout!={{\"cache\" || \"writecache\" || \"pool\" || \"vdo\"}}",
             self.tag
         );
         Line::new("lvm", ["lvremove", "--yes", "--select", &select, &self.path(lv)])

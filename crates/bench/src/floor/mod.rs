@@ -156,6 +156,11 @@ impl System for Floor {
     }
 }
 
+/// The options of lvcreate that only say how a new volume is laid out.
+const LAYOUT_OPTIONS: [&str; 6] = ["--type", "--mirrors", "--nosync", "--stripes", "--stripesize", "--regionsize"];
+/// Types of volumes that take an existing volume in, which would be removed with them.
+const ATTACHING_TYPES: [&str; 4] = ["cache", "pool", "vdo", "thin"];
+
 impl Floor {
     /// Checks the programs, the volume group and the filesystem.
     ///
@@ -170,7 +175,13 @@ impl Floor {
     ) -> anyhow::Result<Self> {
         let (usage, mount_options) = usage(&plan.capability)?;
         for option in &lvm.lvcreate_options {
-            anyhow::ensure!(option.starts_with("--"), "--lvcreate-option {option:?} must have the form --name=value");
+            let name = option.split_once('=').map_or(option.as_str(), |(name, _)| name);
+            anyhow::ensure!(
+                LAYOUT_OPTIONS.contains(&name) && !ATTACHING_TYPES.iter().any(|kind| option.contains(kind)),
+                "--lvcreate-option {option:?} is not one of the options of a new volume's layout, {}, with a value after \
+                 an equals sign",
+                LAYOUT_OPTIONS.join(", ")
+            );
         }
         let floor = Self {
             lvm: lvm.clone(),

@@ -120,7 +120,8 @@ fn lvremove_names_the_uuid_and_the_tag() {
         commands(&floor(Use::Ext4), Phase::Delete),
         [format!(
             "lvm lvremove --yes --select lv_uuid=\"{UUID}\" && lv_tags=\"quarry-bench-r\" && \
-             lv_role!={{\"thickorigin\" || \"extthinorigin\"}} vg0/v"
+             lv_role!={{\"thickorigin\" || \"extthinorigin\"}} && \
+             lv_layout!={{\"cache\" || \"writecache\" || \"pool\" || \"vdo\"}} vg0/v"
         )]
     );
     let mut unknown = volume();

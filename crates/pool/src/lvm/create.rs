@@ -33,7 +33,7 @@ impl LvmPool {
     pub(super) async fn create_volume(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
         let group = self.group().await?;
         let name = safe_name(&spec.name);
-        name::check_free_for_volume(&self.name, &group, &name)?;
+        name::check_free_for_volume(&self.name, &volume::storage_of(group.uuid), &group, &name)?;
         let size = spec.size.choose(Self::unit(&group, &spec.class.layout))?;
         let extents = group.extent_size.whole_in(size);
         let source = match &spec.source {

@@ -1,7 +1,7 @@
 //! Whether the name of a new volume is free in its volume group.
 
 use quarry_lvm::VolumeGroup;
-use quarry_volume::{Error, Reason, Result};
+use quarry_volume::{Error, Reason, Result, StorageId};
 
 use super::volume;
 use crate::record::Tag;
@@ -9,11 +9,12 @@ use crate::record::Tag;
 /// Rejects the name of a new volume that a logical volume already has.
 ///
 /// # Errors
-/// `UnderWay` if it is a volume of that name: an earlier call has created it since the caller looked for it, with an
-/// lvcreate that outlived its Quarry process. Otherwise those of [`check_free`].
-pub(super) fn check_free_for_volume(pool: &str, group: &VolumeGroup, name: &str) -> Result<()> {
+/// `UnderWay` if it is a volume of that name in this pool: an earlier call has created it since the caller looked for it,
+/// with an lvcreate that outlived its Quarry process. Otherwise those of [`check_free`].
+pub(super) fn check_free_for_volume(pool: &str, storage: &StorageId, group: &VolumeGroup, name: &str) -> Result<()> {
     let found = group.logical_volume(name).and_then(|found| volume::from_logical(group, found));
-    if found.is_some_and(|volume| volume.name == name && volume.record().is_ok()) {
+    // In another pool of the volume group, a retry would find it there, or not at all.
+    if found.is_some_and(|volume| volume.name == name && volume.storage == *storage && volume.record().is_ok()) {
         return Err(Error::new(
             Reason::UnderWay,
             format!("pool {pool}: an earlier call has just created {}/{name}; retry", group.name),
@@ -103,7 +104,11 @@ mod tests {
         // The second was renamed by hand, so its record is not that of volume `b`.
         let logical_volumes = vec![volume("a", record), volume("b", record), volume("c", "somebodys")];
         let group = VolumeGroup { name: "vg".into(), logical_volumes, ..VolumeGroup::default() };
-        let reason = |name: &str| check_free_for_volume("p", &group, name).map_err(|error| error.reason);
+        let own = volume::storage_of(group.uuid);
+        let reason = |name: &str| check_free_for_volume("p", &own, &group, name).map_err(|error| error.reason);
+        let other = volume::storage_of("o".repeat(32).parse().unwrap());
+        let elsewhere = check_free_for_volume("p", &other, &group, "a").map_err(|error| error.reason);
+        assert_eq!(elsewhere, Err(Reason::Exists), "it is in another pool of the volume group");
         assert_eq!(reason("a"), Err(Reason::UnderWay));
         assert_eq!(reason("b"), Err(Reason::Exists));
         assert_eq!(reason("c"), Err(Reason::Exists));

@@ -103,7 +103,8 @@ impl LvmPool {
         spec: &VolumeSpec,
     ) -> Result<(String, u64)> {
         let name = safe_name(&spec.name);
-        name::check_free_for_volume(&self.name, group, &name)?;
+        let storage = volume::thin_storage_of(group.uuid, self.thin_pool_in(group, config)?.uuid);
+        name::check_free_for_volume(&self.name, &storage, group, &name)?;
         let size = spec.size.choose(Self::unit(group, &spec.class.layout))?;
         self.check_room(group, config, group.extent_size.whole_in(size), &format!("a volume of {size} bytes"))?;
         self.check_complete(group)?;
