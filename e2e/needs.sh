@@ -18,13 +18,15 @@ newer() {
     [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]
 }
 
-# room GIB FOLDER FIRST: fails unless that many GiB are free on the filesystem that the folder is on, or will be on. FIRST
-# are needed if nothing is built yet. A test that meets a full disk fails with an error that says little.
+# room GIB FOLDER FIRST: fails unless that many GiB are free on the filesystem that the folder is on, or will
+# be on. FIRST are needed if nothing is built yet. A test that meets a full disk fails with an error that says
+# little.
 room() {
     folder=$2
     while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
     free=$(df -Pk "$folder" | awk 'END { print int($4 / 1048576) }')
-    [ "$free" -ge "$1" ] || fail "$folder has $free GiB of free space; at least $1 GiB are needed, and $3 GiB the first time." \
+    [ "$free" -ge "$1" ] || fail \
+        "$folder has $free GiB of free space; at least $1 GiB are needed, and $3 GiB the first time." \
         "\`make clean-cache\` removes cached images and tools, and \`cargo clean\` what was built here."
 }
 

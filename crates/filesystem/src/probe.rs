@@ -256,7 +256,18 @@ mod tests {
         };
         let size = (64 << 20) + (32 << 10);
         assert_eq!(ends(size, None), Ends::Zero);
-        for at in [0, 1, 510, 1 << 20, (4 << 20) - 1, 64 << 20, size - 1, size - (4 << 20), size - (1 << 20) - 1] {
+        for at in [
+            0,
+            1,
+            510,
+            1 << 20,
+            (4 << 20) - 1,
+            (4 << 20) + 6,
+            64 << 20,
+            size - 1,
+            size - (4 << 20),
+            size - (1 << 20) - 1,
+        ] {
             assert_eq!(ends(size, Some(at)), Ends::Other(None), "at {at}");
         }
         assert_eq!(ends(size, Some(10 << 20)), Ends::Zero, "no signature can be there");

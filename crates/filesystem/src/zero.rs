@@ -13,8 +13,9 @@ mod ioctl {
 }
 
 /// How much is zeroed at each end of a device. Every signature or label that blkid, lvm, mdadm or zfs look
-/// for is within this distance.
-const EDGE: u64 = 4 << 20;
+/// for is within this distance. The one farthest from the start is the second header of LUKS2, which can
+/// begin at 4 MiB.
+const EDGE: u64 = (4 << 20) + (64 << 10);
 /// The offsets of the copies of a btrfs superblock. The first superblock is within [`EDGE`].
 const BTRFS_MIRRORS: [u64; 2] = [64 << 20, 256 << 30];
 /// How much is zeroed there.
@@ -101,7 +102,7 @@ mod tests {
             for place in &places {
                 prop_assert!(!place.is_empty() && place.end <= size && place.start % 512 == 0 && place.end % 512 == 0);
             }
-            for at in [0, 1 << 10, 4 << 10, 64 << 10, (1 << 20) + 17, (4 << 20) - 1, 64 << 20, (64 << 20) + 4095, 256 << 30] {
+            for at in [0, 1 << 10, 4 << 10, 64 << 10, (1 << 20) + 17, (4 << 20) - 1, 4 << 20, (4 << 20) + 4095, 64 << 20, (64 << 20) + 4095, 256 << 30] {
                 // Beyond the end of the device there is nothing to cover.
                 prop_assert!(at >= size || covered(at) || (at > EDGE && !BTRFS_MIRRORS.iter().any(|m| (*m..m + 4096).contains(&at))));
             }

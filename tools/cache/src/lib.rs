@@ -12,9 +12,9 @@ use anyhow::{Context, Result};
 
 /// Entries that were unused for this long are removed when a new one of their kind is built.
 const STALE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Entries beyond the [`KEPT`] that were used last are removed already after this time. It is longer than any machine
-/// runs that was started from one of them.
-const SUPERSEDED: Duration = Duration::from_secs(24 * 3600);
+/// Entries beyond the [`KEPT`] that were used last are removed already after this time. A machine that still runs then, as
+/// in a cluster of `make cluster`, cannot be started again.
+const SUPERSEDED: Duration = Duration::from_secs(3 * 24 * 3600);
 /// How many entries of a kind are kept for [`STALE`]. A kind that depends on the program under test gets a new one with
 /// each change of it.
 const KEPT: usize = 8;
@@ -105,10 +105,6 @@ impl Cache {
     /// Removes old entries of a kind. What cannot be removed stays: it costs space, not correctness.
     fn prune(&self, kind: &str, keep: &Path) {
         let Ok(entries) = fs::read_dir(&self.root) else { return };
-        let age = |path: &Path| {
-            let used = fs::metadata(path.join("used")).and_then(|file| file.modified()).ok()?;
-            SystemTime::now().duration_since(used).ok()
-        };
         let of_kind = |path: &Path| {
             let name = path.file_name().and_then(|name| name.to_str());
             name.is_some_and(|name| name.starts_with(&format!("{kind}-")))
@@ -118,7 +114,9 @@ impl Cache {
         unused.sort();
         for (number, (age, path)) in unused.into_iter().enumerate() {
             // The new entry is one of those that are kept.
-            if age > STALE || (number + 1 >= KEPT && age > SUPERSEDED) {
+            let unused = if number + 1 >= KEPT { SUPERSEDED } else { STALE };
+            // Another process may have begun to use it while other entries were removed.
+            if age > unused && self::age(&path).is_some_and(|age| age > unused) {
                 let _ = fs::remove_dir_all(path);
             }
         }
@@ -142,6 +140,12 @@ pub fn key<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
         hasher.update(part);
     }
     hasher.finalize().to_hex().chars().take(16).collect()
+}
+
+/// How long the entry was not used.
+fn age(entry: &Path) -> Option<Duration> {
+    let used = fs::metadata(entry.join("used")).and_then(|file| file.modified()).ok()?;
+    SystemTime::now().duration_since(used).ok()
 }
 
 /// Whether the entry exists; if so it is marked as used now.
@@ -208,7 +212,7 @@ mod tests {
     }
 
     /// Marks an entry as used that long ago.
-    fn age(entry: &Path, age: Duration) {
+    fn set_age(entry: &Path, age: Duration) {
         let long_ago = SystemTime::now() - age;
         File::options().write(true).open(entry.join("used")).unwrap().set_modified(long_ago).unwrap();
     }
@@ -221,7 +225,7 @@ mod tests {
         let used = cache.entry("image", "2", build).await.unwrap();
         let other = cache.entry("agent", "1", build).await.unwrap();
         for entry in [&old, &used, &other] {
-            age(entry, 2 * STALE);
+            set_age(entry, 2 * STALE);
         }
         assert_eq!(cache.entry("image", "2", build).await.unwrap(), used, "an entry that is found counts as used");
         cache.entry("image", "3", build).await.unwrap();
@@ -237,10 +241,10 @@ mod tests {
             entries.push(cache.entry("image", &number.to_string(), build).await.unwrap());
         }
         for (number, entry) in (0_u64..).zip(&entries) {
-            age(entry, SUPERSEDED * 20 - Duration::from_secs(number));
+            set_age(entry, SUPERSEDED * 9 - Duration::from_secs(number));
         }
         // In use today.
-        age(&entries[0], SUPERSEDED / 2);
+        set_age(&entries[0], SUPERSEDED / 2);
         entries.push(cache.entry("image", "new", build).await.unwrap());
         let kept: Vec<bool> = entries.iter().map(|entry| entry.exists()).collect();
         let expected: Vec<bool> =

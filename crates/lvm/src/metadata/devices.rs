@@ -34,7 +34,7 @@ impl FromIterator<(String, Device)> for Devices {
 }
 
 impl Devices {
-    /// Asks the kernel. Opens no device, and does not wait for a disk.
+    /// Asks the kernel. Opens no device, but the status of a thin pool may wait for the pool's disks.
     ///
     /// # Errors
     /// `/sys/block` cannot be read, or device-mapper does not answer about a device that is there.
@@ -54,13 +54,12 @@ fn devices_in(block: &Path, group: VgUuid, describe: impl Fn(&str) -> Option<dm:
     for entry in fs::read_dir(block)? {
         let folder = entry?.path();
         let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned());
-        let Ok(uuid) = read("dm/uuid") else { continue };
-        if !uuid.starts_with(&prefix) {
-            continue;
-        }
+        let Some(uuid) = if_there(read("dm/uuid"))?.filter(|uuid| uuid.starts_with(&prefix)) else { continue };
         let state = describe(&uuid);
         // A device that disappears meanwhile is not active.
-        let (Ok(number), Ok(suspended)) = (read("dev"), read("dm/suspended")) else { continue };
+        let (Some(number), Some(suspended)) = (if_there(read("dev"))?, if_there(read("dm/suspended"))?) else {
+            continue;
+        };
         let number = number.split_once(':').and_then(|(major, minor)| major.parse().ok().zip(minor.parse().ok()));
         let (Some(number), Some(state)) = (number, state) else {
             return Err(io::Error::other(format!("device-mapper does not describe {uuid}")));
@@ -69,6 +68,18 @@ fn devices_in(block: &Path, group: VgUuid, describe: impl Fn(&str) -> Option<dm:
         found.push((uuid, Device { number, open: state.open_count > 0, suspended, status: state.status }));
     }
     Ok(found.into_iter().collect())
+}
+
+/// `None` if the device has disappeared, or is not one of device-mapper. Any other error says nothing about it.
+fn if_there(read: io::Result<String>) -> io::Result<Option<String>> {
+    match read {
+        Ok(text) => Ok(Some(text)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(None),
+            _ if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(None),
+            _ => Err(error),
+        },
+    }
 }
 
 impl Device {

@@ -40,19 +40,23 @@ pub fn volume_group(disks: &[Disk], kernel: &Devices) -> Result<VolumeGroup, Nee
     group::volume_group(&text::parse(copies::agreed(disks)?)?, disks, kernel)
 }
 
-/// The volume group on these disks, which are all disks of the `last` one. Reads the kernel's devices, and does not wait
-/// for a disk.
+/// The volume group on these disks, which are all disks of the `last` one. Asks the kernel about its devices; the status of
+/// a thin pool may wait for the pool's disks.
 ///
 /// # Errors
 /// Why lvm's report is needed.
 pub fn next(last: &VolumeGroup, disks: &[Disk]) -> Result<VolumeGroup, NeedsReport> {
-    let kernel = Devices::of(last.uuid).map_err(NeedsReport::Kernel)?;
-    let group = follows(last, volume_group(disks, &kernel)?)?;
-    match lock::is_locked(&last.name, &last.scope) {
-        Ok(false) => Ok(group),
+    let require_unlocked = || match lock::is_locked(&last.name, &last.scope) {
+        Ok(false) => Ok(()),
         Ok(true) => Err(NeedsReport::Locked),
         Err(error) => Err(NeedsReport::Lock(error)),
-    }
+    };
+    // Both before and after: a command that has just committed may still suspend and resume devices.
+    require_unlocked()?;
+    let kernel = Devices::of(last.uuid).map_err(NeedsReport::Kernel)?;
+    let group = follows(last, volume_group(disks, &kernel)?)?;
+    require_unlocked()?;
+    Ok(group)
 }
 
 /// Completes a volume group that was read from disks with what the last report knows in addition, if it may follow

@@ -143,8 +143,9 @@ impl LvmPool {
     /// resumes them with the table that the metadata describes: any access to a suspended device hangs. Then removes
     /// the layers of snapshots that no longer exist.
     pub(super) async fn recover(&self, group: &VolumeGroup) {
-        // A running lvm loads tables and suspends devices for a moment. The report took the volume group's
-        // lock, so devices that are like that both before and after it do not belong to a running command.
+        // A running lvm loads tables and suspends devices for a moment. The volume group is read at a moment when
+        // no command holds its lock, so devices that are like that both before and after it do not belong to a
+        // running command.
         match quarry_lvm::suspended(group.uuid) {
             Ok(found) if found.is_empty() => {}
             Ok(found) => self.resume(group, found).await,
@@ -176,7 +177,7 @@ impl LvmPool {
     }
 
     /// Removes layers that the volumes do not have any more, also those that the resumption above left. As for
-    /// suspended devices, layers of a running command are not stale both before and after a report.
+    /// suspended devices, layers of a running command are not stale both before and after the volume group is read.
     async fn remove_stale_layers(&self, group: &VolumeGroup) {
         let stale = |group: &VolumeGroup| {
             quarry_lvm::stale_layers(group).unwrap_or_else(|error| {

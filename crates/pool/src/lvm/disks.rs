@@ -94,6 +94,21 @@ impl LvmDisks {
         Ok(Ok(disks))
     }
 
+    /// Asks the kernel about the devices of a volume group. It may have to wait for their disks, so there is one thread
+    /// for each volume group.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(super) async fn ask_kernel<T: Send + 'static>(
+        &self,
+        group: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<io::Result<T>, UnresponsiveDisk> {
+        // The name takes the place of a device.
+        let devices = Path::new("/dev/mapper").join(group);
+        self.threads.ask(&devices, "status", || Ok(work())).await
+    }
+
     /// Flushes the caches of all these devices at once.
     pub(super) async fn flush(
         &self,

@@ -23,7 +23,7 @@ pub async fn run(_: Context) -> Passed {
     let first_stage: &[&str] =
         if old { &["mkfs.xfs", "mkfs.xfs", "lvm lvchange"] } else { &["mkfs.xfs", "lvm lvchange"] };
     calls(&node, "xfs", first_stage).await.context("a volume with xfs")?;
-    Ok("create 1, first stage 2, later stage 0, publish 0, stats 0, list 0, capacity 0, delete 1".to_owned())
+    Ok("create 1, first stage 2 (xfs on an old kernel 3), later stage of an active volume 0, publish 0, stats 0, list 0, capacity 0, delete 1".to_owned())
 }
 
 /// The life of a volume. `first_stage` has the programs that its first stage starts.

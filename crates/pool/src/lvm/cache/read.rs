@@ -116,9 +116,8 @@ impl Cache {
             let disks = self.disks.metadata(devices.clone()).await??;
             let before: Fingerprints = disks.iter().map(|disk| (disk.device.clone(), Some(disk.fingerprint))).collect();
             let last = Arc::clone(last);
-            // Thousands of volumes take some milliseconds.
-            let group = tokio::task::spawn_blocking(move || metadata::next(&last, &disks)).await;
-            let group = group.map_err(|_| Fallback::NoReport("panic"))??;
+            let group = self.disks.ask_kernel(&self.group, move || metadata::next(&last, &disks)).await?;
+            let group = group.map_err(NeedsReport::Kernel)??;
             let after = self.disks.fingerprints(devices.clone()).await?;
             match before.iter().zip(&after).find(|(before, after)| before != after) {
                 None => return Ok(Read { group, fingerprints: before }),
@@ -141,6 +140,8 @@ impl Cache {
                 }
                 // A volume may have been active or open for a moment. Then the next comparison shows no difference.
                 different = Some(difference(&report, &group));
+            } else {
+                different = None;
             }
             group = again.group;
         }
