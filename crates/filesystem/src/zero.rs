@@ -12,10 +12,11 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(blkzeroout, nix::request_code_none!(0x12, 127), [u64; 2]);
 }
 
-/// How much is zeroed at each end of a device. Every signature or label that blkid, lvm, mdadm or zfs look
-/// for is within this distance. The one farthest from the start is the second header of LUKS2, which can
-/// begin at 4 MiB.
-const EDGE: u64 = (4 << 20) + (64 << 10);
+/// How much is zeroed at the end of a device. Every signature or label that blkid, lvm, mdadm or zfs look for
+/// is within this distance of an end, except the second header of LUKS2 and the copies of a btrfs superblock.
+const EDGE: u64 = 4 << 20;
+/// How much is zeroed at the start. The second header of LUKS2 can begin at 4 MiB.
+const START: u64 = EDGE + (64 << 10);
 /// The offsets of the copies of a btrfs superblock. The first superblock is within [`EDGE`].
 const BTRFS_MIRRORS: [u64; 2] = [64 << 20, 256 << 30];
 /// How much is zeroed there.
@@ -71,7 +72,7 @@ pub fn signature_places(size: u64) -> Vec<Range<u64>> {
         return vec![Range { start: 0, end: size }];
     }
     let tail = (size - EDGE) / 4096 * 4096;
-    let mut places = vec![0..EDGE, tail..size];
+    let mut places = vec![0..START, tail..size];
     places.extend(
         BTRFS_MIRRORS
             .into_iter()
@@ -104,7 +105,7 @@ mod tests {
             }
             for at in [0, 1 << 10, 4 << 10, 64 << 10, (1 << 20) + 17, (4 << 20) - 1, 4 << 20, (4 << 20) + 4095, 64 << 20, (64 << 20) + 4095, 256 << 30] {
                 // Beyond the end of the device there is nothing to cover.
-                prop_assert!(at >= size || covered(at) || (at > EDGE && !BTRFS_MIRRORS.iter().any(|m| (*m..m + 4096).contains(&at))));
+                prop_assert!(at >= size || covered(at) || (at > START && !BTRFS_MIRRORS.iter().any(|m| (*m..m + 4096).contains(&at))));
             }
             for back in [1, 512, 1024, 8 << 10, 64 << 10, 128 << 10, 512 << 10, 4 << 20] {
                 prop_assert!(back > size || covered(size - back));

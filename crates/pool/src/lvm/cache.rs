@@ -1,10 +1,11 @@
 //! The cached state of a volume group, and how its validity is checked.
 //!
 //! Its source is lvm's report, or the disks themselves (see [`read`]), which have the same contents. It is
-//! dropped when Quarry changes the volume group, and when a disk appears or disappears. If it is older than [`FRESH`], or the kernel has reported an event of any block device since, the
-//! metadata headers of the physical volumes are compared with those at the time of the report before it is
-//! used: one small read per disk, and no lvm process. Every commit of lvm changes them. So an idle node runs
-//! no lvm at all, and a change made by hand shows in the next answer.
+//! dropped when Quarry changes the volume group, and when a disk appears or disappears. If it is older than
+//! [`FRESH`], or the kernel has reported an event of any block device since, the metadata headers of the
+//! physical volumes are compared with those at the time before it is used: one small read per disk, and no
+//! lvm process. Every commit of lvm changes them. So an idle node runs no lvm at all, and a change made by
+//! hand shows in the next answer.
 //!
 //! An unresponsive disk makes its own volume group unreadable, and nothing else: each disk is read in one
 //! thread, there is one comparison at a time, and as long as a disk is unresponsive, no lvm is started,
