@@ -34,7 +34,7 @@ e2e: ## Scenarios on a real Kubernetes with virtual nodes
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-cluster -- test
 
-# The values given to make are in the environment of its commands, so the shell reads them, whatever they contain.
+# The values given to make are in the environment of its commands, so a quote in them does not end a word.
 # BATCH=1/6 runs the first of six parts. FOCUS=… runs the specs whose text contains it.
 conformance: ## Kubernetes' own storage suite against Quarry (hours); BATCH=1/6 runs a part, FOCUS=… some specs
 	@e2e/needs.sh test

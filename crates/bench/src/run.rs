@@ -13,7 +13,7 @@ use crate::statistics::{Sample, Series, Sum, What};
 use crate::system::{Failure, INTERRUPTED, Kind, Place, Retries, System};
 use crate::{Phase, Plan, Stop};
 
-/// Everything that a run found out.
+/// The results of a run.
 #[derive(Clone, Debug)]
 pub struct Results {
     /// The options of the run.
@@ -172,7 +172,7 @@ impl Rounds<'_> {
         }
     }
 
-    /// One round of one system. `false` if no volume came into being: further rounds would be the same.
+    /// One round of one system. `false` if no volume was created: further rounds would be the same.
     async fn round<S: System>(&mut self, system: &S, at_once: usize, round: usize) -> bool {
         let kind = system.kind();
         let mut batch = match self.batch(system, &format!("{kind}-{at_once}-{round}"), self.plan.volumes) {

@@ -54,7 +54,7 @@ exit 0
 "#;
 const OTHER: &str = "#!/bin/sh\necho \"$(basename \"$0\") $*\" >> \"$(dirname \"$0\")/log\"\n";
 
-/// Logical volumes of others: one with a name of ours, one with a tag of another run.
+/// Logical volumes that this run did not create: one has a name that it uses, one has the tag of another run.
 const FOREIGN: [(&str, &str); 2] = [("bench-other-floor-1-1-0000", "precious"), ("data", "quarry-bench-other")];
 
 fn install(folder: &Path) {

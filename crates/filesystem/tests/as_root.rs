@@ -272,6 +272,22 @@ async fn a_foreign_signature_is_found_and_kept_until_it_is_wiped() {
     disk.write(0, &table);
     assert_eq!(probe(&disk.device).await.unwrap().description(), "a DOS partition table");
 
+    wipe();
+
+    // The second header of LUKS2 may be all that is left, and it may begin at 4 MiB.
+    for at in [16 << 10, 4 << 20] {
+        let mut header = vec![0; 4096];
+        header[..8].copy_from_slice(b"SKUL\xba\xbe\0\x02");
+        header[256..264].copy_from_slice(&u64::to_be_bytes(at));
+        disk.write(at, &header);
+        assert_eq!(probe(&disk.device).await.unwrap().description(), "a LUKS container", "at {at}");
+        for kind in Filesystem::ALL {
+            assert!(matches!(make_plain(kind, &disk.device).await, Err(Error::NotBlank { .. })), "at {at}");
+        }
+        wipe();
+        assert_eq!(probe(&disk.device).await.unwrap(), Probe::Blank, "at {at}");
+    }
+
     // Garbage everywhere else does not matter.
     let rubbish = vec![0xa5u8; 1 << 20];
     for at in (0..size).step_by(1 << 20) {

@@ -1,9 +1,11 @@
-//! The status of a device-mapper device, from the ioctl that `dmsetup status` uses.
+//! The device-mapper devices of a volume group in sysfs, and their status from the ioctl that `dmsetup status` uses.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
 
-use crate::uuid::{LvUuid, VgUuid, device_uuid};
+use crate::uuid::{LvUuid, VgUuid, device_prefix, device_uuid};
 
 /// The control node of device-mapper.
 const CONTROL: &str = "/dev/mapper/control";
@@ -54,6 +56,37 @@ pub fn open_count(group: VgUuid, volume: LvUuid) -> Option<u32> {
     number(&table_status(&device_uuid(group, volume))?.0, OPEN_COUNT)
 }
 
+/// The device-mapper devices of a volume group, including the layers of its volumes: each one's folder in `block`, which
+/// is /sys/block, and its UUID. A device that disappears meanwhile is left out.
+///
+/// # Errors
+/// `block` cannot be read, or the kernel does not answer about a device.
+pub(crate) fn devices_in(block: &Path, group: VgUuid) -> io::Result<Vec<(PathBuf, String)>> {
+    // The UUID of a volume's layer begins with the UUID of the volume.
+    let prefix = device_prefix(group);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(block)? {
+        let folder = entry?.path();
+        if let Some(uuid) = attribute(&folder, "dm/uuid")?.filter(|uuid| uuid.starts_with(&prefix)) {
+            found.push((folder, uuid));
+        }
+    }
+    Ok(found)
+}
+
+/// An attribute of a device in sysfs. `None` if the device has disappeared, or does not have it. Any other error says
+/// nothing about the device.
+pub(crate) fn attribute(folder: &Path, name: &str) -> io::Result<Option<String>> {
+    match fs::read_to_string(folder.join(name)) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(None),
+            _ if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
 /// What device-mapper says about a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct State {
@@ -62,7 +95,7 @@ pub(crate) struct State {
     pub(crate) status: Option<(String, String)>,
 }
 
-/// The state of the active device with that UUID. `None` if there is none, or the kernel cannot be asked.
+/// The state of the active device with that UUID. `None` if no such device is active, or the kernel cannot be asked.
 pub(crate) fn describe(uuid: &str) -> Option<State> {
     let answer = table_status(uuid)?;
     Some(State { open_count: number(&answer.0, OPEN_COUNT)?, status: target(&answer.0) })

@@ -17,7 +17,7 @@ use std::path::Path;
 use quarry_exec::Command;
 
 use crate::mutation::{Mutation, succeed};
-use crate::uuid::{COW, REAL, device_prefix};
+use crate::uuid::{COW, REAL};
 use crate::{Error, VgUuid, VolumeGroup, device_uuid, dm, vg_name_fits};
 
 /// More than any real stack of devices.
@@ -45,20 +45,15 @@ pub fn suspended(group: VgUuid) -> io::Result<Vec<Suspended>> {
 }
 
 fn suspended_in(block: &Path, group: VgUuid, is_loaded: impl Fn(&str) -> bool) -> io::Result<Vec<Suspended>> {
-    // The UUID of a volume's layer begins with the UUID of the volume.
-    let prefix = device_prefix(group);
     let mut found = Vec::new();
-    for entry in fs::read_dir(block)? {
-        let entry = entry?;
-        let Some(minor) = entry.file_name().to_str().and_then(|name| name.strip_prefix("dm-")?.parse().ok()) else {
-            continue;
-        };
-        let directory = entry.path().join("dm");
+    for (folder, uuid) in dm::devices_in(block, group)? {
+        let node = folder.file_name().unwrap_or_default();
+        let Some(minor) = node.to_str().and_then(|name| name.strip_prefix("dm-")?.parse().ok()) else { continue };
+        let (state, name) = (dm::attribute(&folder, "dm/suspended")?, dm::attribute(&folder, "dm/name")?);
         // A device that disappears meanwhile is not suspended.
-        let read = |file: &str| fs::read_to_string(directory.join(file)).map(|text| text.trim().to_owned());
-        let (Ok(uuid), Ok(state), Ok(name)) = (read("uuid"), read("suspended"), read("name")) else { continue };
-        if uuid.starts_with(&prefix) && (state == "1" || is_loaded(&uuid)) {
-            found.push(Suspended { height: height(block, &entry.file_name(), DEPTH), minor, name });
+        let (Some(state), Some(name)) = (state, name) else { continue };
+        if state == "1" || is_loaded(&uuid) {
+            found.push(Suspended { height: height(block, node, DEPTH), minor, name });
         }
     }
     found.sort();
@@ -99,14 +94,13 @@ fn stale_layers_in(block: &Path, group: &VolumeGroup) -> io::Result<Vec<String>>
             (None, None) => true,
         }
     };
-    let prefix = device_prefix(group.uuid);
     let mut found = Vec::new();
-    for entry in fs::read_dir(block)? {
-        let folder = entry?.path();
-        let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned());
-        let (Ok(uuid), Ok(name)) = (read("dm/uuid"), read("dm/name")) else { continue };
+    for (folder, uuid) in dm::devices_in(block, group.uuid)? {
         let is_used = || fs::read_dir(folder.join("holders")).is_ok_and(|mut holders| holders.next().is_some());
-        if uuid.starts_with(&prefix) && !needed(&uuid) && !is_used() {
+        if let Some(name) = dm::attribute(&folder, "dm/name")?
+            && !needed(&uuid)
+            && !is_used()
+        {
             found.push(name);
         }
     }

@@ -134,7 +134,7 @@ fn all_disks_of_the_group_are_needed_and_no_others() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// Whatever byte of label, header or text a disk returns wrongly, the result is not another group.
+    /// If a disk returns any byte of label, header or text wrongly, the result is not another group.
     #[test]
     fn no_wrong_byte_leads_to_another_group(
         disk in 0_usize..3,

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 pub struct Comparisons {
     /// How many results were the same.
     pub same: u64,
-    /// How often the volume group changed too often to be compared.
+    /// How often it could not be compared: the volume group changed each time, or lvm's report failed.
     pub changing: u64,
     /// Each difference.
     pub different: Vec<String>,
@@ -33,7 +33,7 @@ impl Comparisons {
 impl fmt::Display for Comparisons {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { same, changing, different } = self;
-        write!(f, "{same} the same, {} different, {changing} changed meanwhile", different.len())
+        write!(f, "{same} the same, {} different, {changing} not comparable", different.len())
     }
 }
 

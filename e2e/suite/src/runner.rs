@@ -74,12 +74,20 @@ async fn one(job: Job) -> Ended {
     Ended { label, result, took: began.elapsed(), counts, comparisons }
 }
 
-/// The scenarios whose name contains one of `only` (all, if it is empty), in each guest. A slice of a soak
-/// contains its part of each sweep; each other scenario is in one slice.
+/// Whether a scenario was asked for: by its name, or by a part of several names that is not itself a name.
+fn is_asked_for(scenario: &Scenario, only: &[String], all: &[Scenario]) -> bool {
+    let asks = |part: &String| match all.iter().any(|other| other.name == part) {
+        true => scenario.name == part,
+        false => scenario.name.contains(part.as_str()),
+    };
+    only.is_empty() || only.iter().any(asks)
+}
+
+/// The scenarios that `only` asks for (all, if it is empty), in each guest. A slice of a soak contains its part of each
+/// sweep; each other scenario is in one slice.
 fn choose(only: &[String], settings: Settings) -> anyhow::Result<Vec<Job>> {
-    let chosen = scenarios::all()
-        .into_iter()
-        .filter(|scenario| only.is_empty() || only.iter().any(|part| scenario.name.contains(part.as_str())));
+    let all = scenarios::all();
+    let chosen = all.iter().filter(|scenario| is_asked_for(scenario, only, &all)).copied();
     let jobs = chosen.flat_map(|scenario| {
         let guests = settings.guests.admitted(scenarios::only_in(scenario.name), !only.is_empty());
         guests.systems().iter().map(move |guest| Job { scenario, guest: *guest, settings })

@@ -31,7 +31,7 @@ pub(super) async fn check_group(group: &str, thin_pool: Option<&str>) -> anyhow:
     let output = report.run().await?.require_success().context("reading the volume group of the floor")?;
     let layout = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     anyhow::ensure!(
-        thin_pool.is_none() || layout.split(',').any(|part| part == "pool"),
+        thin_pool.is_none() || ["thin", "pool"].iter().all(|word| layout.split(',').any(|part| part == *word)),
         "{group}/{} is not a thin pool, but {layout}",
         thin_pool.unwrap_or_default()
     );
@@ -75,7 +75,11 @@ pub(super) fn uuid_of(device: &str) -> Option<LvUuid> {
 /// # Errors
 /// A sentence: it is something else, or its UUID is not known.
 pub(super) fn check_device(device: &str, created: Option<LvUuid>) -> Result<(), String> {
-    let found = uuid_of(device);
+    compare(device, created, uuid_of(device))
+}
+
+/// As [`check_device`]; `found` is the logical volume behind the device.
+pub(super) fn compare(device: &str, created: Option<LvUuid>, found: Option<LvUuid>) -> Result<(), String> {
     match (created, found) {
         (Some(created), Some(found)) if created == found => Ok(()),
         (Some(created), Some(found)) => {

@@ -145,6 +145,22 @@ fn every_write_to_a_device_is_checked() {
     }
 }
 
+#[test]
+fn only_the_logical_volume_of_this_run_is_written_to() {
+    let (own, other) = (UUID.parse().ok(), "if734j-yInx-YMiY-05s2-Ijaj-QPem-RPYgek".parse().ok());
+    assert!(own.is_some() && other.is_some());
+    for (created, found, words) in [
+        (own, other, "but this run created"),
+        (own, None, "not an active logical volume"),
+        (None, None, "not an active logical volume"),
+        (None, other, "does not know that it created"),
+    ] {
+        let error = guard::compare("/dev/vg0/v", created, found).unwrap_err();
+        assert!(error.contains(words) && error.contains("nothing was written"), "{error}");
+    }
+    guard::compare("/dev/vg0/v", own, own).unwrap();
+}
+
 #[tokio::test]
 async fn a_device_that_this_run_did_not_create_is_not_written_to() {
     let floor = floor(Use::Ext4);

@@ -174,7 +174,7 @@ async fn a_volume_on_a_node_that_was_downgraded_is_not_created_elsewhere() {
     assert_eq!(error.code(), Code::Unavailable, "{error}");
 }
 
-/// Whatever the node of an existing volume cannot do now, its answer does not send the claim elsewhere.
+/// If the node of an existing volume rejects it, the claim is not sent to another node.
 #[tokio::test]
 async fn a_node_that_has_the_volume_never_counts_as_full() {
     let world = World::new(&[("a", 200), ("b", 100)]);

@@ -2,12 +2,10 @@
 //! and thin pools say about themselves. Metadata does not have that.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use crate::dm;
-use crate::uuid::device_prefix;
 use crate::{RaidStatus, ThinPoolMode, ThinPoolStatus, VgUuid};
 
 /// A device-mapper device.
@@ -48,18 +46,12 @@ impl Devices {
 }
 
 fn devices_in(block: &Path, group: VgUuid, describe: impl Fn(&str) -> Option<dm::State>) -> io::Result<Devices> {
-    // The UUID of a volume's layer begins with the UUID of the volume.
-    let prefix = device_prefix(group);
     let mut found = Vec::new();
-    for entry in fs::read_dir(block)? {
-        let folder = entry?.path();
-        let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned());
-        let Some(uuid) = if_there(read("dm/uuid"))?.filter(|uuid| uuid.starts_with(&prefix)) else { continue };
+    for (folder, uuid) in dm::devices_in(block, group)? {
         let state = describe(&uuid);
         // A device that disappears meanwhile is not active.
-        let (Some(number), Some(suspended)) = (if_there(read("dev"))?, if_there(read("dm/suspended"))?) else {
-            continue;
-        };
+        let (number, suspended) = (dm::attribute(&folder, "dev")?, dm::attribute(&folder, "dm/suspended")?);
+        let (Some(number), Some(suspended)) = (number, suspended) else { continue };
         let number = number.split_once(':').and_then(|(major, minor)| major.parse().ok().zip(minor.parse().ok()));
         let (Some(number), Some(state)) = (number, state) else {
             return Err(io::Error::other(format!("device-mapper does not describe {uuid}")));
@@ -68,18 +60,6 @@ fn devices_in(block: &Path, group: VgUuid, describe: impl Fn(&str) -> Option<dm:
         found.push((uuid, Device { number, open: state.open_count > 0, suspended, status: state.status }));
     }
     Ok(found.into_iter().collect())
-}
-
-/// `None` if the device has disappeared, or is not one of device-mapper. Any other error says nothing about it.
-fn if_there(read: io::Result<String>) -> io::Result<Option<String>> {
-    match read {
-        Ok(text) => Ok(Some(text)),
-        Err(error) => match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(None),
-            _ if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(None),
-            _ => Err(error),
-        },
-    }
 }
 
 impl Device {
@@ -108,7 +88,10 @@ pub(crate) fn thin_pool_health(status: &ThinPoolStatus) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::uuid::device_prefix;
     use crate::uuid::testing::uuid;
 
     #[test]
