@@ -2,6 +2,7 @@
 
 mod as_root;
 mod bad_input;
+mod bench;
 mod by_hand;
 mod changes;
 mod cluster;
@@ -394,6 +395,12 @@ fn own() -> Vec<Scenario> {
             about: "changes made by hand are visible within ten seconds, with udevd and without",
             limit: minutes(10),
             run: |context| Box::pin(by_hand::run(context)),
+        },
+        Scenario {
+            name: "bench",
+            about: "quarry bench beside somebody else's logical volume removes only what it created",
+            limit: minutes(15),
+            run: |context| Box::pin(bench::run(context)),
         },
         Scenario {
             name: "changes-meanwhile",
