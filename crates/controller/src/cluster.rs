@@ -7,7 +7,8 @@ use std::time::Duration;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use quarry_agent::Dial;
 use quarry_volume::{
-    Agent, Capacity, EXPAND, Error, Greeting, Parameters, Result, SizeRange, Unreachable, Volume, VolumeId,
+    Agent, Capacity, EXPAND, Error, Greeting, LIMITS, LimitChanges, Parameters, Result, SizeRange, Unreachable, Volume,
+    VolumeId,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -225,6 +226,19 @@ impl Cluster {
         let able = self.able_agent(&id.node, EXPAND, "expand volumes");
         let (member, agent, instance) = able.map_err(|error| error.context(format_args!("expanding volume {id}")))?;
         let (volume, change) = agent.expand(id, size, wait).await?;
+        member.reply(&instance, change);
+        Ok(volume)
+    }
+
+    /// Changes the I/O limits of a volume, on the node that holds it.
+    ///
+    /// # Errors
+    /// As for [`Agent::modify`]. `Unavailable`, immediately, if the node cannot be reached, or if its Quarry is too
+    /// old: external-resizer retries then.
+    pub async fn modify(&self, id: &VolumeId, changes: LimitChanges, wait: Duration) -> Result<Volume> {
+        let able = self.able_agent(&id.node, LIMITS, "limit the I/O of volumes");
+        let (member, agent, instance) = able.map_err(|error| error.context(format_args!("modifying volume {id}")))?;
+        let (volume, change) = agent.modify(id, changes, wait).await?;
         member.reply(&instance, change);
         Ok(volume)
     }

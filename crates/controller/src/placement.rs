@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use quarry_proto::csi::v1 as csi;
 use quarry_volume::{
-    Agent, COPY, ContentSource, DISCARD, Error, FencingToken, NameLookup, PoolState, Reason, Result, Volume, VolumeId,
+    Agent, COPY, ContentSource, DISCARD, Error, FencingToken, LIMITS, NameLookup, PoolState, Reason, Result, Volume, VolumeId,
     VolumeSpec, safe_name,
 };
 use tokio::time::Instant;
@@ -278,6 +278,15 @@ async fn may_return(cluster: &Cluster, node: &str) -> bool {
     }
 }
 
+/// The parameters of the volume's class that older nodes would ignore: as text, the capability of nodes that obey them,
+/// and what those can do.
+fn needs(spec: &VolumeSpec) -> Vec<(String, &'static str, &'static str)> {
+    let discard = spec.discard().map(|discard| (format!("\"discard: {discard}\""), DISCARD, "obey \"discard\""));
+    let limited = !spec.class.limits.is_none() || spec.class.requires_limits;
+    let limits = limited.then(|| ("I/O limits".to_owned(), LIMITS, "limit the I/O of volumes"));
+    discard.into_iter().chain(limits).collect()
+}
+
 async fn create(
     cluster: &Cluster,
     node: &str,
@@ -295,9 +304,10 @@ async fn create(
     };
     // The caller did not name the node: the scheduler or this controller selected it. So the error names it.
     let named = |error: Error| error.context(format_args!("node {node}"));
-    let able = require_able(node, member.memory().greeting(), DISCARD, "obey \"discard\"");
-    if let (Some(discard), Err(error)) = (spec.discard(), able) {
-        let error = error.context(format_args!("volume {:?} has a class with \"discard: {discard}\"", spec.name));
+    for (parameter, capability, what) in needs(&spec) {
+        let able = require_able(node, member.memory().greeting(), capability, what);
+        let Err(error) = able else { continue };
+        let error = error.context(format_args!("volume {:?} has a class with {parameter}", spec.name));
         // If several nodes are permitted, they were asked before.
         if token.is_none() && is_there(&member, &*agent, &spec, until).await.map_err(Error::not_final)? {
             return Err(of_existing(&spec.name, node, Error { reason: Reason::NoSpace, ..error }));

@@ -37,6 +37,19 @@ impl Device {
         link.file_name()?.to_str().map(str::to_owned)
     }
 
+    /// The disk that a partition is on; of any other device, the device itself.
+    #[must_use]
+    pub fn disk(self) -> Self {
+        let sysfs = PathBuf::from(format!("/sys/dev/block/{self}"));
+        if !sysfs.join("partition").exists() {
+            return self;
+        }
+        // The link leads to the directory of the partition, which is in that of its disk.
+        let disk = std::fs::canonicalize(&sysfs).ok().and_then(|path| Some(path.parent()?.join("dev")));
+        let number = disk.and_then(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok());
+        number.unwrap_or(self)
+    }
+
     /// The number of the block device at `path`; symbolic links are followed. `None` if there is no block
     /// device.
     #[must_use]

@@ -60,6 +60,9 @@ impl Host {
             Some(Located { pool, volume }) => {
                 compatible(spec, requested.name(), pool.name(), &volume)?;
                 let (volume, fresh) = self.resume(&pool, volume, spec).await?;
+                let (limits, required) = (spec.class.limits, spec.class.requires_limits);
+                let updated = self.update_limits(&pool, volume, limits, required).await;
+                let volume = updated.map_err(Error::not_final)?;
                 (pool, volume, fresh)
             }
             None => (Arc::clone(requested), self.create_in_pool(requested, spec).await?, true),

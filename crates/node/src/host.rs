@@ -13,6 +13,7 @@ use quarry_volume::{Error, FencingToken, Reason, Result, SnapshotId, StorageId, 
 use crate::checks::Checks;
 use crate::copies::Copies;
 use crate::kernel::{Kernel, Linux};
+use crate::limits::Limits;
 use crate::publisher::StatePublisher;
 use crate::tasks::Tasks;
 use crate::trim::Trims;
@@ -38,6 +39,7 @@ struct Inner {
     checks: Checks,
     copies: Copies,
     trims: Trims,
+    limits: Limits,
     publisher: StatePublisher,
     /// The highest fencing token that this run of the agent has seen.
     fence: Mutex<u64>,
@@ -81,10 +83,12 @@ impl Host {
     ) -> Self {
         let node = node.into();
         let copies = Copies::default();
-        let publisher = StatePublisher::new(&node, pod_uid.into(), pools.clone(), copies.clone());
+        let limits = Limits::default();
+        let publisher = StatePublisher::new(&node, pod_uid.into(), pools.clone(), copies.clone(), limits.clone());
         let (tasks, checks, trims) = (Tasks::default(), Checks::default(), Trims::default());
         let (fence, watched) = (Mutex::new(0), AtomicBool::new(false));
-        Self { inner: Arc::new(Inner { node, pools, kernel, tasks, checks, copies, trims, publisher, fence, watched }) }
+        let inner = Inner { node, pools, kernel, tasks, checks, copies, trims, limits, publisher, fence, watched };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Limits how many bytes per second all copies together read from or write to the pool with that name. Copies that
@@ -135,6 +139,11 @@ impl Host {
     /// The trims of filesystems.
     pub(crate) fn trims(&self) -> &Trims {
         &self.inner.trims
+    }
+
+    /// The I/O limits of the volumes in use.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.limits
     }
 
     /// The state publisher of this node.

@@ -22,6 +22,7 @@ mod health;
 mod host;
 mod identity;
 mod kernel;
+mod limits;
 mod metrics;
 mod place;
 mod prepare;

@@ -20,6 +20,7 @@ impl Host {
         self.register_disks(metrics);
         self.register_copies(metrics);
         self.register_trims(metrics);
+        self.register_limits(metrics);
         register_commands(metrics);
         let tasks = self.tasks().clone();
         metrics.gauge("task_age_seconds", "The age of each running operation on a volume", move || {
@@ -87,6 +88,19 @@ impl Host {
                 Sample::new(trim.age.as_secs_f64()).label("pool", trim.pool).label("volume", trim.volume)
             };
             trims.list().into_iter().map(sample).collect()
+        });
+    }
+
+    /// The I/O limits of volumes in use.
+    fn register_limits(&self, metrics: &Metrics) {
+        let host = self.clone();
+        metrics.gauge("io_limits_not_in_force", "Volumes in use whose I/O limits are not in force", move || {
+            let mut missing = host.limits().not_in_force();
+            let of = |pool: &Arc<dyn Pool>| {
+                let count = missing.remove(pool.name()).map_or(0, |(count, _)| count);
+                Sample::count(count).label("pool", pool.name())
+            };
+            host.pools().iter().map(of).collect()
         });
     }
 

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use quarry_filesystem::Trouble;
 use quarry_mount::{Device, Entry};
-use quarry_pool::State;
+use quarry_pool::{Pool, Record, State};
 use quarry_volume::{AccessMode, AccessType, Capability, Error, Reason, Result, VolumeId};
 
 use crate::condition::{Check, RECOVERY};
 use crate::host::{Host, Located};
 use crate::kernel::Mounts;
+use crate::limits::Limited;
 use crate::{device, errors, identity, read_only};
 
 /// The task that publishes a volume.
@@ -49,15 +50,25 @@ impl Host {
             .number(&device)
             .ok_or_else(|| Error::host(format!("{} is not a block device", device.display())))?;
         match publish.capability.access {
-            AccessType::Mount => self.publish_filesystem(publish, number).await,
+            AccessType::Mount => {
+                self.limit(&publish, &pool, number, &record).await?;
+                self.publish_filesystem(publish, number).await
+            }
             AccessType::Block => {
                 if record.state != State::Ready {
                     return Err(Error::precondition("it has never been staged: stage it first"));
                 }
+                self.limit(&publish, &pool, number, &record).await?;
                 let kernel = Arc::clone(self.kernel());
                 errors::blocking(move || publish_device(&*kernel, &publish, &device, number)).await
             }
         }
+    }
+
+    /// Brings the volume's I/O limits into force before the pod can use it.
+    async fn limit(&self, publish: &Publish, pool: &Arc<dyn Pool>, number: Device, record: &Record) -> Result<()> {
+        let device = self.kernel().limited_device(number);
+        self.limit_pod(&publish.target, Limited { id: &publish.id, pool: pool.name(), device }, record).await
     }
 
     /// Publishes a filesystem although its pool cannot find the volume (its volume group was renamed or is

@@ -18,13 +18,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, MutexGuard};
 use quarry_pool::{Pool, PoolVolume, Reading, Recorded, State, Volumes};
 use quarry_volume::{
-    COPY, Change, Condition, DISCARD, EXPAND, Greeting, PoolState, SNAPSHOT, SNAPSHOT_COPY, Snapshot, SnapshotId,
-    Space, Volume, VolumeId,
+    COPY, Change, Condition, DISCARD, EXPAND, Greeting, LIMITS, PoolState, SNAPSHOT, SNAPSHOT_COPY, Snapshot,
+    SnapshotId, Space, Volume, VolumeId,
 };
 use tokio::sync::broadcast;
 
 use self::difference::difference;
 use crate::copies::Copies;
+use crate::limits::Limits;
 use crate::snapshot::describe_snapshot;
 use crate::{fill, health};
 
@@ -48,6 +49,8 @@ struct Inner {
     pools: Vec<Arc<dyn Pool>>,
     /// The copies that are running. Pools know only what their records say.
     copies: Copies,
+    /// The I/O limits of the volumes in use.
+    limits: Limits,
     /// The lock of the pool with the same index, held from the start of a reading until it is published, so
     /// that the published state never goes backwards.
     locks: Vec<tokio::sync::Mutex<()>>,
@@ -94,7 +97,13 @@ struct FilesystemProblems {
 }
 
 impl StatePublisher {
-    pub(crate) fn new(node: &str, pod_uid: String, pools: Vec<Arc<dyn Pool>>, copies: Copies) -> Self {
+    pub(crate) fn new(
+        node: &str,
+        pod_uid: String,
+        pools: Vec<Arc<dyn Pool>>,
+        copies: Copies,
+        limits: Limits,
+    ) -> Self {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let greeting = Greeting {
             node: node.to_owned(),
@@ -102,7 +111,7 @@ impl StatePublisher {
             pod_uid,
             boot_id: boot_id.trim().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: [EXPAND, SNAPSHOT, COPY, SNAPSHOT_COPY, DISCARD].map(str::to_owned).to_vec(),
+            capabilities: [EXPAND, SNAPSHOT, COPY, SNAPSHOT_COPY, DISCARD, LIMITS].map(str::to_owned).to_vec(),
         };
         // A later start begins with a higher generation, unless the clock was set back; then the instance
         // shows the restart.
@@ -125,6 +134,7 @@ impl StatePublisher {
                 greeting,
                 pools,
                 copies,
+                limits,
                 locks,
                 published: Mutex::new(published),
                 filesystem_problems,
@@ -223,6 +233,7 @@ impl StatePublisher {
 
     fn publish_reading(&self, index: usize, pool: &str, reading: Reading) -> bool {
         let Reading { mut state, mark, volumes, snapshots } = reading;
+        state.hints.extend(self.inner.limits.hint(pool));
         let node = &self.inner.greeting.node;
         let listed = snapshots.iter().filter(|snapshot| !snapshot.record.serves());
         let mut snapshots: Vec<Snapshot> = listed.map(|snapshot| describe_snapshot(node, pool, snapshot)).collect();
@@ -466,5 +477,6 @@ pub(crate) fn describe(node: &str, pool: &str, volume: &PoolVolume) -> Volume {
         problem: problem.unwrap_or_default(),
         source: record.and_then(|record| record.source.clone()),
         copying: record.filter(|record| record.filling).map(|record| fill::copied(record, volume.size)),
+        limits: record.map(|record| record.limits).unwrap_or_default(),
     }
 }

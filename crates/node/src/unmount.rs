@@ -49,7 +49,11 @@ impl Host {
                 UNPUBLISH => host.trims().hold_briefly(&volume).await,
                 _ => host.trims().hold(&volume).await?,
             };
-            host.unmount_now(parsed, target, remove).await
+            host.unmount_now(parsed.clone(), target.clone(), remove).await?;
+            if let Some(id) = parsed.filter(|_| remove) {
+                host.unlimit_pod(&target, &id).await;
+            }
+            Ok(())
         };
         self.tasks().run(&key, what, wait, work).await
     }

@@ -40,6 +40,12 @@ pub(crate) struct Args {
     /// Default: the folder of the unix socket.
     #[arg(long, env = "QUARRY_STATE", value_name = "FOLDER")]
     state: Option<PathBuf>,
+    /// Where the cgroups (v2) of the host are, for the I/O limits of volumes.
+    #[arg(long, env = "QUARRY_CGROUPS", default_value = "/sys/fs/cgroup", value_name = "FOLDER")]
+    cgroups: PathBuf,
+    /// kubelet's --cgroup-root.
+    #[arg(long, env = "QUARRY_CGROUP_ROOT", default_value = "/", value_name = "CGROUP")]
+    cgroup_root: String,
     /// The driver's name, as in StorageClasses.
     #[arg(long, default_value = "local.csi.quarry.dev", value_name = "NAME")]
     pub(crate) driver: String,
@@ -71,6 +77,7 @@ pub(crate) async fn open(args: &Args) -> anyhow::Result<Host> {
     let host = Host::in_pod(node, pools, args.pod_uid.as_str());
     rates.iter().for_each(|(pool, rate)| host.limit_copies(pool, *rate));
     intervals.iter().for_each(|(pool, interval)| host.set_trim_interval(pool, *interval));
+    host.set_cgroups(args.cgroups.clone(), &args.cgroup_root);
     Ok(host)
 }
 
@@ -115,9 +122,11 @@ pub(crate) fn readiness(host: &Host) -> Readiness {
     })
 }
 
-/// Discards the unused space of volumes at their times, until the signal to stop.
-pub(crate) fn trim_until_stopped(shutdown: &Shutdown, host: &Host) {
+/// Does what no call requests, until the signal to stop: discards the unused space of volumes at their times, and keeps
+/// their I/O limits in force.
+pub(crate) fn work_until_stopped(shutdown: &Shutdown, host: &Host) {
     tokio::spawn(host.clone().trim_periodically(shutdown.stopping()));
+    tokio::spawn(host.clone().keep_limits(shutdown.stopping()));
 }
 
 /// After the signal to stop, tasks stop between two steps if they can, so that the calls that wait for them

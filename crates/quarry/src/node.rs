@@ -77,7 +77,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         ))
         .serve_with_incoming_shutdown(socket, shutdown.stopping().cancelled_owned());
     let agent = quarry_agent::serve(incoming, AgentService::new(Arc::new(host.clone())), &metrics, shutdown.stopping());
-    host::trim_until_stopped(&shutdown, &host);
+    host::work_until_stopped(&shutdown, &host);
     host::drain_on(&shutdown, &host);
     let both = async { tokio::try_join!(csi, agent) };
     shutdown.bound(both).await.transpose().context("serving CSI Node and the agent")?;

@@ -93,7 +93,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             NodeService::new(host.clone(), topology_key).with_max_volumes(args.host.max_volumes),
         ))
         .serve_with_incoming_shutdown(listener, shutdown.stopping().cancelled_owned());
-    host::trim_until_stopped(&shutdown, &host);
+    host::work_until_stopped(&shutdown, &host);
     host::drain_on(&shutdown, &host);
     shutdown.bound(server).await.transpose().context("serving CSI")?;
     host::drained(&shutdown, &host).await;

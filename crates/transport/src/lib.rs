@@ -2,6 +2,7 @@
 //! calls, health, and shutdown.
 //!
 //! * [`unix`]: the CSI socket, both ends;
+//! * [`changes`]: notifications of changed files;
 //! * [`call`]: counts and logs the end of every call, however it ends;
 //! * [`deadline`]: how long the caller waits;
 //! * [`metrics`]: the registry behind `/metrics`;
@@ -11,6 +12,7 @@
 
 mod alive;
 pub mod call;
+pub mod changes;
 pub mod deadline;
 pub mod http;
 pub mod metrics;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 
 use crate::{
-    AccessTypes, Condition, ContentSource, Filesystem, Layout, Parameters, Result, SizeRange, Snapshot, SnapshotId,
-    SnapshotSpec, Space, StorageId, VolumeId, VolumeSpec, show_size,
+    AccessTypes, Condition, ContentSource, Filesystem, IoLimits, Layout, LimitChanges, Parameters, Result, SizeRange,
+    Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, VolumeId, VolumeSpec, show_size,
 };
 
 /// A volume, as reported by its node.
@@ -41,6 +41,8 @@ pub struct Volume {
     pub source: Option<ContentSource>,
     /// How much of it is filled; `None` if it is not being filled. Until that is complete, it cannot be used.
     pub copying: Option<CopyProgress>,
+    /// Its I/O limits; none if its node is too old to report them.
+    pub limits: IoLimits,
 }
 
 /// How much of a volume is filled with the contents of its source, in bytes.
@@ -76,6 +78,7 @@ impl Volume {
             condition: Condition::Healthy,
             source: None,
             copying: None,
+            limits: IoLimits::default(),
         }
     }
 }
@@ -214,6 +217,9 @@ pub const COPY: &str = "copy";
 /// The capability of a node whose agent obeys [`Parameters::discard`]. An older node would ignore it, and create a volume
 /// whose unused space is never discarded.
 pub const DISCARD: &str = "discard";
+/// The capability of a node whose agent has [`Agent::modify`], and obeys [`Parameters::limits`] and
+/// [`Parameters::requires_limits`]. An older node would ignore them.
+pub const LIMITS: &str = "limits";
 
 /// The identity of a node, sent first on every stream of updates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -323,6 +329,12 @@ pub trait Agent: Send + Sync {
     /// `SizeOutOfRange` if its pool cannot make it that large, or cannot make volumes larger at all; `Unsupported`
     /// if the node is older than this call.
     async fn expand(&self, id: &VolumeId, size: SizeRange, wait: Duration) -> Result<(Volume, Change)>;
+
+    /// Changes the I/O limits of a volume, also for the pods that are using it.
+    ///
+    /// # Errors
+    /// `NotFound` if it does not exist; `Unsupported` if the node is older than this call.
+    async fn modify(&self, id: &VolumeId, changes: LimitChanges, wait: Duration) -> Result<(Volume, Change)>;
 
     /// Takes a snapshot, or finds the one that an earlier, equal call took. Names are unique among the snapshots of
     /// a node. A full copy ([`SNAPSHOT_COPY`]) is returned as soon as its contents are those of one instant, and is not

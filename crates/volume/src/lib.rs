@@ -11,6 +11,7 @@ mod filesystem;
 mod health;
 mod id;
 mod layout;
+mod limits;
 mod name;
 mod options;
 mod parameters;
@@ -24,8 +25,8 @@ mod wipe;
 
 pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage};
 pub use agent::{
-    Agent, COPY, Capacity, Change, CopyProgress, DISCARD, EXPAND, FencingToken, Greeting, NameLookup, PoolCapabilities,
-    PoolState, SNAPSHOT, SNAPSHOT_COPY, ThinUse, Update, UpdateStream, Volume,
+    Agent, COPY, Capacity, Change, CopyProgress, DISCARD, EXPAND, FencingToken, Greeting, LIMITS, NameLookup,
+    PoolCapabilities, PoolState, SNAPSHOT, SNAPSHOT_COPY, ThinUse, Update, UpdateStream, Volume,
 };
 pub use discard::{Discard, UnknownDiscard};
 pub use error::{Error, Reason, Result};
@@ -33,6 +34,7 @@ pub use filesystem::{Filesystem, UnknownFilesystem};
 pub use health::{Condition, SnapshotCondition};
 pub use id::{ForeignId, MAX_ID, MAX_NODE, MAX_VOLUME, StorageId, VolumeId};
 pub use layout::Layout;
+pub use limits::{IoLimits, LimitChanges, Rate};
 pub use name::{is_plain_name, safe_name};
 pub use options::{MakeOptions, MountOptions, OptionError, check_options};
 pub use parameters::{KNOWN as KNOWN_PARAMETERS, MKFS_OPTIONS, Parameters, VolumeSpec, parameters_hash};

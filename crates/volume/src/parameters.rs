@@ -2,10 +2,32 @@
 
 use std::collections::BTreeMap;
 
-use crate::{AccessTypes, ContentSource, Discard, Error, Filesystem, Layout, Result, SizeRange, Wipe};
+use crate::{
+    AccessTypes, ContentSource, Discard, Error, Filesystem, IoLimits, Layout, LimitChanges, Result, SizeRange, Wipe,
+};
 
 /// The keys that a StorageClass may set, documented in docs/storageclass.md.
-pub const KNOWN: [&str; 8] = ["pool", "layout", "stripes", "stripeSize", "mirrors", "mkfsOptions", "discard", "wipe"];
+pub const KNOWN: [&str; 13] = [
+    "pool",
+    "layout",
+    "stripes",
+    "stripeSize",
+    "mirrors",
+    "mkfsOptions",
+    "discard",
+    "wipe",
+    "readBytesPerSecond",
+    "writeBytesPerSecond",
+    "readIops",
+    "writeIops",
+    LIMITS,
+];
+/// The key that says whether the I/O limits must be in force.
+const LIMITS: &str = "limits";
+/// Its value for a volume that no pod may use without its limits.
+const REQUIRED: &str = "required";
+/// Its value for a volume that can also be used where limits are not possible.
+const PREFERRED: &str = "preferred";
 
 /// The prefix of the sidecars' own keys.
 pub(crate) const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
@@ -28,6 +50,10 @@ pub struct Parameters {
     /// When the unused space of its filesystem is discarded; `None` for the default of the pool. A raw block volume
     /// ignores it: see [`VolumeSpec::discard`].
     pub discard: Option<Discard>,
+    /// The I/O limits that its volumes begin with. They can be changed later.
+    pub limits: IoLimits,
+    /// Whether a pod may use the volume only where its limits are in force.
+    pub requires_limits: bool,
 }
 
 impl Parameters {
@@ -59,7 +85,17 @@ impl Parameters {
         let discard =
             discard.map_err(|error| Error::invalid(format!("StorageClass parameter \"discard\": {error}")))?;
         let mkfs_options = own.get(MKFS_OPTIONS).copied().unwrap_or_default();
-        Ok(Self { pool, layout, mkfs_options: fold(mkfs_options), wipe, discard })
+        let limits = IoLimits::default().with(&LimitChanges::read(|key| own.get(key).copied())?);
+        let requires_limits = match own.get(LIMITS).copied() {
+            None | Some(PREFERRED) => false,
+            Some(REQUIRED) => true,
+            Some(other) => {
+                return Err(Error::invalid(format!(
+                    "StorageClass parameter {LIMITS:?} is {other:?}: use {REQUIRED} or {PREFERRED}"
+                )));
+            }
+        };
+        Ok(Self { pool, layout, mkfs_options: fold(mkfs_options), wipe, discard, limits, requires_limits })
     }
 }
 
@@ -194,6 +230,19 @@ mod tests {
             let error = parse(&[("discard", word)]).unwrap_err();
             assert_eq!(error.reason, crate::Reason::InvalidRequest, "{word}");
             assert!(error.message.contains("\"discard\": ") && error.message.contains("online, periodic or none"));
+        }
+    }
+
+    #[test]
+    fn a_class_sets_the_limits_that_its_volumes_begin_with() {
+        let class = parse(&[("readBytesPerSecond", "64Mi"), ("writeIops", "500"), ("limits", "required")]).unwrap();
+        assert_eq!(class.limits.values(), [Some(64 << 20), None, None, Some(500)]);
+        assert!(class.requires_limits);
+        assert!(!parse(&[("limits", "preferred")]).unwrap().requires_limits);
+        for (key, value) in [("limits", "yes"), ("readIops", "x"), ("readIops", "")] {
+            let error = parse(&[(key, value)]).unwrap_err();
+            assert_eq!(error.reason, crate::Reason::InvalidRequest, "{key}");
+            assert!(error.message.contains(key), "{}", error.message);
         }
     }
 

@@ -9,7 +9,7 @@ use quarry_proto::agent::v1 as agent_v1;
 use quarry_proto::volume::v1;
 use quarry_volume::{
     AccessTypes, Change, Condition, ContentSource, CopyProgress, CowSize, Discard, ExtentSize, Extents, FencingToken,
-    Filesystem, Greeting, Layout, Parameters, Placement, PoolCapabilities, PoolState, Reason, SizeRange, Snapshot,
+    Filesystem, Greeting, IoLimits, Layout, Parameters, Placement, PoolCapabilities, PoolState, Reason, SizeRange, Snapshot,
     SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotParameters, SnapshotSpec, Space, StorageId, ThinUse, Volume,
     VolumeId, VolumeSpec, Wipe,
 };
@@ -76,6 +76,10 @@ fn layout() -> impl Strategy<Value = Layout> {
     ]
 }
 
+fn limits() -> impl Strategy<Value = IoLimits> {
+    prop::array::uniform4(of(1..=u64::MAX)).prop_map(IoLimits::new)
+}
+
 prop_compose! {
     fn spec()(
         name in "[^\\p{Cc}]{1,30}",
@@ -88,11 +92,13 @@ prop_compose! {
         mkfs_options in ".{0,40}",
         wipe in of(prop::sample::select(&Wipe::ALL[..])),
         discard in of(prop::sample::select(&Discard::ALL[..])),
+        limits in limits(),
+        requires_limits in any::<bool>(),
         source in of(source()),
     ) -> VolumeSpec {
         let limit = more.map(|more| required.saturating_add(more));
         let filesystem = Some(kind).filter(|_| access != AccessTypes::Block);
-        let class = Parameters { pool, layout, mkfs_options, wipe, discard };
+        let class = Parameters { pool, layout, mkfs_options, wipe, discard, limits, requires_limits };
         VolumeSpec { name, size: SizeRange { required, limit }, access, filesystem, class, source }
     }
 }
@@ -111,10 +117,11 @@ prop_compose! {
         condition in condition(),
         source in of(source()),
         progress: Option<(u64, u64)>,
+        limits in limits(),
     ) -> Volume {
         let problem = if condition == Condition::Healthy { String::new() } else { problem };
         let copying = progress.map(|(copied, total)| CopyProgress { copied, total });
-        Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition, source, copying }
+        Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition, source, copying, limits }
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use quarry_proto::volume::v1;
 use quarry_volume::{
-    AccessTypes, Condition, ContentSource, CopyProgress, Discard, Error, Filesystem, Layout, Parameters, Reason,
-    Result, SizeRange, Volume, VolumeSpec, Wipe,
+    AccessTypes, Condition, ContentSource, CopyProgress, Discard, Error, Filesystem, IoLimits, Layout, Parameters,
+    Reason, Result, SizeRange, Volume, VolumeSpec, Wipe,
 };
 
 use crate::field::required;
@@ -15,7 +15,7 @@ use crate::text::truncated;
 #[must_use]
 pub fn write_spec(spec: VolumeSpec) -> v1::VolumeSpec {
     let VolumeSpec { name, size: SizeRange { required, limit }, access, filesystem, class, source } = spec;
-    let Parameters { pool, layout, mkfs_options, wipe, discard } = class;
+    let Parameters { pool, layout, mkfs_options, wipe, discard, limits, requires_limits } = class;
     v1::VolumeSpec {
         name,
         required_bytes: required,
@@ -27,6 +27,8 @@ pub fn write_spec(spec: VolumeSpec) -> v1::VolumeSpec {
         mkfs_options,
         wipe: wipe.map_or_else(String::new, |wipe| wipe.to_string()),
         discard: discard.map_or_else(String::new, |discard| discard.to_string()),
+        limits: write_limits(limits),
+        requires_limits,
         source: write_source(source),
     }
 }
@@ -49,6 +51,8 @@ pub fn read_spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
         mkfs_options,
         wipe,
         discard,
+        limits,
+        requires_limits,
         source,
     } = spec;
     required("spec.name", &name)?;
@@ -66,6 +70,8 @@ pub fn read_spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
             pool: Some(pool).filter(|pool| !pool.is_empty()),
             layout: requested_layout(&layout)?,
             mkfs_options,
+            limits: read_limits(limits),
+            requires_limits,
         },
         source: requested_source(&source)?,
     })
@@ -135,6 +141,16 @@ fn requested_discard(word: &str) -> Result<Option<Discard>> {
     }
 }
 
+fn write_limits(limits: IoLimits) -> Option<v1::IoLimits> {
+    let [read_bytes, write_bytes, read_iops, write_iops] = limits.values().map(Option::unwrap_or_default);
+    (!limits.is_none()).then_some(v1::IoLimits { read_bytes, write_bytes, read_iops, write_iops })
+}
+
+fn read_limits(limits: Option<v1::IoLimits>) -> IoLimits {
+    let v1::IoLimits { read_bytes, write_bytes, read_iops, write_iops } = limits.unwrap_or_default();
+    IoLimits::new([read_bytes, write_bytes, read_iops, write_iops].map(|limit| Some(limit).filter(|limit| *limit > 0)))
+}
+
 /// The layout of a volume to create: only those that a StorageClass of this version can request.
 fn requested_layout(code: &str) -> Result<Layout> {
     let unknown = || {
@@ -164,8 +180,21 @@ fn requested_layout(code: &str) -> Result<Layout> {
 /// A volume, as reported by its node.
 #[must_use]
 pub fn write(volume: Volume) -> v1::Volume {
-    let Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition, source, copying } =
-        volume;
+    let Volume {
+        id,
+        name,
+        size,
+        pool,
+        access,
+        filesystem,
+        layout,
+        ready,
+        problem,
+        condition,
+        source,
+        copying,
+        limits,
+    } = volume;
     v1::Volume {
         id: id.to_string(),
         name,
@@ -179,6 +208,7 @@ pub fn write(volume: Volume) -> v1::Volume {
         condition: write_condition(condition).into(),
         source: write_source(source),
         copying: copying.map(write_progress),
+        limits: write_limits(limits),
     }
 }
 
@@ -187,8 +217,21 @@ pub fn write(volume: Volume) -> v1::Volume {
 #[must_use]
 pub fn read(volume: v1::Volume) -> Option<Volume> {
     let kind = volume.condition();
-    let v1::Volume { id, name, bytes, pool, access, filesystem, layout, ready, problem, condition: _, source, copying } =
-        volume;
+    let v1::Volume {
+        id,
+        name,
+        bytes,
+        pool,
+        access,
+        filesystem,
+        layout,
+        ready,
+        problem,
+        condition: _,
+        source,
+        copying,
+        limits,
+    } = volume;
     Some(Volume {
         id: id.parse().ok()?,
         name,
@@ -202,6 +245,7 @@ pub fn read(volume: v1::Volume) -> Option<Volume> {
         problem,
         source: source.parse().ok(),
         copying: copying.map(read_progress),
+        limits: read_limits(limits),
     })
 }
 

@@ -1,6 +1,7 @@
 //! CSI calls from the host into a guest, with the fields that tests care about.
 
 mod expand;
+mod modify;
 mod snapshot;
 
 use std::collections::BTreeMap;

@@ -75,6 +75,8 @@ pub struct Node {
     role: String,
     /// A prefix of quarry's command line, such as `unshare`.
     starter: &'static str,
+    /// More arguments of quarry.
+    arguments: &'static str,
 }
 
 impl Node {
@@ -119,7 +121,7 @@ impl Node {
         let csi = Csi::new(vm.guest(), SOCKET);
         let (path, role) = (String::new(), "standalone".to_owned());
         let notes = Some(Notes::on(vm.console_log()));
-        let node = Self { notes, vm, csi, storage, foreign: Vec::new(), quarry: None, path, role, starter: "" };
+        let node = Self { notes, vm, csi, storage, foreign: Vec::new(), quarry: None, path, role, starter: "", arguments: "" };
         node.configure(&format!("pools:\n  - name: main\n    {}\n", storage.section())).await?;
         Ok(node)
     }
@@ -168,6 +170,11 @@ impl Node {
         self.role = format!("node --listen 0.0.0.0:{AGENT} --tls {TLS}");
     }
 
+    /// Gives quarry more arguments, from its next start on.
+    pub fn with_arguments(&mut self, arguments: &'static str) {
+        self.arguments = arguments;
+    }
+
     /// From the next start on, quarry does not compare what it reads without lvm with lvm's report: for tests that count
     /// what it starts.
     pub fn without_comparisons(&mut self) {
@@ -180,8 +187,8 @@ impl Node {
         let script = format!(
             "mkdir -p /run/quarry {FAULTS} && {notes} {FAULTS}/notes && export PATH={}$PATH QUARRY_FAULT_DIR={FAULTS} && \
              exec {} {BINARY} --log debug {} --config /etc/quarry/pools.yaml --endpoint unix://{SOCKET} --state {STATE} \
-             --http 127.0.0.1:9808 >>{LOG} 2>&1",
-            self.path, self.starter, self.role
+             --http 127.0.0.1:9808 {} >>{LOG} 2>&1",
+            self.path, self.starter, self.role, self.arguments
         );
         self.quarry = Some(self.vm.spawn(Command::sh(script).detach().timeout(Duration::from_secs(24 * 3600))).await?);
         if let Err(error) = serving(&self.csi).await {

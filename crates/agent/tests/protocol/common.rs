@@ -9,7 +9,7 @@ use quarry_agent::{AgentService, RemoteAgent, serve};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{
     AccessTypes, Agent, Change, Condition, ContentSource, CopyProgress, CowSize, Discard, Error, ExtentSize, Extents,
-    FencingToken, Filesystem, Greeting, Layout, NameLookup, Parameters, PoolCapabilities, PoolState, Reason, Result,
+    FencingToken, Filesystem, Greeting, IoLimits, Layout, LimitChanges, NameLookup, Parameters, PoolCapabilities, PoolState, Reason, Result,
     SizeRange, Snapshot, SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotParameters, SnapshotSpec, Space,
     StorageId, ThinUse, Update, UpdateStream, Volume, VolumeId, VolumeSpec, Wipe,
 };
@@ -29,6 +29,7 @@ pub(crate) enum Asked {
     Get(VolumeId),
     Find(String, u64),
     Expand(VolumeId, SizeRange),
+    Modify(VolumeId, LimitChanges),
     CreateSnapshot(SnapshotSpec),
     DeleteSnapshot(SnapshotId),
     GetSnapshot(SnapshotId),
@@ -129,6 +130,11 @@ impl Agent for Fake {
         Ok((volume("a"), change()))
     }
 
+    async fn modify(&self, id: &VolumeId, changes: LimitChanges, _: Duration) -> Result<(Volume, Change)> {
+        self.ask(Asked::Modify(id.clone(), changes))?;
+        Ok((volume("a"), change()))
+    }
+
     async fn create_snapshot(&self, spec: SnapshotSpec, _: Duration) -> Result<(Snapshot, Change)> {
         self.ask(Asked::CreateSnapshot(spec))?;
         Ok((snapshot("s"), change()))
@@ -197,6 +203,7 @@ pub(crate) fn volume(name: &str) -> Volume {
         condition: Condition::DiskMissing,
         source: Some(ContentSource::Snapshot(snapshot_id("t"))),
         copying: Some(CopyProgress { copied: 3, total: 4 }),
+        limits: IoLimits::new([Some(1 << 20), None, Some(3), None]),
     }
 }
 
@@ -270,6 +277,8 @@ pub(crate) fn spec(name: &str) -> VolumeSpec {
             mkfs_options: "-m 0".into(),
             wipe: Some(Wipe::Discard),
             discard: Some(Discard::Periodic),
+            limits: IoLimits::new([None, Some(1 << 20), None, Some(500)]),
+            requires_limits: true,
         },
         source: Some(ContentSource::Volume(id("a"))),
     }

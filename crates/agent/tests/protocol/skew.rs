@@ -102,6 +102,9 @@ async fn a_newer_controllers_request_is_understood() {
         text(8, b"-m 0"),
         text(9, b"discard"),
         text(10, b"periodic"),
+        // 1 MiB and 500 as varints.
+        text(11, &[2 << 3, 0x80, 0x80, 0x40, 4 << 3, 0xf4, 0x03]),
+        number(12, 1),
         long(30, id("a").to_string().as_bytes()),
         NEWER.to_vec(),
     ]
@@ -130,6 +133,7 @@ async fn the_answers_bytes_are_frozen() {
         number(8, 1),
         text(9, b"a disk is missing"),
         number(10, 2),
+        text(11, &[1 << 3, 0x80, 0x80, 0x40, 3 << 3, 3]),
         long(30, snapshot_id("t").to_string().as_bytes()),
         long(31, &[number(1, 3), number(2, 4)].concat()),
     ]
@@ -164,6 +168,8 @@ async fn requests_without_node_or_volume_are_rejected() {
         // A later form of identifier: not "it does not exist".
         ("/quarry.agent.v1.Agent/DeleteVolume", [text(1, b"n-1"), text(2, b"v2:x")].concat(), Code::InvalidArgument),
         ("/quarry.agent.v1.Agent/FindVolume", text(1, b"n-1"), Code::InvalidArgument),
+        ("/quarry.agent.v1.Agent/ModifyVolume", vec![], Code::Unavailable),
+        ("/quarry.agent.v1.Agent/ModifyVolume", text(1, b"n-1"), Code::InvalidArgument),
         ("/quarry.agent.v1.Agent/CreateSnapshot", vec![], Code::Unavailable),
         ("/quarry.agent.v1.Agent/CreateSnapshot", text(1, b"n-1"), Code::InvalidArgument),
         ("/quarry.agent.v1.Agent/DeleteSnapshot", text(1, b"n-1"), Code::InvalidArgument),
@@ -212,6 +218,13 @@ impl v1::agent_server::Agent for Sparse {
         _: Request<v1::ExpandVolumeRequest>,
     ) -> Result<Response<v1::ExpandVolumeResponse>, Status> {
         Ok(Response::new(v1::ExpandVolumeResponse::default()))
+    }
+
+    async fn modify_volume(
+        &self,
+        _: Request<v1::ModifyVolumeRequest>,
+    ) -> Result<Response<v1::ModifyVolumeResponse>, Status> {
+        Err(Status::unimplemented("an older node"))
     }
 
     async fn create_snapshot(

@@ -10,7 +10,7 @@ use std::time::Duration;
 use quarry_proto::csi::v1 as csi;
 use quarry_transport::deadline;
 use quarry_volume::{
-    AccessType, AccessTypes, Error, Parameters, Result, SizeRange, SnapshotId, Usage, Volume, VolumeId,
+    AccessType, AccessTypes, Error, LimitChanges, Parameters, Result, SizeRange, SnapshotId, Usage, Volume, VolumeId,
 };
 use quarry_wire::csi::{capabilities, capability};
 use quarry_wire::field::{existing_snapshot, existing_volume, required, signed};
@@ -211,6 +211,7 @@ impl csi::controller_server::Controller for ControllerService {
             rpc::Type::ListVolumeHealth,
             rpc::Type::SingleNodeMultiWriter,
             rpc::Type::ExpandVolume,
+            rpc::Type::ModifyVolume,
             rpc::Type::CloneVolume,
             rpc::Type::CreateDeleteSnapshot,
             rpc::Type::ListSnapshots,
@@ -260,6 +261,22 @@ impl csi::controller_server::Controller for ControllerService {
                 capacity_bytes: signed(volume.size),
                 node_expansion_required: !is_raw,
             })
+        })
+        .await
+    }
+
+    async fn controller_modify_volume(
+        &self,
+        request: Request<csi::ControllerModifyVolumeRequest>,
+    ) -> Result<Response<csi::ControllerModifyVolumeResponse>, Status> {
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let request = request.into_inner();
+            required("volume_id", &request.volume_id)?;
+            map("mutable_parameters", &request.mutable_parameters)?;
+            let changes = LimitChanges::parse(&request.mutable_parameters)?;
+            self.cluster.modify(&existing_volume(&request.volume_id)?, changes, wait).await?;
+            Ok(csi::ControllerModifyVolumeResponse {})
         })
         .await
     }
@@ -328,12 +345,5 @@ impl csi::controller_server::Controller for ControllerService {
         _request: Request<csi::ControllerUnpublishVolumeRequest>,
     ) -> Result<Response<csi::ControllerUnpublishVolumeResponse>, Status> {
         unsupported("ControllerUnpublishVolume is not supported: a local volume does not need to be detached")
-    }
-
-    async fn controller_modify_volume(
-        &self,
-        _request: Request<csi::ControllerModifyVolumeRequest>,
-    ) -> Result<Response<csi::ControllerModifyVolumeResponse>, Status> {
-        unsupported("ControllerModifyVolume is not supported: the parameters of a volume are fixed when it is created")
     }
 }

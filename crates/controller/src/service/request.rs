@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use quarry_proto::csi::v1 as csi;
 use quarry_volume::{
-    Capability, ContentSource, Error, MKFS_OPTIONS, Parameters, Result, SizeRange, Usage, Volume, VolumeSpec,
+    Capability, ContentSource, Error, LimitChanges, MKFS_OPTIONS, Parameters, Result, SizeRange, Usage, Volume, VolumeSpec,
     check_options,
 };
 use quarry_wire::csi::capabilities;
@@ -40,10 +40,8 @@ pub(super) fn map(field: &str, map: &BTreeMap<String, String>) -> Result<()> {
 /// Parses CreateVolume.
 pub(super) fn spec(request: &csi::CreateVolumeRequest) -> Result<(VolumeSpec, Vec<Capability>, Usage)> {
     required("name", &request.name)?;
-    if !request.mutable_parameters.is_empty() {
-        return Err(Error::invalid("mutable_parameters are not supported: this driver does not have MODIFY_VOLUME"));
-    }
     map("parameters", &request.parameters)?;
+    map("mutable_parameters", &request.mutable_parameters)?;
     let capabilities = capabilities(&request.volume_capabilities)?;
     let usage = Usage::of(&capabilities)?;
     let size = match &request.capacity_range {
@@ -51,6 +49,8 @@ pub(super) fn spec(request: &csi::CreateVolumeRequest) -> Result<(VolumeSpec, Ve
         None => SizeRange::default(),
     };
     let class = Parameters::parse(&request.parameters)?;
+    // Those of the VolumeAttributesClass take precedence.
+    let class = Parameters { limits: class.limits.with(&LimitChanges::parse(&request.mutable_parameters)?), ..class };
     let source = request.volume_content_source.as_ref().map(source).transpose()?;
     let spec = VolumeSpec {
         name: request.name.clone(),

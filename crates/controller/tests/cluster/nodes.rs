@@ -405,3 +405,42 @@ async fn a_single_node_installation_needs_no_selection() {
     assert_eq!(world.nodes["a"].fence.load(SeqCst), 0);
     assert_eq!(create(&service, "x", 10, &["b", "c"], &[]).await.unwrap_err().code(), Code::ResourceExhausted);
 }
+
+#[tokio::test]
+async fn the_limits_of_a_volume_change_on_its_node() {
+    let world = World::new(&[("a", 200)]);
+    let (_, service) = world.controller().await;
+    let mut request = support::request("v", 10, &["a"], &["a"]);
+    let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+    request.parameters = map(&[("readIops", "5"), ("writeIops", "6")]);
+    request.mutable_parameters = map(&[("readIops", "7")]);
+    let volume = service.create_volume(Request::new(request)).await.unwrap().into_inner().volume.unwrap();
+    let limits = || world.nodes["a"].volumes.lock().unwrap()["v"].limits.values();
+    assert_eq!(limits(), [None, None, Some(7), Some(6)]);
+    let modify = async |id: &str, pairs: &[(&str, &str)]| {
+        let mutable_parameters = map(pairs);
+        let request = csi::ControllerModifyVolumeRequest { volume_id: id.into(), mutable_parameters, ..Default::default() };
+        service.controller_modify_volume(Request::new(request)).await.map(drop).map_err(|status| status.code())
+    };
+    assert_eq!(modify(&volume.volume_id, &[("readIops", "none"), ("readBytesPerSecond", "1Mi")]).await, Ok(()));
+    assert_eq!(limits(), [Some(1 << 20), None, None, Some(6)]);
+    // Nothing is applied.
+    for bad in [("readIops", "0"), ("mkfsOptions", "-m 0"), ("discard", "none")] {
+        assert_eq!(modify(&volume.volume_id, &[("writeIops", "9"), bad]).await, Err(Code::InvalidArgument), "{bad:?}");
+    }
+    assert_eq!(limits(), [Some(1 << 20), None, None, Some(6)]);
+    assert_eq!(modify(&volume.volume_id.replace(":v", ":w"), &[]).await, Err(Code::NotFound));
+    assert_eq!(modify("", &[]).await, Err(Code::InvalidArgument));
+    // external-resizer retries until the node is upgraded.
+    let old = World::new(&[("a", 200)]);
+    old.nodes["a"].capabilities.lock().unwrap().clear();
+    let (_, service) = old.controller().await;
+    let id = old.nodes["a"].put("v", 10);
+    let request = csi::ControllerModifyVolumeRequest { volume_id: id.to_string(), ..Default::default() };
+    assert_eq!(service.controller_modify_volume(Request::new(request)).await.unwrap_err().code(), Code::Unavailable);
+    let mut request = support::request("w", 10, &["a"], &["a"]);
+    request.parameters = map(&[("readIops", "5")]);
+    let error = service.create_volume(Request::new(request)).await.unwrap_err();
+    assert_eq!(error.code(), Code::ResourceExhausted);
+    assert!(error.message().contains("I/O limits: Quarry on node a is too old"), "{error}");
+}

@@ -19,7 +19,8 @@ use quarry_controller::{Claims, Cluster, ControllerService, Election, Endpoint, 
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
-    Agent, COPY, Change, ContentSource, DISCARD, EXPAND, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup,
+    Agent, COPY, Change, ContentSource, DISCARD, EXPAND, Error, ExtentSize, FencingToken, Greeting, LIMITS, Layout,
+    LimitChanges, NameLookup,
     PoolState, Reason, Result, SNAPSHOT, SizeRange, Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, Update,
     UpdateStream, Volume, VolumeId, VolumeSpec,
 };
@@ -64,7 +65,7 @@ impl FakeNode {
             ignores_sources: AtomicBool::new(false),
             rejects: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
-            capabilities: Mutex::new(vec![EXPAND.into(), SNAPSHOT.into(), COPY.into(), DISCARD.into()]),
+            capabilities: Mutex::new([EXPAND, SNAPSHOT, COPY, DISCARD, LIMITS].map(String::from).to_vec()),
             generation: AtomicU64::new(1),
             updates: broadcast::channel(64).0,
         })
@@ -175,6 +176,7 @@ impl Agent for Connected {
         let volume = {
             let mut volumes = self.0.volumes.lock().unwrap();
             let volume = volumes.get_mut(&spec.name).unwrap();
+            volume.limits = spec.class.limits;
             volume.source = spec.source.filter(|_| !self.0.ignores_sources.load(SeqCst));
             volume.clone()
         };
@@ -210,6 +212,17 @@ impl Agent for Connected {
             volume.clone()
         };
         Ok((expanded.clone(), self.0.change(vec![expanded], vec![])))
+    }
+
+    async fn modify(&self, id: &VolumeId, changes: LimitChanges, _wait: Duration) -> Result<(Volume, Change)> {
+        self.0.check()?;
+        let modified = {
+            let mut volumes = self.0.volumes.lock().unwrap();
+            let volume = volumes.get_mut(&id.volume).ok_or_else(|| Error::not_found("no such volume"))?;
+            volume.limits = volume.limits.with(&changes);
+            volume.clone()
+        };
+        Ok((modified.clone(), self.0.change(vec![modified], vec![])))
     }
 
     async fn create_snapshot(&self, spec: SnapshotSpec, _wait: Duration) -> Result<(Snapshot, Change)> {

@@ -26,6 +26,10 @@ impl Mounts for Linux {
         Device::of_node(node)
     }
 
+    fn limited_device(&self, device: Device) -> Device {
+        device.disk()
+    }
+
     fn mapper_uuid(&self, device: Device) -> Option<String> {
         std::fs::read_to_string(format!("/sys/dev/block/{device}/dm/uuid")).ok()
     }

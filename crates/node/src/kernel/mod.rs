@@ -39,6 +39,10 @@ pub(crate) trait Mounts: Send + Sync {
     /// device. It may block if `node` is not under `/dev`.
     fn number(&self, node: &Path) -> Option<Device>;
 
+    /// The device whose I/O a cgroup can limit for that block device: a partition has no limits of its own, so it is the
+    /// disk of a partition. Reads only the kernel's tables.
+    fn limited_device(&self, device: Device) -> Device;
+
     /// The UUID of a device-mapper device. `None` if it is not one. Reads only the kernel's tables.
     fn mapper_uuid(&self, device: Device) -> Option<String>;
 

@@ -1,12 +1,13 @@
 //! Tests of the operations on a machine in memory: killed between any two of their effects, with foreign data
 //! on the device, with records that they did not write, rejected, deactivated, with volumes that grow, with volumes that
-//! are filled from others, and with trims of their filesystems.
+//! are filled from others, with trims of their filesystems, and with I/O limits.
 
 mod deactivated;
 mod filled;
 mod foreign;
 mod grown;
 mod killed;
+mod limited;
 mod machine;
 mod pool;
 mod recorded;

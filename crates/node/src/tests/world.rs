@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use quarry_pool::{Pool, SimulatedPool};
 use quarry_volume::{
-    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Discard, Error, Filesystem, Reason, Result, SizeRange,
-    VolumeId, VolumeSpec, safe_name,
+    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Discard, Error, Filesystem, IoLimits, LimitChanges, Reason,
+    Result, SizeRange, VolumeId, VolumeSpec, safe_name,
 };
 
 use super::machine::{Content, Disk, KUBELET, Machine, Plan, Process, State, node};
@@ -42,6 +42,8 @@ pub(super) enum Call {
     Expand,
     /// NodeExpandVolume where it is staged, or where a raw block volume is published.
     Grow,
+    /// ControllerModifyVolume, with [`World::changes`].
+    Modify,
 }
 
 /// The calls in the life of a volume.
@@ -59,6 +61,8 @@ pub(super) struct Use {
     /// Whether sysfs shows which volume a device is.
     pub(super) sysfs: bool,
     pub(super) discard: Option<Discard>,
+    pub(super) limits: IoLimits,
+    pub(super) requires_limits: bool,
 }
 
 const EXT4: Use = Use {
@@ -68,6 +72,8 @@ const EXT4: Use = Use {
     read_only: false,
     sysfs: true,
     discard: None,
+    limits: IoLimits::new([None; 4]),
+    requires_limits: false,
 };
 const BLOCK: Use = Use { filesystem: None, access: AccessType::Block, ..EXT4 };
 
@@ -98,6 +104,8 @@ impl Use {
         let access = if self.both { AccessTypes::Both } else { spec.access };
         let mut spec = VolumeSpec { access, ..spec.in_pool("p") };
         spec.class.discard = self.discard;
+        spec.class.limits = self.limits;
+        spec.class.requires_limits = self.requires_limits;
         spec
     }
 }
@@ -121,6 +129,10 @@ pub(super) struct World {
     pub(super) expanded: Cell<u64>,
     /// Whether the volumes of the pool can have snapshots.
     pub(super) snapshots: Cell<bool>,
+    /// What [`Call::Modify`] changes.
+    pub(super) changes: Cell<LimitChanges>,
+    /// Where its cgroups are: by default, there are none.
+    pub(super) cgroups: PathBuf,
     /// Whether a pod has written files to the volume.
     wrote: Cell<bool>,
 }
@@ -140,7 +152,8 @@ impl World {
         let id = VolumeId { storage, node: "node-1".to_owned(), volume: safe_name(VOLUME) };
         let (machine, expanded) = (Machine::new(usage.sysfs), Cell::new(EXPANDED));
         let (snapshots, wrote) = (Cell::new(true), Cell::new(false));
-        Self { usage, machine, pool, id, target: target(), expanded, snapshots, wrote }
+        let (changes, cgroups) = (Cell::default(), PathBuf::from("/nothing"));
+        Self { usage, machine, pool, id, target: target(), expanded, snapshots, changes, cgroups, wrote }
     }
 
     /// A world in which these calls succeeded.
@@ -227,7 +240,9 @@ impl World {
     pub(super) fn host(&self, process: &Process) -> Host {
         let snapshots = self.snapshots.get();
         let pool = MachinePool { simulated: self.pool.clone(), process: process.clone(), snapshots };
-        Host::on_kernel("node-1", vec![Arc::new(pool)], "", Arc::new(process.clone()))
+        let host = Host::on_kernel("node-1", vec![Arc::new(pool)], "", Arc::new(process.clone()));
+        host.set_cgroups(self.cgroups.clone(), "/");
+        host
     }
 
     /// Stages the volume on that host.
@@ -257,6 +272,7 @@ impl World {
             Call::Unpublish => host.unpublish(&id.to_string(), self.target.clone(), LONG).await,
             Call::Unstage => host.unstage(&id.to_string(), staging(), LONG).await,
             Call::Delete => host.delete(&id, LONG).await.map(drop),
+            Call::Modify => host.modify(&id, self.changes.get(), LONG).await.map(drop),
             Call::Expand => host.expand(&id, self.expanded_size(), LONG).await.map(drop),
             Call::Grow => {
                 let path = if self.usage.access == AccessType::Mount { staging() } else { self.target.clone() };
@@ -321,6 +337,7 @@ impl World {
                     assert!(!state.exists(&self.target) && !state.has_mappings(), "still published: {}", context());
                 }
                 (Answer::Ok, Call::Unstage) => assert!(staged.is_empty(), "still staged: {}", context()),
+                (Answer::Ok, Call::Modify) => {}
                 (Answer::Ok, Call::Expand) => {
                     assert!(
                         state.volume_size(&self.id.volume, SIZE) >= self.expanded.get(),

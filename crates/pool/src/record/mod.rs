@@ -13,7 +13,7 @@ mod thin;
 
 use std::fmt;
 
-use quarry_volume::{AccessTypes, ContentSource, Discard, Filesystem, Gib, Layout, VolumeSpec, Wipe};
+use quarry_volume::{AccessTypes, ContentSource, Discard, Filesystem, Gib, IoLimits, Layout, VolumeSpec, Wipe};
 use uuid::Uuid;
 
 pub use self::scratch::ScratchRecord;
@@ -25,7 +25,7 @@ const MARK: &str = "quarry";
 /// The version of the record of a complete volume.
 pub const VERSION: u32 = 1;
 /// The maximum length of a record in bytes, for any name that CSI allows.
-pub const MAX_RECORD: usize = 526;
+pub const MAX_RECORD: usize = 613;
 
 /// The state of a volume. There are two states, and one rule: Quarry writes only to a `new` volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +76,10 @@ pub struct Record {
     pub expansion: Option<ExpansionProgress>,
     /// When the unused space of its filesystem is discarded, if its class sets that; see [`Record::discards`].
     pub discard: Option<Discard>,
+    /// How fast the pods that use it may read and write.
+    pub limits: IoLimits,
+    /// Whether a pod may use it only where its limits are in force.
+    pub requires_limits: bool,
     /// Keys of a later minor revision, kept unchanged.
     unknown: Vec<String>,
 }
@@ -190,6 +194,8 @@ impl Record {
             filling: spec.source.is_some(),
             expansion: None,
             discard: spec.discard(),
+            limits: spec.class.limits,
+            requires_limits: spec.class.requires_limits,
             unknown: Vec::new(),
         }
     }
@@ -261,6 +267,12 @@ impl Record {
         Self { filesystem_uuid: Some(filesystem_uuid), ..self.ready() }
     }
 
+    /// The same record with these I/O limits.
+    #[must_use]
+    pub fn limited(&self, limits: IoLimits, required: bool) -> Self {
+        Self { limits, requires_limits: required, ..self.clone() }
+    }
+
     /// The same record with that zeroing progress.
     #[must_use]
     pub fn zeroed(&self, zeroed: Gib) -> Self {
@@ -287,7 +299,8 @@ impl Record {
     }
 
     /// How the volume differs from the requested one, for a sentence that ends with it; `None` if a retry
-    /// of that request finds this volume (CSI `CreateVolume`, idempotency). Its size and pool are not compared.
+    /// of that request finds this volume (CSI `CreateVolume`, idempotency). Its size and pool are not compared, and neither
+    /// are its I/O limits, which can change.
     #[must_use]
     pub fn conflict(&self, spec: &VolumeSpec) -> Option<String> {
         if self.access != spec.access {

@@ -22,6 +22,8 @@ fn sample() -> Record {
         filling: false,
         expansion: None,
         discard: None,
+        limits: IoLimits::default(),
+        requires_limits: false,
         unknown: Vec::new(),
     }
 }
@@ -65,10 +67,25 @@ fn records_are_frozen() {
     let online = Record { discard: Some(Discard::Online), ..thin.ready_with(UUID) };
     let trimmed = Record { discard: Some(Discard::Periodic), ..expanding.clone() };
     let never = Record { discard: Some(Discard::None), ..filling.clone() };
+    let limited = trimmed.limited(IoLimits::new([Some(64 << 20), None, None, Some(500)]), false);
+    let required = never.limited(IoLimits::new([None, Some(u64::MAX), Some(1), None]), true);
+    let unlimited = made.limited(IoLimits::default(), true);
     let from_nothing = filling.filled_with_nothing();
     let clone = Record { source: source("v1:d5hwhwt27w:worker-1:pvc-1"), filling: true, ..block.clone() };
     let erased = Record { filesystem_uuid: Some(UUID), ..disk.clone() };
     for (record, text) in [
+        (
+            limited,
+            "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=mb/f=xfs/l=l/p=abcdefghijklm/z=192/w=discard/e=322122547200.64/d=periodic/r=67108864.0.0.500",
+        ),
+        (
+            required,
+            "quarry2/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/z=64/i=s1:d5hwhwt27w:worker-1:snapshot-1/d=none/r=0.18446744073709551615.1.0!",
+        ),
+        (
+            unlimited,
+            "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/u=b79cd4bed8b35e16ac2f178919c3c36b/r=0.0.0.0!",
+        ),
         (
             online,
             "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=t/p=abcdefghijklm/u=b79cd4bed8b35e16ac2f178919c3c36b/d=online",
@@ -156,6 +173,7 @@ fn a_request_that_differs_from_the_record_is_a_conflict() {
     options.class.mkfs_options = "-m 0".to_owned();
     let mut trimmed = spec.clone();
     trimmed.class.discard = Some(Discard::Periodic);
+    let plain = spec.clone();
     for (other, named) in [
         (VolumeSpec::block("a", 1 << 30), "a raw block device"),
         (VolumeSpec::mount("a", 1 << 30, Filesystem::Xfs), "xfs"),
@@ -168,6 +186,11 @@ fn a_request_that_differs_from_the_record_is_a_conflict() {
         let conflict = record.conflict(&other).unwrap();
         assert!(conflict.contains(named), "{conflict}");
     }
+    // They can be changed.
+    let mut limited = plain;
+    limited.class.limits = IoLimits::new([Some(1 << 20), None, None, None]);
+    limited.class.requires_limits = true;
+    assert_eq!(record.conflict(&limited), None);
 }
 
 #[test]
@@ -239,6 +262,10 @@ fn foreign_newer_and_broken_tags_are_distinguished() {
         "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=",
         "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=b79cd4bed8b35e16ac2f178919c3c36",
         "quarry1/s=ready/n=a/b=1/a=b/l=l/p=x/e=64",
+        "quarry1/s=ready/n=a/b=1/a=b/l=l/p=x/r=1.2.3",
+        "quarry1/s=ready/n=a/b=1/a=b/l=l/p=x/r=1.2.3.4.5",
+        "quarry1/s=ready/n=a/b=1/a=b/l=l/p=x/r=01.0.0.0",
+        "quarry1/s=ready/n=a/b=1/a=b/l=l/p=x/r=1.0.0.0!!",
         "quarry1/s=ready/n=a/b=1/a=b/l=l/p=x/e=1073741824.064",
         "quarry1/s=ready/n=a/b=1/a=b/l=l/p=x/e=1073741824.-1",
         // Another form would be written back as another tag.
@@ -318,7 +345,7 @@ fn other_objects_than_volumes_are_recognized_in_every_higher_version() {
 
 proptest! {
     #[test]
-    fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0..Filesystem::ALL.len(), zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>(), node in "[a-z.-]{1,63}", source in 0..3, filling in any::<bool>(), discard in prop::option::of(0..3_usize), expansion in any::<Option<(i64, u32)>>()) {
+    fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0..Filesystem::ALL.len(), zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>(), node in "[a-z.-]{1,63}", source in 0..3, filling in any::<bool>(), discard in prop::option::of(0..3_usize), expansion in any::<Option<(i64, u32)>>(), limits in any::<([Option<std::num::NonZeroU64>; 4], bool)>()) {
         let mut name = name;
         while name.len() > 128 { name.pop(); }
         let source: Option<ContentSource> = match source {
@@ -340,6 +367,8 @@ proptest! {
             filesystem_uuid: uuid.map(Uuid::from_u128),
             wiped,
             discard: discard.map(|index| Discard::ALL[index]),
+            limits: IoLimits::new(limits.0.map(|limit| limit.map(std::num::NonZeroU64::get))),
+            requires_limits: limits.1,
             expansion: expansion.filter(|_| whole).map(|(size, zeroed)| ExpansionProgress {
                 size: size.unsigned_abs(),
                 zeroed: Gib(u64::from(zeroed)),

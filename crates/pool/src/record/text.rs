@@ -3,7 +3,7 @@
 use std::fmt;
 
 use data_encoding::BASE32_NOPAD;
-use quarry_volume::{AccessTypes, Gib, Layout};
+use quarry_volume::{AccessTypes, Gib, IoLimits, Layout};
 use uuid::Uuid;
 
 use super::{
@@ -82,6 +82,7 @@ impl Record {
             source,
             expansion,
             discard,
+            limits,
         ] = known;
         let state = state.ok_or_else(|| missing("s"))?;
         let state = parse_state(state).ok_or_else(|| bad("s", state))?;
@@ -129,6 +130,10 @@ impl Record {
             None => None,
             Some(word) => Some(word.parse().map_err(|_| bad("d", word))?),
         };
+        let (limits, requires_limits) = match limits {
+            None => (IoLimits::default(), false),
+            Some(text) => parse_limits(text).ok_or_else(|| bad("r", text))?,
+        };
         let known_source = source.and_then(|text| text.parse().ok());
         if let (Some(text), None) = (source, &known_source) {
             // A source of a later revision. It is the first one, so that it is written in its place.
@@ -151,6 +156,8 @@ impl Record {
             filling: false,
             expansion,
             discard,
+            limits,
+            requires_limits,
             unknown,
         })
     }
@@ -158,9 +165,9 @@ impl Record {
 
 /// The keys of version 1, in the order in which they are written: state, name, requested bytes, access types,
 /// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode, UUID of the filesystem, wiped, source of the
-/// contents, progress of an expansion, discard mode. A key that is added later goes to the end, where a reader that does
-/// not know it keeps it.
-const KEYS: [&str; 14] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u", "c", "i", "e", "d"];
+/// contents, progress of an expansion, discard mode, I/O limits. A key that is added later goes to the end, where a reader
+/// that does not know it keeps it.
+const KEYS: [&str; 15] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u", "c", "i", "e", "d", "r"];
 /// The layout of a volume in a thin pool. A Quarry that does not know it lists such a volume, and changes nothing.
 const THIN: &str = "t";
 /// The version of the record of a volume that is being filled: an older Quarry must not prepare, use or delete it.
@@ -202,6 +209,9 @@ impl fmt::Display for Record {
         }
         if let Some(discard) = self.discard {
             write!(f, "/d={discard}")?;
+        }
+        if self.requires_limits || !self.limits.is_none() {
+            write!(f, "/r={}", show_limits(self.limits, self.requires_limits))?;
         }
         for field in unknown {
             write!(f, "/{field}")?;
@@ -288,6 +298,24 @@ fn parse_expansion(text: &str) -> Option<ExpansionProgress> {
     let (size, zeroed) = text.split_once('.')?;
     let expansion = ExpansionProgress { size: size.parse().ok()?, zeroed: Gib(zeroed.parse().ok()?) };
     (format!("{}.{}", expansion.size, expansion.zeroed) == text).then_some(expansion)
+}
+
+/// The I/O limits: bytes read, bytes written, reads and writes per second, 0 for no limit; and `!` if they are required.
+fn show_limits(limits: IoLimits, required: bool) -> String {
+    let values = limits.values().map(|limit| limit.unwrap_or_default().to_string());
+    format!("{}{}", values.join("."), if required { "!" } else { "" })
+}
+
+/// Parses I/O limits in the only form in which they are written.
+fn parse_limits(text: &str) -> Option<(IoLimits, bool)> {
+    let (values, required) = text.strip_suffix('!').map_or((text, false), |values| (values, true));
+    let mut limits = [None; 4];
+    let mut parts = values.split('.');
+    for limit in &mut limits {
+        *limit = Some(parts.next()?.parse::<u64>().ok()?).filter(|limit| *limit > 0);
+    }
+    let limits = IoLimits::new(limits);
+    (show_limits(limits, required) == text).then_some((limits, required))
 }
 
 pub(super) fn decode(text: &str) -> Option<String> {

@@ -5,16 +5,13 @@
 //! used, and read again a little later.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep};
 
 use super::{Material, Pem, Slot, Source, slot};
+use crate::changes::Changes;
 
 /// The certificate and its chain.
 pub const CERTIFICATE: &str = "tls.crt";
@@ -49,7 +46,7 @@ async fn follow(directory: PathBuf, slot: Slot) {
     let mut bad_since: Option<Instant> = None;
     loop {
         // Before the files are read, so that no change is missed in between.
-        let changes = Changes::of(&directory);
+        let changes = watch_for_changes(&directory);
         let set = read(&directory).await;
         let bad = set.as_ref().map_or(true, |pem| Material::parse(pem).is_err());
         // Missing or inconsistent files may be in the middle of a replacement: logged only if it persists.
@@ -103,63 +100,17 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 
 /// Waits for the first change; forever if the kernel sends no notifications.
 async fn changed(changes: Option<&Changes>) {
-    if let Some(changes) = changes
-        && changes.0.readable().await.is_ok()
-    {
-        return;
-    }
-    std::future::pending().await
-}
-
-/// Reports that something in a directory changed, or that the directory was created. For one use: the next
-/// check creates a new watch, so a replaced directory needs no special case.
-struct Changes(AsyncFd<OwnedFd>);
-
-impl Changes {
-    /// `None` if the kernel has no more watches; the files are then read more often.
-    fn of(directory: &Path) -> Option<Self> {
-        let notifier = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
-            .and_then(|inotify| watch_deepest(&inotify, directory).map(|()| OwnedFd::from(inotify)))
-            .map_err(io::Error::from)
-            .and_then(readable);
-        match notifier {
-            Ok(notifier) => Some(Self(notifier)),
-            Err(error) => {
-                tracing::debug!(%error, directory = %directory.display(), "cannot watch it: reading more often");
-                None
-            }
-        }
+    match changes {
+        Some(changes) => changes.changed().await,
+        None => std::future::pending().await,
     }
 }
 
-/// A file descriptor registered with the runtime.
-#[allow(unsafe_code)]
-fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open for as long as it lives and always names the same descriptor; it is moved in here.
-    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
-}
-
-/// Watches the directory, or its nearest existing ancestor.
-fn watch_deepest(inotify: &Inotify, directory: &Path) -> nix::Result<()> {
-    let mut watched = None;
-    loop {
-        let deepest = directory
-            .ancestors()
-            .map(|path| if path == Path::new("") { Path::new(".") } else { path })
-            .find(|path| path.is_dir())
-            .unwrap_or(Path::new("/"));
-        // A directory that was created while its parent was being watched caused no notification.
-        if watched == Some(deepest) {
-            return Ok(());
-        }
-        let what = AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_MOVE
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_ATTRIB
-            | AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_MOVE_SELF;
-        inotify.add_watch(deepest, what)?;
-        watched = Some(deepest);
+/// `None` if the kernel has no more watches; the files are then read more often.
+fn watch_for_changes(directory: &Path) -> Option<Changes> {
+    let changes = Changes::in_directory(directory);
+    if let Err(error) = &changes {
+        tracing::debug!(%error, directory = %directory.display(), "cannot watch it: reading more often");
     }
+    changes.ok()
 }

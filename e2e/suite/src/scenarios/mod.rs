@@ -16,6 +16,7 @@ mod hung_tools;
 mod in_use;
 mod kill;
 mod lifecycle;
+mod limits;
 mod lost_disk;
 mod never_format;
 mod other_tenants;
@@ -125,6 +126,12 @@ fn own() -> Vec<Scenario> {
             about: "the space of deleted files is discarded as the class says: online, periodic, none",
             limit: minutes(15),
             run: |context| Box::pin(discards::run(context)),
+        },
+        Scenario {
+            name: "limits",
+            about: "I/O limits of volumes in the cgroups of pods: measured rates, changes, a restart, required limits",
+            limit: minutes(20),
+            run: |context| Box::pin(limits::run(context)),
         },
         Scenario {
             name: "power-cut-copies",

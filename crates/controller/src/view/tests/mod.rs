@@ -12,7 +12,8 @@ use quarry_agent::Dial;
 use quarry_proto::view::v2;
 use quarry_proto::view::v2::view_server::View as _;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup, PoolCapabilities,
+    AccessTypes, Agent, Change, Error, ExtentSize, FencingToken, Greeting, Layout, LimitChanges, NameLookup,
+    PoolCapabilities,
     PoolState, Result, SizeRange, Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, Unreachable, Update,
     UpdateStream, Volume, VolumeId, VolumeSpec,
 };
@@ -133,6 +134,10 @@ impl Agent for TestAgent {
     }
 
     async fn expand(&self, _: &VolumeId, _: SizeRange, _: Duration) -> Result<(Volume, Change)> {
+        unreachable!("the view is read-only")
+    }
+
+    async fn modify(&self, _: &VolumeId, _: LimitChanges, _: Duration) -> Result<(Volume, Change)> {
         unreachable!("the view is read-only")
     }
 

@@ -1,0 +1,137 @@
+//! Follows the cgroups of pods that use volumes with limits. While there is no such pod, this does nothing.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use quarry_pool::Pool;
+use quarry_transport::changes::Changes;
+use quarry_volume::VolumeId;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::Limits;
+use super::cgroup::MAX;
+use crate::host::Host;
+
+/// How long after a change the cgroups are compared: a pod's files come after its cgroup.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// How often they are compared if the kernel sends no notifications.
+const BLIND: Duration = Duration::from_secs(10);
+/// How long a pool may take to list its volumes: a little longer than a report may take.
+const LIST: Duration = Duration::from_secs(40);
+/// The shortest and the longest pause before a pool that cannot be read is read again, at the start.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+impl Host {
+    /// Brings the limits of volumes that are in use into force, as their records say, and keeps them so until `stopping`.
+    pub async fn keep_limits(self, stopping: CancellationToken) {
+        let limits = self.limits().clone();
+        let keep = async {
+            let started = join_all(self.pools().iter().map(|pool| self.limit_volumes_in_use(pool)));
+            tokio::join!(started, limits.follow());
+        };
+        let _: Option<()> = stopping.run_until_cancelled(keep).await;
+    }
+
+    /// An earlier run of the plugin, or this one in the middle of a change, may have left other limits.
+    async fn limit_volumes_in_use(&self, pool: &Arc<dyn Pool>) {
+        let (mut pause, longest) = PAUSES;
+        let volumes = loop {
+            if let Ok(Ok(volumes)) = tokio::time::timeout(LIST, pool.volumes()).await {
+                break volumes;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        };
+        for volume in volumes {
+            let Some(limits) = volume.record().ok().map(|record| record.limits).filter(|limits| !limits.is_none())
+            else {
+                continue;
+            };
+            let storage = volume.storage.clone();
+            let id = VolumeId { storage, node: self.node().to_owned(), volume: volume.name.clone() };
+            match self.pods_using(&id, pool, &volume).await {
+                Ok((Some(device), pods)) => {
+                    for uid in pods {
+                        let limited = super::Limited { id: &id, pool: pool.name(), device };
+                        // A call that came in meanwhile knows better.
+                        self.limits().register(&uid, limited, limits, false);
+                        self.limits().enforce_soon(&uid);
+                    }
+                }
+                Ok((None, _)) => {}
+                Err(error) => tracing::warn!(volume = %id, %error, "cannot find the pods to limit"),
+            }
+        }
+    }
+}
+
+impl Limits {
+    /// Compares the cgroups of all registered pods whenever they may have changed.
+    async fn follow(&self) {
+        let mut registered = self.inner.registered.subscribe();
+        loop {
+            registered.borrow_and_update();
+            let pods: Vec<String> = self.pods().keys().cloned().collect();
+            if pods.is_empty() {
+                if registered.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            // Before the comparison, so that no change is missed in between.
+            let changes = Changes::in_places(self.places_to_watch(&pods));
+            if let Err(error) = &changes {
+                tracing::debug!(%error, "cannot watch the cgroups: comparing them more often");
+            }
+            pods.iter().for_each(|uid| self.enforce_soon(uid));
+            let changed = async {
+                match &changes {
+                    Ok(changes) => changes.changed().await,
+                    Err(_) => sleep(BLIND).await,
+                }
+            };
+            tokio::select! {
+                () = changed => sleep(DEBOUNCE).await,
+                changed = registered.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// The places where a change of the limits, or the cgroup of a new pod, shows.
+    fn places_to_watch(&self, pods: &[String]) -> BTreeSet<PathBuf> {
+        let cgroups = self.cgroups();
+        let mut places = cgroups.places_to_watch();
+        let of_pods = pods.iter().filter_map(|uid| cgroups.of_pod(uid).ok()).map(|cgroup| cgroup.join(MAX));
+        places.extend(of_pods.filter(|file| file.exists()));
+        places
+    }
+
+    /// Compares the cgroup of a pod in a task of its own: a write to it can hang with a disk. At most one at a time.
+    pub(super) fn enforce_soon(&self, uid: &str) {
+        match self.pods().get_mut(uid) {
+            None => return,
+            Some(pod) if pod.is_running => {
+                pod.again = true;
+                return;
+            }
+            Some(pod) => pod.is_running = true,
+        }
+        let (limits, uid) = (self.clone(), uid.to_owned());
+        tokio::spawn(async move {
+            loop {
+                // The result is stored.
+                let _ = limits.enforce(&uid).await;
+                let mut pods = limits.pods();
+                let Some(pod) = pods.get_mut(&uid) else { return };
+                pod.is_running = std::mem::take(&mut pod.again);
+                if !pod.is_running {
+                    return;
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,245 @@
+//! Volumes with I/O limits, and the cgroups of the pods that use them, which are plain files here.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use quarry_volume::{AccessType, Agent as _, IoLimits, LimitChanges, Rate, Reason};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::machine::{KUBELET, Kind, Plan, Process};
+use super::world::{Answer, Call, Use, World};
+use crate::Host;
+
+const UID: &str = "0b5ae1c6-6f0a-4d3e-9c1a-6f1d2b3c4d5e";
+const LIMITS: IoLimits = IoLimits::new([Some(1 << 20), None, None, Some(7)]);
+const LIMITED: Use = Use { limits: LIMITS, ..Use::MOUNT };
+const SOON: Duration = Duration::from_secs(10);
+
+/// A world in which these calls succeeded, with cgroup v2, and with a volume that is published for a pod next.
+fn world(usage: Use, calls: &[Call]) -> (World, TempDir) {
+    let cgroups = tempfile::tempdir().unwrap();
+    std::fs::write(cgroups.path().join("cgroup.controllers"), "cpu io memory\n").unwrap();
+    std::fs::create_dir_all(cgroups.path().join("kubepods/burstable")).unwrap();
+    let mut world = World::new(usage);
+    world.cgroups = cgroups.path().to_owned();
+    let target = match usage.access {
+        AccessType::Mount => format!("{KUBELET}/pods/{UID}/volumes/kubernetes.io~csi/pvc-1/mount"),
+        AccessType::Block => format!("{KUBELET}/plugins/kubernetes.io/csi/volumeDevices/publish/pvc-1/{UID}"),
+    };
+    world.target = PathBuf::from(target);
+    for parent in world.target.ancestors().skip(1).filter(|path| path.starts_with(KUBELET)) {
+        world.machine.state().paths.insert(parent.to_owned(), Kind::Directory);
+    }
+    calls.iter().for_each(|call| world.succeeds(*call));
+    (world, cgroups)
+}
+
+/// Makes the cgroup of the pod, and returns the file with its limits.
+fn cgroup(cgroups: &TempDir) -> PathBuf {
+    let pod = cgroups.path().join(format!("kubepods/burstable/pod{UID}"));
+    // As in the kernel, a cgroup never appears without its files.
+    let hidden = cgroups.path().join("hidden");
+    std::fs::create_dir(&hidden).unwrap();
+    std::fs::write(hidden.join("io.max"), "").unwrap();
+    std::fs::rename(&hidden, &pod).unwrap();
+    pod.join("io.max")
+}
+
+fn text(file: &Path) -> String {
+    std::fs::read_to_string(file).unwrap()
+}
+
+/// The line for the volume's device.
+fn line(world: &World, limits: &str) -> String {
+    format!("{} {limits}", world.disk().number)
+}
+
+fn changes(pairs: &[(Rate, &str)]) -> LimitChanges {
+    let parameters = pairs.iter().map(|(rate, value)| (rate.parameter().to_owned(), (*value).to_owned()));
+    LimitChanges::parse(&parameters.collect()).unwrap()
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
+}
+
+fn host(world: &World) -> Host {
+    world.host(&Process::new(&world.machine, Plan::Lives))
+}
+
+/// Waits until the file has this text.
+async fn becomes(file: &Path, wanted: &str) {
+    let same = async {
+        while text(file) != wanted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let ended = tokio::time::timeout(SOON, same).await;
+    assert!(ended.is_ok(), "{:?} instead of {wanted:?}", text(file));
+}
+
+#[test]
+fn a_published_volume_has_its_limits_and_an_unpublished_one_has_none() {
+    for usage in [LIMITED, Use { limits: LIMITS, ..Use::BLOCK }, Use { limits: LIMITS, ..Use::READ_ONLY_BLOCK }] {
+        let (world, cgroups) = world(usage, &[Call::Create, Call::Stage]);
+        let file = cgroup(&cgroups);
+        run(async {
+            let host = host(&world);
+            world.send(&host, Call::Publish).await.unwrap();
+            assert_eq!(text(&file), line(&world, "rbps=1048576 wbps=max riops=max wiops=7"), "{usage:?}");
+            assert_eq!(host.get(&world.id, SOON).await.unwrap().limits, LIMITS);
+            world.send(&host, Call::Unpublish).await.unwrap();
+            assert_eq!(text(&file), line(&world, "rbps=max wbps=max riops=max wiops=max"), "{usage:?}");
+        });
+        world.succeeds(Call::Unstage);
+        world.succeeds(Call::Delete);
+    }
+}
+
+#[test]
+fn a_volume_without_limits_needs_no_cgroups() {
+    let (world, cgroups) = world(Use::MOUNT, &[Call::Create, Call::Stage]);
+    let file = cgroup(&cgroups);
+    world.succeeds(Call::Publish);
+    assert_eq!(text(&file), "");
+}
+
+#[test]
+fn a_pod_that_gets_its_cgroup_later_gets_the_limits_with_it() {
+    let (world, cgroups) = world(LIMITED, &[Call::Create, Call::Stage]);
+    run(async {
+        let (host, stopping) = (host(&world), CancellationToken::new());
+        let kept = tokio::spawn(host.clone().keep_limits(stopping.clone()));
+        world.send(&host, Call::Publish).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let file = cgroup(&cgroups);
+        let wanted = line(&world, "rbps=1048576 wbps=max riops=max wiops=7");
+        becomes(&file, &wanted).await;
+        // Another program removes them.
+        std::fs::write(&file, line(&world, "rbps=max wbps=max riops=max wiops=max")).unwrap();
+        becomes(&file, &wanted).await;
+        stopping.cancel();
+        kept.await.unwrap();
+    });
+}
+
+#[test]
+fn a_restarted_plugin_brings_the_limits_of_running_pods_into_force() {
+    for usage in [LIMITED, Use { limits: LIMITS, ..Use::READ_ONLY_BLOCK }] {
+        let (world, cgroups) = world(usage, &[Call::Create, Call::Stage]);
+        let file = cgroup(&cgroups);
+        world.succeeds(Call::Publish);
+        std::fs::write(&file, "").unwrap();
+        run(async {
+            let stopping = CancellationToken::new();
+            let kept = tokio::spawn(host(&world).keep_limits(stopping.clone()));
+            becomes(&file, &line(&world, "rbps=1048576 wbps=max riops=max wiops=7")).await;
+            stopping.cancel();
+            kept.await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn changed_limits_hold_for_running_pods() {
+    let (world, cgroups) = world(Use::MOUNT, &[Call::Create, Call::Stage]);
+    let file = cgroup(&cgroups);
+    world.succeeds(Call::Publish);
+    let modify = |pairs: &[(Rate, &str)]| {
+        // A new process knows nothing but the record and the mounts.
+        run(async { host(&world).modify(&world.id, changes(pairs), SOON).await.unwrap().0.limits })
+    };
+    assert_eq!(modify(&[(Rate::WriteBytes, "64Ki"), (Rate::ReadIops, "9")]).get(Rate::WriteBytes), Some(64 << 10));
+    assert_eq!(text(&file), line(&world, "rbps=max wbps=65536 riops=9 wiops=max"));
+    assert!(world.record().ends_with("/r=0.65536.9.0"), "{}", world.record());
+    modify(&[(Rate::WriteBytes, "none")]);
+    assert_eq!(text(&file), line(&world, "rbps=max wbps=max riops=9 wiops=max"));
+    assert!(modify(&[(Rate::ReadIops, "none")]).is_none());
+    assert_eq!(text(&file), line(&world, "rbps=max wbps=max riops=max wiops=max"));
+    assert!(!world.record().contains("/r="), "{}", world.record());
+    world.succeeds(Call::Unpublish);
+}
+
+/// Whatever a killed process left, the next one brings into force what the record says, and a retry succeeds.
+#[test]
+fn a_change_of_limits_can_be_killed_anywhere() {
+    let mut killed = 0;
+    for (value, record, limits) in [
+        ("9", "/r=1048576.0.9.7", "rbps=1048576 wbps=max riops=9 wiops=7"),
+        ("none", "/r=1048576.0.0.7", "rbps=1048576 wbps=max riops=max wiops=7"),
+    ] {
+        for before in 0.. {
+            let usage = Use { limits: IoLimits::new([Some(1 << 20), None, Some(5), Some(7)]), ..Use::MOUNT };
+            let (world, cgroups) = world(usage, &[Call::Create, Call::Stage]);
+            let file = cgroup(&cgroups);
+            world.succeeds(Call::Publish);
+            world.changes.set(changes(&[(Rate::ReadIops, value)]));
+            let answer = world.call_as(&Process::new(&world.machine, Plan::Killed { before }), Call::Modify);
+            let is_changed = world.record().ends_with(record);
+            let wanted = if is_changed { limits } else { "rbps=1048576 wbps=max riops=5 wiops=7" };
+            std::fs::write(&file, "").unwrap();
+            run(async {
+                let stopping = CancellationToken::new();
+                let kept = tokio::spawn(host(&world).keep_limits(stopping.clone()));
+                becomes(&file, &line(&world, wanted)).await;
+                stopping.cancel();
+                kept.await.unwrap();
+            });
+            world.succeeds(Call::Modify);
+            assert!(world.record().ends_with(record), "{}", world.record());
+            assert_eq!(text(&file), line(&world, limits));
+            match answer {
+                Answer::Killed => killed += 1,
+                Answer::Ok => break,
+                Answer::Rejected(error) => panic!("{error}"),
+            }
+        }
+    }
+    assert!(killed >= 2, "only {killed} kills");
+}
+
+#[test]
+fn required_limits_that_cannot_be_in_force_prevent_the_publish() {
+    let required = Use { requires_limits: true, ..LIMITED };
+    // No cgroup v2.
+    for (usage, refused) in [(required, true), (LIMITED, false)] {
+        let (world, cgroups) = world(usage, &[Call::Create, Call::Stage]);
+        std::fs::remove_file(cgroups.path().join("cgroup.controllers")).unwrap();
+        if refused {
+            let message = world.rejects(Call::Publish, Reason::Precondition);
+            assert!(message.contains("\"limits: required\"") && message.contains("cgroup v2"), "{message}");
+            assert!(!world.machine.state().exists(&world.target));
+            let error = run(host(&world).modify(&world.id, changes(&[(Rate::ReadIops, "9")]), SOON)).unwrap_err();
+            assert_eq!(error.reason, Reason::Precondition, "{error}");
+            assert!(world.record().ends_with("/r=1048576.0.0.7!"), "{}", world.record());
+        } else {
+            run(async {
+                let host = host(&world);
+                world.send(&host, Call::Publish).await.unwrap();
+                let hint = host.limits().hint("p").unwrap();
+                assert!(hint.contains("1 volume in use are not in force: v: there is no cgroup v2 at"), "{hint}");
+                assert_eq!(host.limits().hint("other"), None);
+                world.send(&host, Call::Unpublish).await.unwrap();
+                assert_eq!(host.limits().hint("p"), None);
+            });
+        }
+    }
+    // A target that is not a pod's.
+    let mut world = World::new(required);
+    [Call::Create, Call::Stage].into_iter().for_each(|call| world.succeeds(call));
+    world.rejects(Call::Publish, Reason::Precondition);
+    world.usage.requires_limits = false;
+    world.succeeds(Call::Create);
+    world.succeeds(Call::Publish);
+}
+
+#[test]
+fn a_repeated_create_has_the_limits_of_the_last_request() {
+    let (mut world, _cgroups) = world(LIMITED, &[Call::Create]);
+    world.usage.limits = IoLimits::new([None, None, Some(3), None]);
+    world.succeeds(Call::Create);
+    assert!(world.record().contains("/r=0.0.3.0"), "{}", world.record());
+    world.succeeds(Call::Stage);
+    assert!(world.record().contains("/r=0.0.3.0"), "{}", world.record());
+}

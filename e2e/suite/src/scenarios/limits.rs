@@ -1,0 +1,217 @@
+//! I/O limits of volumes, measured in the cgroups of pods: one pod is limited and its neighbour is not; the limits change
+//! while a pod runs, and survive a restart of the plugin and the loss of the io controller.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use quarry_vm::{Config, Disk, Vm};
+use tonic::Code;
+
+use crate::csi::{Ask, MIB, Made, refused, retry};
+use crate::node::{GROUP, Node};
+use crate::scenario::{Context, Passed};
+use crate::scenarios::steps::{close, open, until};
+
+const DISK: u64 = 3 << 30;
+/// The limits of the measured volumes, in bytes and in operations per second.
+const RATE: i64 = 8 * MIB;
+const OPERATIONS: i64 = 100;
+/// How long a measured write should take, in seconds.
+const SECONDS: i64 = 8;
+/// How far a measured rate may be from its limit.
+const TOLERANCE: f64 = 0.1;
+/// How soon changed limits hold.
+const SOON: Duration = Duration::from_secs(1);
+/// How long the plugin may take to start and to find the pods.
+const STARTED: Duration = Duration::from_secs(30);
+/// Where kubelet makes the cgroups of burstable pods, with its driver cgroupfs.
+const BURSTABLE: &str = "/sys/fs/cgroup/kubepods/burstable";
+
+/// A volume that is published for a pod of its own.
+struct Used {
+    made: Made,
+    pod: String,
+    /// The cgroup of the pod.
+    cgroup: String,
+}
+
+pub async fn run(_context: Context) -> Passed {
+    let lvm = Config::new("limits").disk(Disk::new("d1", DISK)).disk(Disk::new("whole", 1 << 30));
+    let mut node = Node::with_vm(Vm::start(lvm).await?, 1).await?;
+    node.configure(&format!(
+        "pools:\n  - name: main\n    lvm: {{volumeGroup: {GROUP}}}\n  - name: whole\n    disk: {{select: {{byId: \
+         [\"*whole\"]}}}}\n"
+    ))
+    .await?;
+    node.serve().await?;
+    node.vm.sh(format!("mkdir -p {BURSTABLE}")).await?;
+
+    let mut measured = Vec::new();
+    for filesystem in ["ext4", "xfs", "btrfs"] {
+        let ask = Ask::mount(&format!("pvc-{filesystem}"), filesystem).size(400 * MIB).parameter("pool", "main");
+        let used = start(&node, ask.parameter("writeBytesPerSecond", &RATE.to_string()), "cgroupfs").await?;
+        let direct = write(&node, &used, "oflag=direct", RATE).await.context(filesystem)?;
+        let buffered = write(&node, &used, "conv=fsync", RATE).await.context(filesystem)?;
+        measured.push(format!("{filesystem} {direct:.2}, buffered {buffered:.2}"));
+        end(&node, used).await?;
+    }
+    let raw = Ask::block("pvc-raw").size(200 * MIB).parameter("pool", "main");
+    let raw = start(&node, raw.parameter("writeIops", &OPERATIONS.to_string()), "systemd").await?;
+    let operations = small_writes(&node, &raw).await.context("raw")?;
+    measured.push(format!("raw {operations:.2} (operations)"));
+    end(&node, raw).await?;
+    let whole = Ask::mount("pvc-whole", "ext4").size(900 * MIB).parameter("pool", "whole");
+    let whole = start(&node, whole.parameter("writeBytesPerSecond", &RATE.to_string()), "cgroupfs").await?;
+    let rate = write(&node, &whole, "oflag=direct", RATE).await.context("whole disk")?;
+    measured.push(format!("whole disk {rate:.2}"));
+    end(&node, whole).await?;
+
+    let changed = changes(&mut node).await.context("changed limits")?;
+    required(&mut node).await.context("required limits")?;
+    Ok(format!("measured rate / limit: {}; {changed}", measured.join(", ")))
+}
+
+/// Creates a volume and publishes it for a pod that gets its cgroup a little later.
+async fn start(node: &Node, ask: Ask, driver: &str) -> Result<Used> {
+    let made = retry(|| node.csi.create(&ask)).await?;
+    open(node, &made).await?;
+    let pod = "pod-1".to_owned();
+    let cgroup = match driver {
+        "systemd" => "/sys/fs/cgroup/kubepods.slice/kubepods-podpod_1.slice".to_owned(),
+        _ => format!("{BURSTABLE}/pod{pod}"),
+    };
+    node.vm.sh(format!("mkdir -p {cgroup}/container")).await?;
+    let used = Used { made, pod, cgroup };
+    until("the new cgroup has the limits", SOON, || async { Ok(!limits(node, &used).await?.is_empty()) }).await?;
+    Ok(used)
+}
+
+async fn end(node: &Node, used: Used) -> Result<()> {
+    close(node, &used.made).await?;
+    let left = limits(node, &used).await?;
+    ensure!(left.is_empty(), "limits of an unpublished volume: {left}");
+    node.vm.sh(format!("rmdir {0}/container {0}", used.cgroup)).await?;
+    retry(|| node.csi.delete(&used.made.id)).await.map_err(Into::into)
+}
+
+/// The limits in the cgroup of the pod; empty without any.
+async fn limits(node: &Node, used: &Used) -> Result<String> {
+    Ok(node.vm.sh(format!("cat {}/io.max 2>/dev/null || true", used.cgroup)).await?.trim().to_owned())
+}
+
+/// Runs a script as a container of the pod, and returns how many seconds it took in the guest.
+async fn in_pod(node: &Node, used: &Used, script: &str) -> Result<f64> {
+    let script = format!(
+        "set -e; began=$(cut -d' ' -f1 /proc/uptime); sh -ec 'echo $$ >{}/container/cgroup.procs; {script}'; \
+         awk -v began=$began '{{ print $1 - began }}' /proc/uptime",
+        used.cgroup
+    );
+    let text = node.vm.sh(script).await?;
+    text.trim().parse().with_context(|| format!("no time in {text:?}"))
+}
+
+/// Writes through the pod for some seconds, and returns the measured rate over the limit.
+#[allow(clippy::cast_precision_loss, reason = "small numbers")]
+async fn write(node: &Node, used: &Used, option: &str, rate: i64) -> Result<f64> {
+    let count = rate / MIB * SECONDS;
+    let target = used.made.target();
+    let file = if used.made.ask.is_block() { target } else { format!("{target}/file") };
+    let took = in_pod(node, used, &format!("dd if=/dev/zero of={file} bs=1M count={count} {option} status=none")).await?;
+    within_tolerance((count * MIB) as f64 / took / rate as f64)
+}
+
+/// Writes small blocks to the raw device.
+#[allow(clippy::cast_precision_loss, reason = "small numbers")]
+async fn small_writes(node: &Node, used: &Used) -> Result<f64> {
+    let count = OPERATIONS * SECONDS;
+    let script = format!("dd if=/dev/zero of={} bs=4k count={count} oflag=direct status=none", used.made.target());
+    let took = in_pod(node, used, &script).await?;
+    within_tolerance(count as f64 / took / OPERATIONS as f64)
+}
+
+fn within_tolerance(ratio: f64) -> Result<f64> {
+    ensure!((ratio - 1.0).abs() <= TOLERANCE, "the measured rate is {ratio:.2} times the limit");
+    Ok(ratio)
+}
+
+/// A neighbour on the same disk is not limited; the limits of a running pod change, and come back.
+async fn changes(node: &mut Node) -> Result<String> {
+    let rate = RATE.to_string();
+    let ask = Ask::mount("pvc-limited", "ext4").size(600 * MIB).parameter("pool", "main");
+    let used = start(node, ask.parameter("writeBytesPerSecond", &rate), "cgroupfs").await?;
+    let free = retry(|| node.csi.create(&Ask::mount("pvc-free", "ext4").size(600 * MIB).parameter("pool", "main"))).await?;
+    node.kubelet_folders(&free).await?;
+    retry(|| node.csi.stage(&free)).await?;
+    let target = free.target_in("pod-2");
+    node.vm.sh(format!("mkdir -p $(dirname {target})")).await?;
+    retry(|| node.csi.publish_at(&free, &target, false)).await?;
+    let neighbour = Used { made: free, pod: "pod-2".to_owned(), cgroup: format!("{BURSTABLE}/podpod-2") };
+    node.vm.sh(format!("mkdir -p {}/container", neighbour.cgroup)).await?;
+    let script = format!("dd if=/dev/zero of={target}/file bs=1M count=128 oflag=direct status=none");
+    let (limited, fast) = tokio::join!(write(node, &used, "oflag=direct", RATE), in_pod(node, &neighbour, &script));
+    #[allow(clippy::cast_precision_loss, reason = "small numbers")]
+    let times = 128.0 / fast? / (RATE / MIB) as f64;
+    ensure!(times > 2.0, "the neighbour writes only {times:.1} times as fast as the limited pod");
+    limited.context("next to a neighbour")?;
+    let none = limits(node, &neighbour).await?;
+    ensure!(none.is_empty(), "the pod {} has limits: {none}", neighbour.pod);
+
+    // Up, down, and nothing.
+    for (value, seen) in [("32Mi", "wbps=33554432"), (rate.as_str(), "wbps=8388608")] {
+        retry(|| node.csi.modify(&used.made, &[("writeBytesPerSecond", value)])).await?;
+        let now = limits(node, &used).await?;
+        ensure!(now.contains(seen), "after a change to {value}: {now}");
+    }
+    let bad = node.csi.modify(&used.made, &[("writeBytesPerSecond", "none"), ("writeIOPS", "7")]).await;
+    refused("an unknown key", bad, Code::InvalidArgument, "\"writeIOPS\" is unknown")?;
+    let now = limits(node, &used).await?;
+    ensure!(now.contains("wbps=8388608"), "after a rejected change: {now}");
+    retry(|| node.csi.modify(&used.made, &[("writeBytesPerSecond", "none")])).await?;
+    let now = limits(node, &used).await?;
+    ensure!(now.is_empty(), "without limits: {now}");
+    retry(|| node.csi.modify(&used.made, &[("writeBytesPerSecond", &rate), ("readIops", "50")])).await?;
+
+    // The io controller is taken away, as systemd does after a reload if nothing else needs it.
+    node.vm.sh(format!("echo -io >{BURSTABLE}/cgroup.subtree_control")).await?;
+    let back = || async { Ok(limits(node, &used).await?.contains("wbps=8388608 riops=50")) };
+    until("the limits are back with the io controller", SOON, back).await?;
+    // They were removed while no plugin ran.
+    node.kill().await?;
+    node.vm.sh(format!("echo -io >{BURSTABLE}/cgroup.subtree_control")).await?;
+    node.serve().await?;
+    let back = || async { Ok(limits(node, &used).await?.contains("wbps=8388608 riops=50")) };
+    until("the limits are back after a restart", STARTED, back).await?;
+    let shown = node.metric("quarry_io_limits_not_in_force").await?;
+    ensure!(shown == 0.0, "{shown} volumes without their limits");
+
+    node.csi.unpublish_at(&neighbour.made, &target).await?;
+    retry(|| node.csi.unstage(&neighbour.made)).await?;
+    retry(|| node.csi.delete(&neighbour.made.id)).await?;
+    node.vm.sh(format!("rmdir {0}/container {0}", neighbour.cgroup)).await?;
+    end(node, used).await?;
+    Ok(format!("a neighbour wrote {times:.1} times as fast as the limited pod"))
+}
+
+/// Without cgroup v2, a volume that requires its limits is not published, and another one is.
+async fn required(node: &mut Node) -> Result<()> {
+    node.with_arguments("--cgroups /run/nothing");
+    node.kill().await?;
+    node.serve().await?;
+    for (limits, refuses) in [("required", true), ("preferred", false)] {
+        let ask = Ask::mount(&format!("pvc-{limits}"), "ext4").parameter("pool", "main").parameter("limits", limits);
+        let made = retry(|| node.csi.create(&ask.clone().parameter("readIops", "100"))).await?;
+        node.kubelet_folders(&made).await?;
+        retry(|| node.csi.stage(&made)).await?;
+        let answer = node.csi.publish(&made).await;
+        if refuses {
+            refused("required limits", answer, Code::FailedPrecondition, "there is no cgroup v2 at /run/nothing")?;
+        } else {
+            answer?;
+            let shown = node.metric("quarry_io_limits_not_in_force").await?;
+            ensure!(shown == 1.0, "{shown} volumes without their limits");
+        }
+        close(node, &made).await?;
+        retry(|| node.csi.delete(&made.id)).await?;
+    }
+    Ok(())
+}
