@@ -2,7 +2,7 @@
 
 use quarry_pool::DiskReport;
 use quarry_proto::view::v2;
-use quarry_volume::{Filesystem, Layout, StorageId};
+use quarry_volume::{Filesystem, IoLimits, Layout, Rate, StorageId};
 use quarry_wire::view::{ListedPool, ListedSnapshot};
 use serde_json::{Value, json};
 
@@ -69,7 +69,14 @@ pub(super) fn volume(volume: &VolumeRow) -> Value {
         "source": volume.source.as_ref().map(ToString::to_string),
         "copied_bytes": volume.copying.map(|progress| progress.copied),
         "to_copy_bytes": volume.copying.map(|progress| progress.total),
+        "limits": limits(volume.limits),
     })
+}
+
+/// The I/O limits per second, by the name of their parameter: only those that there are.
+fn limits(limits: IoLimits) -> Value {
+    let given = Rate::ALL.into_iter().filter_map(|rate| Some((rate.parameter().to_owned(), json!(limits.get(rate)?))));
+    Value::Object(given.collect())
 }
 
 pub(super) fn snapshot(listed: &ListedSnapshot) -> Value {

@@ -7,7 +7,9 @@ use std::fmt::Write as _;
 use comfy_table::{ContentArrangement, presets};
 use quarry_pool::DiskReport;
 use quarry_proto::view::v2;
-use quarry_volume::{AccessTypes, ContentSource, CopyProgress, Filesystem, Layout, Volume, printable, show_size};
+use quarry_volume::{
+    AccessTypes, ContentSource, CopyProgress, Filesystem, IoLimits, Layout, Volume, printable, show_size,
+};
 use quarry_wire::view::{ListedPool, ListedVolume, UnknownVolume};
 
 pub(super) use self::snapshots::{SNAPSHOTS, snapshot, snapshot_state};
@@ -137,13 +139,27 @@ pub(super) struct VolumeRow {
     pub(super) reachable: bool,
     pub(super) source: Option<ContentSource>,
     pub(super) copying: Option<CopyProgress>,
+    pub(super) limits: IoLimits,
 }
 
 impl VolumeRow {
     pub(super) fn of(listed: ListedVolume) -> Self {
         let ListedVolume { volume, orphan, reachable } = listed;
-        let Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition: _, source, copying } =
-            volume;
+        let Volume {
+            id,
+            name,
+            size,
+            pool,
+            access,
+            filesystem,
+            layout,
+            ready,
+            problem,
+            condition: _,
+            source,
+            copying,
+            limits,
+        } = volume;
         Self {
             node: Some(id.node.clone()),
             pool,
@@ -159,6 +175,7 @@ impl VolumeRow {
             reachable,
             source,
             copying,
+            limits,
         }
     }
 
@@ -184,6 +201,7 @@ impl VolumeRow {
             reachable,
             source: None,
             copying: None,
+            limits: IoLimits::default(),
         }
     }
 }

@@ -9,7 +9,7 @@ use clap::Parser as _;
 use quarry_proto::view::v2::view_server::{View, ViewServer};
 use quarry_transport::unix;
 use quarry_volume::{
-    AccessTypes, Condition, ExtentSize, Extents, Filesystem, Layout, Placement, PoolState, Space, Volume,
+    AccessTypes, Condition, ExtentSize, Extents, Filesystem, IoLimits, Layout, Placement, PoolState, Space, Volume,
 };
 use quarry_wire::view::{ListedPool, ListedSnapshot, ListedVolume, write_pool, write_snapshot, write_volume};
 use tonic::transport::Server;
@@ -191,6 +191,7 @@ fn example() -> Controller {
     let pool =
         |node: &str, pool: &PoolState, reachable: bool| ListedPool { node: node.into(), pool: pool.clone(), reachable };
     let raw = Volume {
+        limits: IoLimits::new([Some(1 << 20), None, None, Some(500)]),
         access: Some(AccessTypes::Block),
         filesystem: None,
         layout: Some(Layout::Raid1 { mirrors: 1 }),
@@ -285,7 +286,7 @@ async fn json_is_one_object_with_stable_names_and_bytes_as_numbers() {
             "id": "v1:aaaaaaaaaa:n1:pvc-longer", "name": "pvc-longer", "node": "n1", "pool": "fast",
             "bytes": 3 * GIB / 2, "access": "block", "filesystem": null, "layout": "raid1", "disks": 2, "ready": false,
             "problem": "has lost a mirror", "orphan": true, "reachable": true, "source": null, "copied_bytes": null,
-            "to_copy_bytes": null,
+            "to_copy_bytes": null, "limits": { "readBytesPerSecond": 1 << 20, "writeIops": 500 },
         })
     );
     let known = |index: usize| (&volumes["volumes"][index]["orphan"], &volumes["volumes"][index]["access"]);

@@ -4,6 +4,7 @@ mod capacity;
 mod disks;
 mod expand;
 mod kinds;
+mod limits;
 mod moving;
 mod postgresql;
 mod power;
@@ -101,6 +102,11 @@ const ALL: &[Scenario] = &[
         "restored-postgresql",
         "PostgreSQL under load, a snapshot, a database restored from it: every commit acknowledged before is there",
         postgresql::snapshot
+    ),
+    scenario!(
+        "limits",
+        "I/O limits in the cgroups of pods, with both cgroup drivers; a VolumeAttributesClass changes them",
+        limits::run
     ),
     scenario!("node-gone", "a node that is gone for good does not block claims or pods", power::gone),
 ];
