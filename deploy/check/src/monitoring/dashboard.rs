@@ -47,6 +47,10 @@ pub(super) fn wrong(dashboard: &Value, known: &Metrics) -> Vec<String> {
             }
             None => vec![format!("{query} is not label_values(SELECTOR, LABEL)")],
         };
+        // Grafana shows the one, and runs the other.
+        said.extend(
+            (text(variable, "/definition") != query).then(|| "it has another definition than query".to_owned()),
+        );
         said.extend(undefined(query, &names));
         said.extend(of_source(variable, source.as_deref()));
         say(&format!("variable {}", text(variable, "/name")), said);

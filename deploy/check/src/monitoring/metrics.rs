@@ -144,8 +144,9 @@ fn registered(text: &str) -> anyhow::Result<Vec<(String, BTreeSet<String>)>> {
                 found.push((format!("quarry_{name}{end}"), labels));
                 continue;
             }
-            let function = before.rsplit_once("let ").and_then(|(_, rest)| rest.split_once(" = |name: &'static str,"));
-            let function = function.map(|(function, _)| function).context("a metric without a literal name")?;
+            let function =
+                before.rsplit_once(" = |name: &'static str,").and_then(|(before, _)| before.rsplit(' ').next());
+            let function = function.context("a metric without a literal name")?;
             let call = format!(" {function}(");
             let names: Vec<_> = text.split(&call).skip(1).filter_map(literal).collect();
             ensure!(!names.is_empty(), "{function} registers no metric");
@@ -176,6 +177,7 @@ mod tests {
         let text = r#"
 fn register(metrics: &Metrics) {
     let per_pool = |name: &'static str, help: &'static str, figure: fn(&PoolState) -> u64| {
+        let pools = pools.clone();
         metrics.gauge(name, help, move || {
             vec![Sample::count(1).label("pool", "p")]
         });
