@@ -16,6 +16,12 @@ impl Failures {
             self.0.push(format!("failed: {what}"));
         }
     }
+
+    /// The failures of tests.
+    #[cfg(test)]
+    pub(crate) fn lines(&self) -> &[String] {
+        &self.0
+    }
 }
 
 /// All failed checks of an installation; `source` is the text that `objects` were read from.

@@ -89,3 +89,51 @@ fn promtool_gets_every_expression() {
     assert_eq!(expressions, DASHBOARD.matches("\"expr\": ").count());
     assert!(!rules.to_string().contains('$'), "a variable of Grafana is left");
 }
+
+/// What the chart renders: a DaemonSet with its PodMonitor, the alerts and the dashboard.
+fn rendered() -> Value {
+    let mut alerts = own().alerts;
+    for rule in alerts.pointer_mut("/groups/0/rules").and_then(Value::as_array_mut).unwrap() {
+        let link = format!("https://example.com#{}", text(rule, "/alert").to_lowercase());
+        rule["annotations"]["runbook_url"] = Value::from(link);
+    }
+    alerts["groups"].as_array_mut().unwrap().truncate(1);
+    let node = json!({"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"});
+    json!([
+        {"kind": "DaemonSet", "spec": {"template": {
+            "metadata": {"labels": {"part": "node"}},
+            "spec": {"containers": [{"ports": [{"name": "http"}]}]},
+        }}},
+        {"kind": "PodMonitor", "metadata": {"name": "m"}, "spec": {
+            "selector": {"matchLabels": {"part": "node"}},
+            "podMetricsEndpoints": [{"port": "http", "relabelings": [node]}],
+        }},
+        {"kind": "PrometheusRule", "spec": alerts},
+        {"kind": "ConfigMap", "metadata": {"name": "quarry-dashboard"}, "data": {"quarry.json": DASHBOARD}},
+    ])
+}
+
+fn failures(rendered: &Value) -> String {
+    let mut wrong = Failures::default();
+    check(&Objects(rendered.as_array().unwrap().clone()), &mut wrong);
+    wrong.lines().join("\n")
+}
+
+#[test]
+fn each_change_of_what_is_rendered_is_detected() {
+    assert_eq!(failures(&rendered()), "");
+    assert_eq!(failures(&replaced(&rendered(), "0.1 # poolFree", "0.05 # poolFree")), "", "a threshold may differ");
+    for (from, to, said) in [
+        ("\"matchLabels\":{\"part\":\"node\"}", "\"matchLabels\":{\"part\":\"nodes\"}", "selects pods"),
+        ("\"port\":\"http\"", "\"port\":\"metrics\"", "have the port metrics"),
+        ("\"targetLabel\":\"node\"", "\"targetLabel\":\"host\"", "get the label node"),
+        ("quarry_disk_silent_seconds) > 60", "quarry_disk_silent_seconds) > 6", "QuarryDiskSilent is that of the file"),
+        ("{{ $labels.pool }}", "<no value>", "is that of the file"),
+        ("\"for\":\"5m\"", "\"for\":\"6m\"", "is that of the file"),
+        ("#quarrydisksilent", "#quarrydisk", "QuarryDiskSilent links to its section"),
+        ("{{program}}", "", "the dashboard is that of the file"),
+    ] {
+        let said_instead = failures(&replaced(&rendered(), from, to));
+        assert!(said_instead.contains(said), "{from:?} to {to:?}: {said_instead:?} does not say {said:?}");
+    }
+}
