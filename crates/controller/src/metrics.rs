@@ -1,9 +1,11 @@
 //! The controller's own counters other than those of its calls.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::SystemTime;
 
 use quarry_transport::metrics::{Metrics, Sample};
-use quarry_volume::{Reason, Result, SnapshotCondition};
+use quarry_volume::{Condition, Reason, Result, SnapshotCondition};
 
 use crate::cluster::Cluster;
 use crate::member::Link;
@@ -56,6 +58,12 @@ impl Cluster {
             vec![count(up).label("state", "up"), count(members.len() - up).label("state", "down")]
         });
         let cluster = self.clone();
+        metrics.gauge("node_unreachable_seconds", "How long each unreachable node has been unreachable", move || {
+            let members = cluster.members();
+            let down = members.iter().filter_map(|member| Some((member, member.down_for()?)));
+            down.map(|(member, age)| Sample::new(age.as_secs_f64()).label("node", member.name.as_str())).collect()
+        });
+        let cluster = self.clone();
         metrics.counter("connections", "Connection attempts to nodes, by result", move || {
             let sum = |of: fn(&crate::member::Counts) -> &AtomicU64| {
                 Sample::count(cluster.members().iter().map(|member| of(member.counts()).load(Relaxed)).sum())
@@ -94,5 +102,44 @@ impl Cluster {
         metrics.gauge("orphan_volumes", "Volumes that no PersistentVolume names", move || {
             cluster.count_orphans().map(count).into_iter().collect()
         });
+        let cluster = self.clone();
+        metrics.gauge("orphan_snapshots", "Snapshots that no VolumeSnapshotContent names", move || {
+            cluster.count_orphaned_snapshots(SystemTime::now()).map(count).into_iter().collect()
+        });
+        let cluster = self.clone();
+        metrics.gauge("volume_problems", "Volumes with a problem on nodes that can be reached", move || {
+            let problems = cluster.count_problems().into_iter();
+            let sample = |((node, pool, condition), number): ((String, String, &'static str), usize)| {
+                count(number).label("node", node).label("pool", pool).label("condition", condition)
+            };
+            problems.map(sample).collect()
+        });
+    }
+
+    /// The volumes with a problem, by node, pool and the kind of the problem. Nothing is known of volumes on
+    /// unreachable nodes: the problem is that the node cannot be reached.
+    fn count_problems(&self) -> BTreeMap<(String, String, &'static str), usize> {
+        let mut problems = BTreeMap::new();
+        for member in self.members().iter().filter(|member| member.down_for().is_none()) {
+            for volume in member.memory().volumes(None).filter(|volume| !volume.problem.is_empty()) {
+                let kind = (member.name.clone(), volume.pool.clone(), word(volume.condition));
+                *problems.entry(kind).or_insert(0) += 1;
+            }
+        }
+        problems
+    }
+}
+
+/// The word for a kind of problem in the label `condition`.
+fn word(condition: Condition) -> &'static str {
+    match condition {
+        Condition::Degraded => "degraded",
+        Condition::DiskMissing => "disk_missing",
+        Condition::Unfinished => "unfinished",
+        Condition::RecordUnreadable => "record_unreadable",
+        Condition::FilesystemFailed => "filesystem_failed",
+        Condition::StorageUnreadable => "storage_unreadable",
+        // A volume with a problem is not healthy, even if its node does not report the kind of the problem.
+        Condition::Healthy | Condition::Other => "other",
     }
 }

@@ -55,4 +55,13 @@ impl Cluster {
         };
         Some(self.members().iter().map(|member| of_member(member)).sum())
     }
+
+    /// The number of orphaned snapshots at that time; `None` if the VolumeSnapshotContents are not known (yet).
+    pub(crate) fn count_orphaned_snapshots(&self, now: SystemTime) -> Option<usize> {
+        let wanted = self.inner.claims.snapshot_handles()?;
+        let of_member = |member: &Member| {
+            member.memory().snapshots(None).filter(|snapshot| is_orphaned_snapshot(&wanted, snapshot, now)).count()
+        };
+        Some(self.members().iter().map(|member| of_member(member)).sum())
+    }
 }

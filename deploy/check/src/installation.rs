@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::objects::{Objects, argument, container, has_argument, is, list, port, text};
-use crate::{network, nodes, permissions};
+use crate::{monitoring, network, nodes, permissions};
 
 /// The failed checks, one per line.
 #[derive(Default)]
@@ -15,6 +15,12 @@ impl Failures {
         if !holds {
             self.0.push(format!("failed: {what}"));
         }
+    }
+
+    /// The failures of tests.
+    #[cfg(test)]
+    pub(crate) fn lines(&self) -> &[String] {
+        &self.0
     }
 }
 
@@ -38,6 +44,7 @@ pub(crate) fn wrong(source: &str, objects: &Objects) -> Vec<String> {
     nodes::check(objects, quarry, &mut wrong);
     permissions::check(source, objects, controller, &mut wrong);
     network::check(objects, controller, &mut wrong);
+    monitoring::check(objects, &mut wrong);
     wrong.0
 }
 

@@ -2,10 +2,14 @@
 //!
 //!     quarry-deploy-check installation FILE    what the chart renders
 //!     quarry-deploy-check example FILE         what a user applies
+//!     quarry-deploy-check monitoring FOLDER    the alerts, the dashboard and the documentation of a repository
+//!     quarry-deploy-check expressions          prints the dashboard's expressions as a rule file, for promtool
 //!
 //! Needs neither helm nor a cluster; `deploy/check.sh` runs it on many renderings of the chart.
 
+mod custom;
 mod installation;
+mod monitoring;
 mod network;
 mod nodes;
 mod objects;
@@ -13,6 +17,7 @@ mod permissions;
 mod read;
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -29,13 +34,26 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[String]) -> anyhow::Result<()> {
-    let [what, file] = arguments else { bail!("usage: `installation FILE` or `example FILE`") };
+    let (what, file) = match arguments {
+        [what] if what == "expressions" => {
+            return Ok(writeln!(std::io::stdout(), "{}", monitoring::expressions()?)?);
+        }
+        [what, file] => (what, file),
+        _ => bail!("usage: `installation FILE`, `example FILE`, `monitoring FOLDER` or `expressions`"),
+    };
+    if what == "monitoring" {
+        return fail_if(file, &monitoring::wrong(Path::new(file))?);
+    }
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
     let objects = read::objects(&text).with_context(|| file.clone())?;
     let wrong = match what.as_str() {
         "installation" => installation::wrong(&text, &objects),
         "example" => Vec::new(),
-        other => bail!("unknown command {other}: expected installation or example"),
+        other => bail!("unknown command {other}: expected installation, example, monitoring or expressions"),
     };
+    fail_if(file, &wrong)
+}
+
+fn fail_if(file: &str, wrong: &[String]) -> anyhow::Result<()> {
     if wrong.is_empty() { Ok(()) } else { bail!("{file}:\n{}", wrong.join("\n")) }
 }

@@ -1,7 +1,5 @@
 //! Reads manifests strictly: every key must be known to the Kubernetes API.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{
@@ -11,11 +9,11 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::custom::{PodMonitor, PrometheusRule, VolumeSnapshot, VolumeSnapshotClass};
 use crate::objects::{Objects, text};
 
 /// All objects of a file with one or more YAML documents.
@@ -58,50 +56,10 @@ fn check(document: &Value) -> anyhow::Result<()> {
         ("storage.k8s.io/v1", "StorageClass") => typed::<StorageClass>(document),
         ("snapshot.storage.k8s.io/v1", "VolumeSnapshotClass") => typed::<VolumeSnapshotClass>(document),
         ("snapshot.storage.k8s.io/v1", "VolumeSnapshot") => typed::<VolumeSnapshot>(document),
+        ("monitoring.coreos.com/v1", "PodMonitor") => typed::<PodMonitor>(document),
+        ("monitoring.coreos.com/v1", "PrometheusRule") => typed::<PrometheusRule>(document),
         (version, kind) => bail!("{version} {kind} is not expected here"),
     }
-}
-
-/// A class of snapshots: a custom resource of external-snapshotter.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct VolumeSnapshotClass {
-    api_version: String,
-    kind: String,
-    metadata: ObjectMeta,
-    driver: String,
-    deletion_policy: DeletionPolicy,
-    #[serde(default)]
-    parameters: BTreeMap<String, String>,
-}
-
-/// A snapshot of a claim's volume: a custom resource of external-snapshotter.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct VolumeSnapshot {
-    api_version: String,
-    kind: String,
-    metadata: ObjectMeta,
-    spec: VolumeSnapshotSpec,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct VolumeSnapshotSpec {
-    volume_snapshot_class_name: String,
-    source: VolumeSnapshotSource,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct VolumeSnapshotSource {
-    persistent_volume_claim_name: String,
-}
-
-#[derive(Serialize, Deserialize)]
-enum DeletionPolicy {
-    Delete,
-    Retain,
 }
 
 /// Reads the document as a type of the API and writes it again: the API does not know what is lost on the
@@ -171,6 +129,18 @@ mod tests {
         objects(text).unwrap();
         assert!(error(&text.replace("source", "sources")).contains("missing field"));
         assert!(error(&text.replace("volumeSnapshotClassName", "className")).contains("missing field"));
+    }
+
+    #[test]
+    fn a_pod_monitor_and_a_rule_are_known() {
+        let monitor = "apiVersion: monitoring.coreos.com/v1\nkind: PodMonitor\nmetadata: {name: a}\nspec:\n  \
+                       selector: {matchLabels: {a: b}}\n  podMetricsEndpoints: [{port: http, interval: 30s}]\n";
+        objects(monitor).unwrap();
+        assert!(error(&monitor.replace("interval", "every")).contains("every is not known"));
+        let rule = "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata: {name: a}\nspec:\n  \
+                    groups: [{name: g, rules: [{alert: A, expr: up, for: 5m}]}]\n";
+        objects(rule).unwrap();
+        assert!(error(&rule.replace("for:", "fro:")).contains("fro is not known"));
     }
 
     #[test]

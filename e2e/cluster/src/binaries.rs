@@ -21,7 +21,7 @@ use quarry_vm::run;
 
 mod groups;
 
-pub use groups::{CONFORMANCE, GROUPS, Group, SNAPSHOTTER};
+pub use groups::{CONFORMANCE, GROUPS, Group, PROMETHEUS, SNAPSHOTTER};
 
 /// The processor that the control plane and the guests run on, in Go's words.
 pub const ARCHITECTURE: &str = "amd64";
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn each_group_requires_its_module_and_names_its_programs() {
-        for group in GROUPS.iter().chain(&[SNAPSHOTTER, CONFORMANCE]) {
+        for group in GROUPS.iter().chain(&[SNAPSHOTTER, PROMETHEUS, CONFORMANCE]) {
             let go_mod = fs::read_to_string(group.source().join("go.mod")).unwrap();
             assert!(version(&go_mod, group.module).is_some_and(|version| version.starts_with('v')), "{}", group.name);
             for (built, _) in group.programs {

@@ -125,6 +125,11 @@ impl FakeNode {
         id
     }
 
+    /// Reports this state of a volume.
+    pub fn report(&self, volume: &Volume) {
+        self.change(vec![volume.clone()], vec![]);
+    }
+
     /// Reports this state of a snapshot.
     pub fn report_snapshot(&self, snapshot: &Snapshot) {
         self.publish(Change { snapshots: vec![snapshot.clone()], ..Change::default() });
@@ -281,6 +286,7 @@ pub struct World {
     pub elected: AtomicBool,
     pub term: AtomicU64,
     pub handles: Mutex<Option<std::collections::HashSet<String>>>,
+    pub snapshot_handles: Mutex<Option<std::collections::HashSet<String>>>,
     pub stop: CancellationToken,
 }
 
@@ -318,6 +324,10 @@ impl Claims for World {
     fn handles(&self) -> Option<Arc<std::collections::HashSet<String>>> {
         self.handles.lock().unwrap().clone().map(Arc::new)
     }
+
+    fn snapshot_handles(&self) -> Option<Arc<std::collections::HashSet<String>>> {
+        self.snapshot_handles.lock().unwrap().clone().map(Arc::new)
+    }
 }
 
 impl World {
@@ -334,6 +344,7 @@ impl World {
             elected: AtomicBool::new(true),
             term: AtomicU64::new(1),
             handles: Mutex::default(),
+            snapshot_handles: Mutex::default(),
             stop: CancellationToken::new(),
         })
     }

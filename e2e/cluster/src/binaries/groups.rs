@@ -120,6 +120,17 @@ pub const SNAPSHOTTER: Group = Group {
     tests: &[],
 };
 
+/// promtool, which checks the chart's alerts (`deploy/check.sh`). Built only for that: it takes six minutes of processor
+/// time, although the tag leaves out every kind of service discovery except Kubernetes'.
+pub const PROMETHEUS: Group = Group {
+    name: "prometheus",
+    module: "github.com/prometheus/prometheus",
+    tags: &["remove_all_sd"],
+    variables: &["github.com/prometheus/common/version.Version=VERSION"],
+    programs: &[("promtool", "promtool")],
+    tests: &[],
+};
+
 /// Kubernetes' own tests, for `quarry-cluster conformance`: the program that contains them, the one that runs them in
 /// parallel, and what their pods run. The flags are those of the programs of Kubernetes, so that Go's cache is shared.
 pub const CONFORMANCE: Group = Group {
