@@ -117,6 +117,15 @@ impl Layout {
         }
     }
 
+    /// Its name and the number of disks, for people: `raid1 x2`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        match self.width() {
+            0 | 1 => self.kind().to_owned(),
+            width => format!("{} x{width}", self.kind()),
+        }
+    }
+
     /// The short form for the record. Frozen.
     #[must_use]
     pub fn code(&self) -> String {
