@@ -10,7 +10,7 @@ use super::{Part, form, frame, pages, range, sentence, text};
 use crate::url::{Paging, Query, node_path};
 
 /// So many findings are on the page of the fleet. The most severe come first.
-const FIRST: usize = 10;
+const FIRST: usize = 5;
 
 /// The page of all findings.
 pub(crate) fn findings(diagnosis: &v2::DiagnoseResponse, query: &Query) -> Markup {
@@ -30,7 +30,7 @@ pub(crate) fn findings(diagnosis: &v2::DiagnoseResponse, query: &Query) -> Marku
         &html! {
             p { (count(diagnosis)) ". These are the findings of " code { "quarry doctor" } ", the most severe first." }
             (form("/findings", query, "Text in the finding", &html! {}))
-            p role="status" { (range(paging, shown.len(), "findings")) }
+            p role="status" { (range(paging, shown.len(), "finding")) }
             (list(shown.iter().copied()))
             (pages("/findings", query, paging, "findings"))
         },

@@ -91,7 +91,7 @@ fn show_words(show: Show) -> &'static str {
 /// How many nodes are how full, and in which state.
 fn levels(nodes: &[v2::Node]) -> Markup {
     html! {
-        table.levels {
+        div.wide tabindex="0" role="region" aria-label="Nodes by fill level" { table.levels {
             caption { "Nodes by fill level and state. The fill level is the share of a node's storage that is not free for new volumes." }
             thead { tr { th scope="col" { "Fill level" } th.number scope="col" { "Up" } th.number scope="col" { "Down" } th scope="col" { "Share of all nodes" } } }
             tbody {
@@ -107,7 +107,7 @@ fn levels(nodes: &[v2::Node]) -> Markup {
                     }
                 }
             }
-        }
+        } }
     }
 }
 
@@ -143,7 +143,7 @@ fn list(nodes: &[v2::Node], diagnosis: &v2::DiagnoseResponse, query: &Query) -> 
             (select("state", "State", query.show, show_words))
             (select("fill", "Fill level", query.fill, level_words))
         }))
-        p role="status" { (range(paging, shown.len(), "nodes")) }
+        p role="status" { (range(paging, shown.len(), "node")) }
         @if !shown.is_empty() { (table(shown, &counts, query)) }
         (pages("/", query, paging, "nodes"))
     }

@@ -15,7 +15,7 @@ mod volumes;
 use std::borrow::Cow;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use quarry_volume::printable;
+use quarry_volume::{plural, printable};
 
 pub(crate) use self::findings::findings;
 pub(crate) use self::fleet::fleet;
@@ -153,13 +153,13 @@ fn pages(path: &str, query: &Query, paging: Paging, what: &str) -> Markup {
     }
 }
 
-/// `1–100 of 5000 nodes`.
+/// `101 to 200 of 5000 nodes`; `what` is one of them.
 fn range(paging: Paging, shown: usize, what: &str) -> String {
-    match paging.total {
-        0 => format!("no {what}"),
-        total if total == shown => format!("{total} {what}"),
-        total => format!("{} to {} of {total} {what}", paging.before() + 1, paging.before() + shown),
+    let all = plural(paging.total, what);
+    if paging.total == shown {
+        return all;
     }
+    format!("{} to {} of {all}", paging.before() + 1, paging.before() + shown)
 }
 
 /// A field of a form that offers all values of a parameter.

@@ -132,7 +132,7 @@ fn list(node: &str, all: &[ListedVolume], query: &Query) -> Markup {
     html! {
         @if all.is_empty() { p { (NOTHING) } } @else {
             (form(&path, query, "Text in the name, the identifier or the pool", &html! {}))
-            p role="status" { (range(paging, shown.len(), "volumes")) }
+            p role="status" { (range(paging, shown.len(), "volume")) }
             (volumes::table(shown.iter().copied(), false))
             (pages(&path, query, paging, "volumes"))
         }

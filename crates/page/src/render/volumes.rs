@@ -16,7 +16,7 @@ pub(crate) fn volumes(of: &Volumes, query: &Query) -> Markup {
         Part::Volumes,
         &html! {
             (form("/volumes", query, "Text in the name, the identifier or the pool", &select("show", "Show", query.which, words)))
-            p role="status" { (range(*paging, volumes.len(), "volumes")) }
+            p role="status" { (range(*paging, volumes.len(), "volume")) }
             @if !volumes.is_empty() { (table(volumes.iter(), true)) }
             (pages("/volumes", query, *paging, "volumes"))
         },

@@ -101,7 +101,7 @@ fn full() -> Host {
     named.name = SCRIPT.into();
     let mut quoted = volume(node, "slow", "qabc", 16);
     quoted.name = ATTRIBUTE.into();
-    let mut block = volume(node, "slow", "pvc-block", 900);
+    let mut block = volume(node, "slow", "pvc-block", 2700);
     (block.access, block.filesystem, block.ready) = (Some(AccessTypes::Block), None, false);
     let mut clone = volume(node, "slow", "pvc-clone", 400);
     clone.source = Some(ContentSource::Volume(database.id.clone()));
