@@ -206,6 +206,13 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_summary_has_the_number_of_disks() {
+        let layouts =
+            [Layout::Linear, Layout::Striped { stripes: 3, stripe_size: 65536 }, Layout::Raid1 { mirrors: 1 }];
+        assert_eq!(layouts.map(|layout| layout.summary()), ["linear", "striped x3", "raid1 x2"]);
+    }
+
     /// Golden: these codes are stored in records.
     #[test]
     fn codes_are_frozen() {

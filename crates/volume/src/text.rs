@@ -60,6 +60,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn durations_and_counts_are_for_people() {
+        let spoken = [0, 119, 120, 7199, 7200, 172_799, 172_800].map(|s| human_duration(Duration::from_secs(s)));
+        assert_eq!(spoken, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 days"]);
+        assert_eq!([0, 1, 2].map(|count| plural(count, "node")), ["0 nodes", "1 node", "2 nodes"]);
+    }
+
+    #[test]
     fn many_names_are_counted() {
         assert_eq!(some_of::<&str>([]), "");
         assert_eq!(some_of(["a", "b"]), "a, b");
