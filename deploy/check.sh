@@ -120,15 +120,19 @@ accepts "another driver, ports and directories" <<'END'
 driverName: disks.example.com
 kubeletDirectory: /data/kubelet
 node: {agentPort: 1810, httpPort: 1808, maxUnavailable: 1, podAnnotations: {a: b}}
-controller: {httpPort: 1809, podAnnotations: {a: b}}
+controller: {httpPort: 1809, pagePort: 1814, podAnnotations: {a: b}}
 resizer: {httpPort: 1812, image: {repository: registry.example.com/csi-resizer, tag: v9}, resources: {requests: {memory: 1Gi}}}
 imagePullSecrets: [{name: pull}]
 END
+holds "the page's own port" '^ *- --page=127\.0\.0\.1:1814$'
 holds "the resizer's own image" '^ *image: registry.example.com/csi-resizer:v9$'
 holds "the resizer's own port" '^ *- --http-endpoint=:1812$'
 holds "the resizer's own Lease, with the driver's name" 'resourceNames: .*, external-resizer-disks-example-com\]$'
 accepts "a resizer that does not read the pods of the cluster" <<<'resizer: {watchPods: false}'
 holds "a volume that is in use is tried again and again" '^ *- --handle-volume-inuse-error=false$'
+accepts "no page" <<<'controller: {pagePort: null}'
+lacks "the controller serves no page" '--page'
+refuses "a page on a port that does not exist" "pagePort" <<<'controller: {pagePort: 70000}'
 accepts "another snapshotter" <<'END'
 driverName: disks.example.com
 snapshotter: {enabled: true, httpPort: 1813, image: {repository: registry.example.com/csi-snapshotter, tag: v9}, resources: {requests: {memory: 1Gi}}}

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Reports what this machine lacks for `make demo`, `make test`, `make image` or `make check`, and installs
-# what it can (apt-get, as root).
+# Reports what this machine lacks for `make demo`, `make test`, `make image`, `make page-check` or `make check`, and
+# installs what it can (apt-get, as root).
 #
-#   needs.sh demo|test|image|check
+#   needs.sh demo|test|image|page|check
 set -eu
 
 rust=1.95
@@ -62,6 +62,10 @@ demo | test | image)
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages="$packages debian-archive-keyring"
     ;;
 esac
+if [ "$1" = page ]; then
+    [ -n "${CHROMIUM:-}" ] || needs chromium-headless-shell chromium-headless-shell
+    [ -d /usr/share/fonts/truetype ] || packages="$packages fonts-dejavu-core"
+fi
 # Programs for the guests are linked statically.
 echo 'int main(void){return 0;}' | cc -static -x c -o /dev/null - 2>/dev/null || packages="$packages libc6-dev"
 if [ -n "$packages" ]; then

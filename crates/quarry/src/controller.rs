@@ -12,13 +12,14 @@ use quarry_controller::{
     follow_agents,
 };
 use quarry_identity::{IdentityService, Readiness};
+use quarry_page::LoopbackAddress;
 use quarry_proto::csi::v1::controller_server::ControllerServer;
 use quarry_proto::csi::v1::identity_server::IdentityServer;
 use quarry_transport::metrics::Metrics;
 use quarry_transport::shutdown::Shutdown;
 use quarry_transport::{tls, unix};
 
-use crate::{certificates, kubernetes, observe, view};
+use crate::{certificates, kubernetes, observe, page, view};
 
 /// The options of `quarry controller`.
 #[derive(Debug, clap::Args)]
@@ -46,6 +47,10 @@ pub(crate) struct Args {
     /// The unix socket for `quarry nodes`, `pools`, `volumes` and `doctor`.
     #[arg(long, default_value = "/run/quarry/view.sock", value_name = "FILE")]
     view: PathBuf,
+    /// A loopback address for the page in HTML (docs/page.md), such as 127.0.0.1:9814; not served by default. The page has
+    /// no login: every process that can connect to this address can read it.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    page: Option<LoopbackAddress>,
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -92,7 +97,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 
     let (source, authority) = (certificates.source, certificates.authority);
     let extras = move || view::extras::certificates(source.clone(), authority.clone());
-    view::serve(&args.view, ViewService::new(cluster.clone(), extras), shutdown.stopping());
+    let service = ViewService::new(cluster.clone(), extras);
+    if let Some(address) = args.page {
+        page::serve(address, service.clone(), &shutdown).await?;
+    }
+    view::serve(&args.view, service, shutdown.stopping());
 
     let path = unix::path_of(&args.endpoint)?;
     let listener = unix::listen(&path)?;

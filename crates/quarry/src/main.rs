@@ -10,6 +10,7 @@ mod kubernetes;
 mod logging;
 mod node;
 mod observe;
+mod page;
 mod standalone;
 mod table;
 mod view;
@@ -186,6 +187,14 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_page_is_only_for_loopback_addresses() {
+        let parse = |address: &str| Cli::try_parse_from(["quarry", "controller", "--page", address]).map(drop);
+        parse("127.0.0.1:9814").unwrap();
+        let error = parse("0.0.0.0:9814").unwrap_err().to_string();
+        assert!(error.contains("--page") && error.contains("is not a loopback address"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use quarry_controller::{
 };
 use quarry_identity::IdentityService;
 use quarry_node::{Host, NodeService};
+use quarry_page::LoopbackAddress;
 use quarry_proto::csi::v1::controller_server::ControllerServer;
 use quarry_proto::csi::v1::identity_server::IdentityServer;
 use quarry_proto::csi::v1::node_server::NodeServer;
@@ -19,7 +20,7 @@ use quarry_transport::shutdown::Shutdown;
 use quarry_transport::unix;
 use quarry_volume::{Agent, Result};
 
-use crate::{host, observe, view};
+use crate::{host, observe, page, view};
 
 /// How long startup waits for the host's first report of its pools. A hung disk must not block the socket
 /// too.
@@ -36,6 +37,10 @@ pub(crate) struct Args {
     /// The unix socket for `quarry nodes`, `pools`, `volumes` and `doctor`; not served by default.
     #[arg(long, value_name = "FILE")]
     view: Option<PathBuf>,
+    /// A loopback address for the page in HTML (docs/page.md), such as 127.0.0.1:9814; not served by default. The page has
+    /// no login: every process that can connect to this address can read it.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    page: Option<LoopbackAddress>,
 }
 
 /// Controller and node are one process, so they need no connection.
@@ -77,8 +82,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         observe::serve(address, &metrics, refresh, problems, &shutdown).await?;
     }
     cluster.all_reported(FIRST_STATE).await;
+    let service = ViewService::new(cluster.clone(), || async { view::extras::commands() });
+    if let Some(address) = args.page {
+        page::serve(address, service.clone(), &shutdown).await?;
+    }
     if let Some(path) = &args.view {
-        let service = ViewService::new(cluster.clone(), || async { view::extras::commands() });
         view::serve(path, service, shutdown.stopping());
     }
 

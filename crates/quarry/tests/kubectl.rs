@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
 
 const PLUGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/kubectl-quarry");
 /// The directory of the fake kubectl.
@@ -11,7 +14,11 @@ const FAKE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake");
 /// Runs the plugin in a cluster with these pods (`namespace name ready` each), and returns its output and
 /// kubectl's arguments.
 fn run(pods: &str, arguments: &[&str]) -> (Output, Vec<String>) {
-    let directory = tempfile::tempdir().unwrap();
+    run_with(pods, "", arguments, &tempfile::tempdir().unwrap())
+}
+
+/// The same for pods whose containers have these arguments, as jsonpath prints them. `directory` has the files of the fakes.
+fn run_with(pods: &str, of_pod: &str, arguments: &[&str], directory: &TempDir) -> (Output, Vec<String>) {
     let at = |name: &str| directory.path().join(name);
     std::fs::write(at("pods"), pods).unwrap();
     let path = format!("{FAKE}:{}", std::env::var("PATH").unwrap());
@@ -21,6 +28,9 @@ fn run(pods: &str, arguments: &[&str]) -> (Output, Vec<String>) {
         .env("PATH", path)
         .env("ASKED", at("asked"))
         .env("PODS", at("pods"))
+        .env("ARGUMENTS", of_pod)
+        .env("OPENED", at("opened"))
+        .env("DISPLAY", ":0")
         .env_remove("QUARRY_NAMESPACE")
         .env_remove("QUARRY_SELECTOR")
         .env_remove("QUARRY_CONTAINER")
@@ -79,6 +89,47 @@ fn disks_are_read_on_their_node() {
     // For other commands, --node is an argument of quarry.
     let (_, asked) = run("ns c True\n", &["pools", "--node", "worker-1"]);
     assert_eq!(asked[1], "exec|--namespace=ns|c|--|quarry|pools|--node|worker-1|");
+}
+
+/// The arguments of a controller's containers, as jsonpath prints them.
+const SERVES: &str =
+    r#"["controller","--node-pods=a=b,c=d","--page=127.0.0.1:9814","--log=info"] ["--csi-address=/run/c"]"#;
+
+#[test]
+fn the_page_is_forwarded_and_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let (output, asked) = run_with("ns c True\n", SERVES, &["--context", "k", "page"], &directory);
+    assert!(asked[0].contains("app.kubernetes.io/component=controller|"), "{asked:?}");
+    assert!(asked[1].starts_with("--context=k|get|pod|c|--namespace=ns|"), "{asked:?}");
+    assert_eq!(asked[2], "--context=k|port-forward|--namespace=ns|--address=127.0.0.1|pod/c|9814:9814|");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(printed, "http://127.0.0.1:40404/ (Ctrl+C ends it)\n");
+    assert_eq!(output.status.code(), Some(6), "the exit code is kubectl's");
+    let (began, opened) = (Instant::now(), directory.path().join("opened"));
+    while !opened.exists() {
+        assert!(began.elapsed() < Duration::from_secs(60), "no browser was opened");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(std::fs::read_to_string(opened).unwrap(), "http://127.0.0.1:40404/|");
+}
+
+#[test]
+fn the_page_has_options_of_its_own() {
+    for arguments in [["page", "--port", "0", "--no-open"].as_slice(), &["page", "--no-open", "--port=0"]] {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, asked) = run_with("ns c True\n", SERVES, arguments, &directory);
+        assert!(asked[2].ends_with("|pod/c|0:9814|"), "{asked:?}");
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!directory.path().join("opened").exists());
+    }
+    for arguments in [["page", "--port"].as_slice(), &["page", "--node", "a"], &["page", "x"]] {
+        let (output, asked) = run("ns c True\n", arguments);
+        assert_eq!((output.status.code(), asked.len()), (Some(2), 0), "{arguments:?}");
+    }
+    let without = SERVES.replace("--page=", "--pages=");
+    let (output, asked) = run_with("ns c True\n", &without, &["page"], &tempfile::tempdir().unwrap());
+    assert_eq!((output.status.code(), asked.len()), (Some(1), 2), "{asked:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("controller.pagePort"), "{output:?}");
 }
 
 #[test]

@@ -11,6 +11,8 @@ use std::process::Command;
 
 use controller::{Controller, GIB, QUARRY, agent, until_up};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 /// An address without a listener.
 fn unused_address() -> SocketAddr {
@@ -68,4 +70,23 @@ async fn without_a_controller_the_error_says_where_to_run() {
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("`kubectl quarry pools`") && error.contains(socket.to_str().unwrap()), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_shows_the_cluster() {
+    let directory = tempfile::tempdir().unwrap();
+    let one = agent("worker-1", 3, &directory.path().join("certificates")).await;
+    let address = unused_address().to_string();
+    let controller = Controller::start_with(directory, &[("worker-1", one)], &["--page", &address]);
+    until_up(&controller, 1).await;
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let request = format!("GET /nodes/worker-1 HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    assert!(
+        page.starts_with("HTTP/1.1 200 OK") && page.contains("content-security-policy: default-src 'none'"),
+        "{page}"
+    );
+    assert!(page.contains("Pool fast, 100Gi: volumes 30Gi") && page.contains(">pvc-2</a>"), "{page}");
 }

@@ -54,6 +54,15 @@ pub struct CopyProgress {
     pub total: u64,
 }
 
+impl CopyProgress {
+    /// The part that is filled, in percent, rounded down.
+    #[must_use]
+    pub fn percent(self) -> u64 {
+        let percent = u128::from(self.copied) * 100 / u128::from(self.total.max(1));
+        u64::try_from(percent).unwrap_or(u64::MAX)
+    }
+}
+
 impl fmt::Display for CopyProgress {
     /// As `10Gi of 40Gi`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

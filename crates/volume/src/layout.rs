@@ -117,6 +117,15 @@ impl Layout {
         }
     }
 
+    /// Its name and the number of disks, for people: `raid1 x2`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        match self.width() {
+            0 | 1 => self.kind().to_owned(),
+            width => format!("{} x{width}", self.kind()),
+        }
+    }
+
     /// The short form for the record. Frozen.
     #[must_use]
     pub fn code(&self) -> String {
@@ -195,6 +204,13 @@ mod tests {
             let error = parse(pairs).unwrap_err().to_string();
             assert!(error.contains(named), "{pairs:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_summary_has_the_number_of_disks() {
+        let layouts =
+            [Layout::Linear, Layout::Striped { stripes: 3, stripe_size: 65536 }, Layout::Raid1 { mirrors: 1 }];
+        assert_eq!(layouts.map(|layout| layout.summary()), ["linear", "striped x3", "raid1 x2"]);
     }
 
     /// Golden: these codes are stored in records.

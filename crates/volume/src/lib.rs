@@ -44,7 +44,7 @@ pub use snapshot::{
     SnapshotSpec,
 };
 pub use space::{Largest, Placement, Space};
-pub use text::{printable, some_of, with_causes};
+pub use text::{human_duration, plural, printable, some_of, with_causes};
 pub use units::{ExtentSize, Extents, Gib};
 pub use unreachable::Unreachable;
 pub use wipe::{UnknownWipe, Wipe};

@@ -257,6 +257,18 @@ impl Snapshot {
             copying: None,
         }
     }
+
+    /// The name of its state, for people: `new`, `copying`, `ready`, `invalid` or `lost`.
+    #[must_use]
+    pub fn state_name(&self) -> &'static str {
+        match (self.condition, self.ready) {
+            (SnapshotCondition::Invalid, _) => "invalid",
+            (SnapshotCondition::DiskMissing, _) => "lost",
+            (_, true) => "ready",
+            (_, false) if self.copying.is_some() => "copying",
+            (_, false) => "new",
+        }
+    }
 }
 
 #[cfg(test)]

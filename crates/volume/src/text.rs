@@ -1,4 +1,6 @@
-//! Text in messages: lists, the causes of an error, and text from others.
+//! Text in messages: lists, durations, counts, the causes of an error, and text from others.
+
+use std::time::Duration;
 
 /// The first few of these names for a sentence, and the number of the others: `a, b and 17 more`. Keeps a
 /// message readable with any number of names.
@@ -10,6 +12,24 @@ pub fn some_of<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
         0 => some.join(", "),
         more => format!("{} and {more} more", some.join(", ")),
     }
+}
+
+/// A duration for people: `42 s`, `5 min`, `3 h`, `12 days`.
+#[must_use]
+pub fn human_duration(length: Duration) -> String {
+    let seconds = length.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86400),
+    }
+}
+
+/// A count for people: `1 node`, `2 nodes`.
+#[must_use]
+pub fn plural(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// An error with all its causes in one line. Libraries hide the reason inside: the outermost message of hyper is
@@ -38,6 +58,13 @@ pub fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_and_counts_are_for_people() {
+        let spoken = [0, 119, 120, 7199, 7200, 172_799, 172_800].map(|s| human_duration(Duration::from_secs(s)));
+        assert_eq!(spoken, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 days"]);
+        assert_eq!([0, 1, 2].map(|count| plural(count, "node")), ["0 nodes", "1 node", "2 nodes"]);
+    }
 
     #[test]
     fn many_names_are_counted() {

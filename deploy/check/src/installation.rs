@@ -123,6 +123,7 @@ fn of_controller(controller: &Value, quarry: &Value, wrong: &mut Failures) {
         is(controller, &format!("{spec}/securityContext/seccompProfile/type"), "RuntimeDefault"),
     );
     sidecars(controller, quarry, wrong);
+    page(controller, quarry, wrong);
     let variable = |container: &Value, name: &str, path: &str| {
         let fits = |variable: &&Value| {
             text(variable, "/name") == name && text(variable, "/valueFrom/fieldRef/fieldPath") == path
@@ -176,6 +177,21 @@ fn sidecars(controller: &Value, quarry: &Value, wrong: &mut Failures) {
                 && probed.is_some_and(|port| text(port, "/name") == text(sidecar, "/livenessProbe/httpGet/port")),
         );
     }
+}
+
+/// The page has no login: it must not be reachable from other pods.
+fn page(controller: &Value, quarry: &Value, wrong: &mut Failures) {
+    let address = argument(quarry, "page");
+    if address.is_empty() {
+        return;
+    }
+    wrong.must("the page is served on a loopback address", address.starts_with("127.0.0.1:"));
+    let listens = port(address);
+    let taken = list(controller, "/spec/template/spec/containers")
+        .iter()
+        .flat_map(|container| list(container, "/ports"))
+        .any(|port| port.pointer("/containerPort").and_then(Value::as_u64) == listens);
+    wrong.must("no container listens on the port of the page", listens.is_some() && !taken);
 }
 
 fn disruption(objects: &Objects, controller: &Value, wrong: &mut Failures) {
@@ -243,6 +259,8 @@ mod tests {
             ("- name: resizer\n", "- name: grower\n", "there is a resizer"),
             ("--http-endpoint=:9812", "--http-endpoint=:9813", "the port that it listens on"),
             ("containerPort: 9812}", "containerPort: 9811}", "different ports"),
+            ("--page=127.0.0.1:9814", "--page=0.0.0.0:9814", "on a loopback address"),
+            ("--page=127.0.0.1:9814", "--page=127.0.0.1:9811", "the port of the page"),
             // The node plugin.
             ("privileged: true", "privileged: false", "privileged"),
             ("hostIPC: false", "hostIPC: true", "hostIPC"),

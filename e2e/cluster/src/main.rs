@@ -198,8 +198,13 @@ async fn serve(cache: &Cache, folder: &Path, nodes: u8) -> Result<()> {
             began.elapsed().as_secs_f64(),
             cluster.kubeconfig().display()
         );
-        println!("  export PATH={}:$PATH", binaries.folder().display());
-        println!("  kubectl get pods,pvc,pv -o wide\n\n`make cluster-down` ends it.\n{}", install::UP);
+        // kubectl finds `kubectl-quarry` there.
+        let plugin = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy"));
+        let plugin = plugin.canonicalize().context("cannot find deploy/kubectl-quarry")?;
+        println!("  export PATH={}:{}:$PATH", binaries.folder().display(), plugin.display());
+        println!("  kubectl get pods,pvc,pv -o wide");
+        println!("  kubectl quarry page      # nodes, pools and volumes in a browser");
+        println!("\n`make cluster-down` ends it.\n{}", install::UP);
         std::future::pending::<Result<()>>().await
     };
     tokio::select! {

@@ -2,7 +2,6 @@
 
 mod nodes;
 mod storage;
-mod text;
 
 use std::time::Duration;
 

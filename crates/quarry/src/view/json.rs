@@ -91,7 +91,7 @@ pub(super) fn snapshot(listed: &ListedSnapshot) -> Value {
         "allocated_bytes": snapshot.allocated,
         "method": snapshot.method.as_str(),
         "created": (snapshot.created > 0).then_some(snapshot.created),
-        "state": rows::snapshot_state(snapshot),
+        "state": snapshot.state_name(),
         "copied_bytes": snapshot.copying.map(|progress| progress.copied),
         "to_copy_bytes": snapshot.copying.map(|progress| progress.total),
         "problem": snapshot.problem,

@@ -8,11 +8,11 @@ use comfy_table::{ContentArrangement, presets};
 use quarry_pool::DiskReport;
 use quarry_proto::view::v2;
 use quarry_volume::{
-    AccessTypes, ContentSource, CopyProgress, Filesystem, IoLimits, Layout, Volume, printable, show_size,
+    AccessTypes, ContentSource, CopyProgress, Filesystem, IoLimits, Layout, Volume, plural, printable, show_size,
 };
 use quarry_wire::view::{ListedPool, ListedVolume, UnknownVolume};
 
-pub(super) use self::snapshots::{SNAPSHOTS, snapshot, snapshot_state};
+pub(super) use self::snapshots::{SNAPSHOTS, snapshot};
 use crate::table::Column;
 
 const NOTHING: &str = "-";
@@ -207,11 +207,6 @@ impl VolumeRow {
 }
 
 pub(super) fn volume(volume: &VolumeRow) -> Vec<String> {
-    let layout = match &volume.layout {
-        None => UNKNOWN.to_owned(),
-        Some(layout) if layout.width() <= 1 => layout.kind().to_owned(),
-        Some(layout) => format!("{} x{}", layout.kind(), layout.width()),
-    };
     vec![
         volume.node.clone().unwrap_or_else(|| UNKNOWN.to_owned()),
         volume.pool.clone(),
@@ -220,9 +215,9 @@ pub(super) fn volume(volume: &VolumeRow) -> Vec<String> {
         show_size(volume.size),
         volume.access.map_or(UNKNOWN, access).to_owned(),
         volume.filesystem.map_or(NOTHING, Filesystem::as_str).to_owned(),
-        layout,
+        volume.layout.as_ref().map_or_else(|| UNKNOWN.to_owned(), Layout::summary),
         match (volume.copying, volume.ready) {
-            (Some(progress), _) => format!("copying {}%", percent(progress.copied, progress.total)),
+            (Some(progress), _) => format!("copying {}%", progress.percent()),
             (None, true) => "ready".to_owned(),
             (None, false) => "new".to_owned(),
         },
@@ -325,10 +320,6 @@ pub(super) fn level(level: v2::Level) -> &'static str {
         v2::Level::Note => "note",
         v2::Level::Unknown => "unknown",
     }
-}
-
-fn plural(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn or(text: &str, otherwise: &str) -> String {

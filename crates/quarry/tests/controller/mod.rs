@@ -41,6 +41,11 @@ impl Drop for Controller {
 impl Controller {
     /// Starts a controller with these agents.
     pub(crate) fn start(directory: TempDir, agents: &[(&str, SocketAddr)]) -> Self {
+        Self::start_with(directory, agents, &[])
+    }
+
+    /// The same with more options.
+    pub(crate) fn start_with(directory: TempDir, agents: &[(&str, SocketAddr)], options: &[&str]) -> Self {
         let at = |name: &str| directory.path().join(name);
         let list: String =
             agents.iter().map(|(node, address)| format!("  - node: {node}\n    address: {address}\n")).collect();
@@ -56,6 +61,7 @@ impl Controller {
             .arg(at("csi.sock"))
             .arg("--view")
             .arg(at("view.sock"))
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

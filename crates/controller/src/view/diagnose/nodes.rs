@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use quarry_volume::{StorageId, Unreachable, some_of};
+use quarry_volume::{StorageId, Unreachable, human_duration, plural, some_of};
 
-use super::text::{human_duration, plural};
 use crate::environment::Fate;
 use crate::view::finding::{Finding, Level};
 use crate::view::node_state::{Down, NodeState};

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quarry_volume::{PoolState, StorageId, show_size, some_of};
+use quarry_volume::{PoolState, StorageId, plural, show_size, some_of};
 
-use super::text::plural;
 use crate::view::finding::Finding;
 use crate::view::node_state::{NodeState, SnapshotProblems};
 

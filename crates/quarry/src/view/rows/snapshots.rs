@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use quarry_volume::{Snapshot, SnapshotCondition, show_size};
+use quarry_volume::show_size;
 use quarry_wire::view::ListedSnapshot;
 
-use super::{NOTHING, is_orphan, length, percent, problem};
+use super::{NOTHING, is_orphan, length, problem};
 use crate::table::Column;
 
 pub(in crate::view) const SNAPSHOTS: [Column; 12] = [
@@ -44,21 +44,10 @@ pub(in crate::view) fn snapshot(listed: &ListedSnapshot, now: SystemTime) -> Vec
         show_size(snapshot.allocated),
         age,
         match snapshot.copying {
-            Some(progress) => format!("copying {}%", percent(progress.copied, progress.total)),
-            None => snapshot_state(snapshot).to_owned(),
+            Some(progress) => format!("copying {}%", progress.percent()),
+            None => snapshot.state_name().to_owned(),
         },
         is_orphan(*orphan).to_owned(),
         problem(&snapshot.problem, *reachable),
     ]
-}
-
-/// The name of a snapshot's state.
-pub(in crate::view) fn snapshot_state(snapshot: &Snapshot) -> &'static str {
-    match (snapshot.condition, snapshot.ready) {
-        (SnapshotCondition::Invalid, _) => "invalid",
-        (SnapshotCondition::DiskMissing, _) => "lost",
-        (_, true) => "ready",
-        (_, false) if snapshot.copying.is_some() => "copying",
-        (_, false) => "new",
-    }
 }
