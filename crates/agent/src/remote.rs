@@ -9,8 +9,8 @@ use quarry_proto::agent::v1::agent_client::AgentClient;
 use quarry_proto::volume::v1 as volume_v1;
 use quarry_transport::deadline;
 use quarry_volume::{
-    Agent, Change, Error, FencingToken, LimitChanges, NameLookup, Reason, Result, SizeRange, Snapshot, SnapshotId, SnapshotSpec,
-    Unreachable, UpdateStream, Volume, VolumeId, VolumeSpec,
+    Agent, Change, Error, FencingToken, LimitChanges, NameLookup, Reason, Result, SizeRange, Snapshot, SnapshotId,
+    SnapshotSpec, Unreachable, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use quarry_wire::agent::{read_change, write_token};
 use quarry_wire::snapshot;

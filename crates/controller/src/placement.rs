@@ -13,8 +13,8 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use quarry_proto::csi::v1 as csi;
 use quarry_volume::{
-    Agent, COPY, ContentSource, DISCARD, Error, FencingToken, LIMITS, NameLookup, PoolState, Reason, Result, Volume, VolumeId,
-    VolumeSpec, safe_name,
+    Agent, COPY, ContentSource, DISCARD, Error, FencingToken, LIMITS, NameLookup, PoolState, Reason, Result, Volume,
+    VolumeId, VolumeSpec, safe_name,
 };
 use tokio::time::Instant;
 

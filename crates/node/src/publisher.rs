@@ -97,13 +97,7 @@ struct FilesystemProblems {
 }
 
 impl StatePublisher {
-    pub(crate) fn new(
-        node: &str,
-        pod_uid: String,
-        pools: Vec<Arc<dyn Pool>>,
-        copies: Copies,
-        limits: Limits,
-    ) -> Self {
+    pub(crate) fn new(node: &str, pod_uid: String, pools: Vec<Arc<dyn Pool>>, copies: Copies, limits: Limits) -> Self {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let greeting = Greeting {
             node: node.to_owned(),

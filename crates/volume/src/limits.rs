@@ -147,9 +147,8 @@ impl LimitChanges {
     /// # Errors
     /// `InvalidRequest` for an unknown key, which the message names with the known ones, or an invalid value.
     pub fn parse(parameters: &BTreeMap<String, String>) -> Result<Self> {
-        let known = |key: &str| {
-            key.starts_with(SIDECAR_PREFIX) || Rate::ALL.into_iter().any(|rate| rate.parameter() == key)
-        };
+        let known =
+            |key: &str| key.starts_with(SIDECAR_PREFIX) || Rate::ALL.into_iter().any(|rate| rate.parameter() == key);
         if let Some(unknown) = parameters.keys().find(|key| !known(key)) {
             return Err(Error::invalid(format!(
                 "mutable parameter {unknown:?} is unknown; a VolumeAttributesClass can have {}",

@@ -9,9 +9,9 @@ use quarry_proto::agent::v1 as agent_v1;
 use quarry_proto::volume::v1;
 use quarry_volume::{
     AccessTypes, Change, Condition, ContentSource, CopyProgress, CowSize, Discard, ExtentSize, Extents, FencingToken,
-    Filesystem, Greeting, IoLimits, Layout, Parameters, Placement, PoolCapabilities, PoolState, Reason, SizeRange, Snapshot,
-    SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotParameters, SnapshotSpec, Space, StorageId, ThinUse, Volume,
-    VolumeId, VolumeSpec, Wipe,
+    Filesystem, Greeting, IoLimits, Layout, Parameters, Placement, PoolCapabilities, PoolState, Reason, SizeRange,
+    Snapshot, SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotParameters, SnapshotSpec, Space, StorageId,
+    ThinUse, Volume, VolumeId, VolumeSpec, Wipe,
 };
 
 use crate::agent::{read_change, read_greeting, read_id, read_token, write_change, write_greeting, write_token};

@@ -180,21 +180,8 @@ fn requested_layout(code: &str) -> Result<Layout> {
 /// A volume, as reported by its node.
 #[must_use]
 pub fn write(volume: Volume) -> v1::Volume {
-    let Volume {
-        id,
-        name,
-        size,
-        pool,
-        access,
-        filesystem,
-        layout,
-        ready,
-        problem,
-        condition,
-        source,
-        copying,
-        limits,
-    } = volume;
+    let Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition, source, copying, limits } =
+        volume;
     v1::Volume {
         id: id.to_string(),
         name,

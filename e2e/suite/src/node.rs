@@ -121,7 +121,8 @@ impl Node {
         let csi = Csi::new(vm.guest(), SOCKET);
         let (path, role) = (String::new(), "standalone".to_owned());
         let notes = Some(Notes::on(vm.console_log()));
-        let node = Self { notes, vm, csi, storage, foreign: Vec::new(), quarry: None, path, role, starter: "", arguments: "" };
+        let node =
+            Self { notes, vm, csi, storage, foreign: Vec::new(), quarry: None, path, role, starter: "", arguments: "" };
         node.configure(&format!("pools:\n  - name: main\n    {}\n", storage.section())).await?;
         Ok(node)
     }

@@ -9,9 +9,9 @@ use quarry_agent::{AgentService, RemoteAgent, serve};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{
     AccessTypes, Agent, Change, Condition, ContentSource, CopyProgress, CowSize, Discard, Error, ExtentSize, Extents,
-    FencingToken, Filesystem, Greeting, IoLimits, Layout, LimitChanges, NameLookup, Parameters, PoolCapabilities, PoolState, Reason, Result,
-    SizeRange, Snapshot, SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotParameters, SnapshotSpec, Space,
-    StorageId, ThinUse, Update, UpdateStream, Volume, VolumeId, VolumeSpec, Wipe,
+    FencingToken, Filesystem, Greeting, IoLimits, Layout, LimitChanges, NameLookup, Parameters, PoolCapabilities,
+    PoolState, Reason, Result, SizeRange, Snapshot, SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotParameters,
+    SnapshotSpec, Space, StorageId, ThinUse, Update, UpdateStream, Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tokio::io::DuplexStream;
 use tokio::sync::{Semaphore, oneshot};

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use quarry_proto::csi::v1 as csi;
 use quarry_volume::{
-    Capability, ContentSource, Error, LimitChanges, MKFS_OPTIONS, Parameters, Result, SizeRange, Usage, Volume, VolumeSpec,
-    check_options,
+    Capability, ContentSource, Error, LimitChanges, MKFS_OPTIONS, Parameters, Result, SizeRange, Usage, Volume,
+    VolumeSpec, check_options,
 };
 use quarry_wire::csi::capabilities;
 use quarry_wire::field::{existing_snapshot, existing_volume, required};

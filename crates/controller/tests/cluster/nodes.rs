@@ -419,7 +419,8 @@ async fn the_limits_of_a_volume_change_on_its_node() {
     assert_eq!(limits(), [None, None, Some(7), Some(6)]);
     let modify = async |id: &str, pairs: &[(&str, &str)]| {
         let mutable_parameters = map(pairs);
-        let request = csi::ControllerModifyVolumeRequest { volume_id: id.into(), mutable_parameters, ..Default::default() };
+        let request =
+            csi::ControllerModifyVolumeRequest { volume_id: id.into(), mutable_parameters, ..Default::default() };
         service.controller_modify_volume(Request::new(request)).await.map(drop).map_err(|status| status.code())
     };
     assert_eq!(modify(&volume.volume_id, &[("readIops", "none"), ("readBytesPerSecond", "1Mi")]).await, Ok(()));

@@ -20,9 +20,8 @@ use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
     Agent, COPY, Change, ContentSource, DISCARD, EXPAND, Error, ExtentSize, FencingToken, Greeting, LIMITS, Layout,
-    LimitChanges, NameLookup,
-    PoolState, Reason, Result, SNAPSHOT, SizeRange, Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, Update,
-    UpdateStream, Volume, VolumeId, VolumeSpec,
+    LimitChanges, NameLookup, PoolState, Reason, Result, SNAPSHOT, SizeRange, Snapshot, SnapshotId, SnapshotSpec,
+    Space, StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;

@@ -284,7 +284,9 @@ mod tests {
             ("/kube-let/x", format!("kube-let/x/kubepods/besteffort/pod{UID}")),
             (
                 "/kube-let",
-                format!("kube_let.slice/kube_let-kubepods.slice/kube_let-kubepods-burstable.slice/kube_let-kubepods-burstable-pod{under}.slice"),
+                format!(
+                    "kube_let.slice/kube_let-kubepods.slice/kube_let-kubepods-burstable.slice/kube_let-kubepods-burstable-pod{under}.slice"
+                ),
             ),
         ] {
             let (folder, pod) = hierarchy(&path, true);

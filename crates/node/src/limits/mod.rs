@@ -144,9 +144,10 @@ impl Limits {
             (wanted, pod.former.clone())
         };
         let cgroups = self.cgroups();
-        let result = cgroups.check().and_then(|()| cgroups.of_pod(uid)).and_then(|cgroup| {
-            cgroups.limit(&cgroup, &wanted, &former)
-        });
+        let result = cgroups
+            .check()
+            .and_then(|()| cgroups.of_pod(uid))
+            .and_then(|cgroup| cgroups.limit(&cgroup, &wanted, &former));
         if let Some(pod) = self.pods().get_mut(uid) {
             pod.learn(&result, &wanted, uid);
         }

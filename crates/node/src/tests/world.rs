@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use quarry_pool::{Pool, SimulatedPool};
 use quarry_volume::{
-    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Discard, Error, Filesystem, IoLimits, LimitChanges, Reason,
-    Result, SizeRange, VolumeId, VolumeSpec, safe_name,
+    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Discard, Error, Filesystem, IoLimits, LimitChanges,
+    Reason, Result, SizeRange, VolumeId, VolumeSpec, safe_name,
 };
 
 use super::machine::{Content, Disk, KUBELET, Machine, Plan, Process, State, node};

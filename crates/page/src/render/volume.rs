@@ -61,6 +61,7 @@ pub(crate) fn volume(of: &Volume) -> Markup {
                     (fact("Size", &html! { (show_size(volume.size)) " (" (volume.size) " bytes)" }))
                     (fact("Access", &html! { (volume.access.map_or_else(|| UNKNOWN.to_owned(), |access: AccessTypes| access.to_string())) }))
                     (fact("Filesystem", &html! { (volume.filesystem.map_or(NOTHING, Filesystem::as_str)) }))
+                    (fact("I/O limits per second", &html! { (volume.limits.to_string()) }))
                     (fact("Filled from", &source(volume.source.as_ref())))
                 }
                 p {

@@ -40,7 +40,8 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
         })
     };
     let limit = |rate: u64| json!({ "writeBytesPerSecond": rate.to_string() });
-    let limited = with(class("limited", "main"), json!({ "parameters": { "writeBytesPerSecond": "8Mi", "readIops": "500" } }));
+    let limited =
+        with(class("limited", "main"), json!({ "parameters": { "writeBytesPerSecond": "8Mi", "readIops": "500" } }));
     let mut objects = vec![
         attributes(GOLD.0, limit(GOLD.1)),
         attributes(BRONZE.0, limit(BRONZE.1)),

@@ -162,7 +162,8 @@ async fn changes(node: &mut Node) -> Result<String> {
     let neighbour = Used { made: free, pod: "pod-2".to_owned(), cgroup: format!("{BURSTABLE}/podpod-2") };
     node.vm.sh(format!("mkdir -p {}/container", neighbour.cgroup)).await?;
     let script = format!("dd if=/dev/zero of={target}/file bs=1M count=128 oflag=direct status=none");
-    let (limited, fast) = tokio::join!(write(node, &used, "conv=notrunc oflag=direct", RATE), in_pod(node, &neighbour, &script));
+    let (limited, fast) =
+        tokio::join!(write(node, &used, "conv=notrunc oflag=direct", RATE), in_pod(node, &neighbour, &script));
     #[allow(clippy::cast_precision_loss, reason = "small numbers")]
     let times = 128.0 / fast? / (RATE / MIB) as f64;
     ensure!(times > 2.0, "the neighbour writes only {times:.1} times as fast as the limited pod");

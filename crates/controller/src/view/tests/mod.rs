@@ -13,9 +13,8 @@ use quarry_proto::view::v2;
 use quarry_proto::view::v2::view_server::View as _;
 use quarry_volume::{
     AccessTypes, Agent, Change, Error, ExtentSize, FencingToken, Greeting, Layout, LimitChanges, NameLookup,
-    PoolCapabilities,
-    PoolState, Result, SizeRange, Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, Unreachable, Update,
-    UpdateStream, Volume, VolumeId, VolumeSpec,
+    PoolCapabilities, PoolState, Result, SizeRange, Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, Unreachable,
+    Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use quarry_wire::view::{ListedSnapshot, ListedVolume, read_pool, read_snapshot, read_volume};
 use tokio::sync::watch;
