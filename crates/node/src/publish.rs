@@ -80,7 +80,12 @@ impl Host {
         }
         let active = device::active_in_kernel(&**self.kernel(), &publish.id);
         match active.and_then(|active| self.kernel().number(&active.top)) {
-            Some(number) => self.publish_filesystem(publish, number).await,
+            Some(number) => {
+                let storage = publish.id.storage.clone();
+                self.publish_filesystem(publish, number).await?;
+                self.limit_later(&storage);
+                Ok(())
+            }
             None => Err(error),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use quarry_pool::Pool;
 use quarry_transport::changes::Changes;
-use quarry_volume::VolumeId;
+use quarry_volume::{StorageId, VolumeId};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -36,8 +36,26 @@ impl Host {
         let _: Option<()> = stopping.run_until_cancelled(keep).await;
     }
 
-    /// An earlier run of the plugin, or this one in the middle of a change, may have left other limits.
+    /// Brings the limits of the volumes on that storage that are in use into force as soon as their pool can be read: it
+    /// cannot be read now, and only their records have the limits.
+    pub(crate) fn limit_later(&self, storage: &StorageId) {
+        for pool in self.pools().iter().filter(|pool| pool.last_storage().is_none_or(|last| last == *storage)) {
+            let (host, pool) = (self.clone(), Arc::clone(pool));
+            tokio::spawn(async move { host.limit_volumes_in_use(&pool).await });
+        }
+    }
+
+    /// An earlier run of the plugin, or this one in the middle of a change, may have left other limits. Nothing happens
+    /// if the pool is being looked up already.
     async fn limit_volumes_in_use(&self, pool: &Arc<dyn Pool>) {
+        let looking_up = &self.limits().inner.looking_up;
+        if looking_up.lock().insert(pool.name().to_owned()) {
+            self.look_up_limited(pool).await;
+            looking_up.lock().remove(pool.name());
+        }
+    }
+
+    async fn look_up_limited(&self, pool: &Arc<dyn Pool>) {
         let (mut pause, longest) = PAUSES;
         let volumes = loop {
             if let Ok(Ok(volumes)) = tokio::time::timeout(LIST, pool.volumes()).await {
@@ -75,7 +93,7 @@ impl Limits {
         let mut registered = self.inner.registered.subscribe();
         loop {
             registered.borrow_and_update();
-            let pods: Vec<String> = self.pods().keys().cloned().collect();
+            let pods = self.pods();
             if pods.is_empty() {
                 if registered.changed().await.is_err() {
                     return;
@@ -112,7 +130,7 @@ impl Limits {
 
     /// Compares the cgroup of a pod in a task of its own: a write to it can hang with a disk. At most one at a time.
     pub(super) fn enforce_soon(&self, uid: &str) {
-        match self.pods().get_mut(uid) {
+        match self.registry().get_mut(uid) {
             None => return,
             Some(pod) if pod.is_running => {
                 pod.again = true;
@@ -125,7 +143,7 @@ impl Limits {
             loop {
                 // The result is stored.
                 let _ = limits.enforce(&uid).await;
-                let mut pods = limits.pods();
+                let mut pods = limits.registry();
                 let Some(pod) = pods.get_mut(&uid) else { return };
                 pod.is_running = std::mem::take(&mut pod.again);
                 if !pod.is_running {

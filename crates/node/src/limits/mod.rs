@@ -16,7 +16,8 @@ use quarry_volume::{Error, IoLimits, Result, VolumeId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::cgroup::{Cgroups, Obstacle};
+use self::cgroup::Cgroups;
+pub(crate) use self::cgroup::Obstacle;
 use crate::errors;
 use crate::host::Host;
 
@@ -29,6 +30,9 @@ mod pod;
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// kubelet's default `--cgroup-root`.
 const ROOT: &str = "/";
+/// How long an unpublish waits until the limits are removed: a write to a cgroup can hang with a disk, and the pod must
+/// end.
+const BRIEFLY: Duration = Duration::from_secs(2);
 /// A pod gets its cgroup before its containers start. One that has none for longer has it elsewhere.
 const EARLY: Duration = Duration::from_secs(60);
 
@@ -44,6 +48,8 @@ struct Inner {
     pods: Mutex<BTreeMap<String, Pod>>,
     /// Changes when pods come and go.
     registered: watch::Sender<()>,
+    /// The pools whose volumes in use are looked up, or wait until their pool can be read.
+    looking_up: Mutex<BTreeSet<String>>,
 }
 
 /// A pod that uses volumes with limits.
@@ -80,14 +86,19 @@ pub(crate) struct Limited<'a> {
 
 impl Default for Limits {
     fn default() -> Self {
-        let (pods, registered) = (Mutex::default(), watch::Sender::default());
-        Self { inner: Arc::new(Inner { cgroups: OnceLock::new(), pods, registered }) }
+        let (pods, registered, looking_up) = (Mutex::default(), watch::Sender::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { cgroups: OnceLock::new(), pods, registered, looking_up }) }
     }
 }
 
 impl Limits {
-    fn pods(&self) -> MutexGuard<'_, BTreeMap<String, Pod>> {
+    fn registry(&self) -> MutexGuard<'_, BTreeMap<String, Pod>> {
         self.inner.pods.lock()
+    }
+
+    /// The UIDs of the pods that use volumes with limits.
+    pub(crate) fn pods(&self) -> Vec<String> {
+        self.registry().keys().cloned().collect()
     }
 
     fn cgroups(&self) -> &Cgroups {
@@ -95,8 +106,8 @@ impl Limits {
     }
 
     /// Stores what should be in force for a volume in a pod. `replace`: also if that is known already.
-    fn register(&self, uid: &str, volume: Limited<'_>, limits: IoLimits, replace: bool) {
-        let mut pods = self.pods();
+    pub(crate) fn register(&self, uid: &str, volume: Limited<'_>, limits: IoLimits, replace: bool) {
+        let mut pods = self.registry();
         let is_new = !pods.contains_key(uid);
         let pod = pods.entry(uid.to_owned()).or_default();
         pod.former.insert(volume.device);
@@ -109,37 +120,40 @@ impl Limits {
         }
     }
 
-    /// Removes the limits of a volume that a pod does not use any more.
-    async fn withdraw(&self, uid: &str, id: &VolumeId) {
-        if self.pods().get_mut(uid).is_none_or(|pod| pod.volumes.remove(id).is_none()) {
+    /// Removes the limits of a volume that a pod does not use any more. Waits [`BRIEFLY`] for that; it continues on its
+    /// own thread.
+    pub(crate) async fn withdraw(&self, uid: &str, id: &VolumeId) {
+        if self.registry().get_mut(uid).is_none_or(|pod| pod.volumes.remove(id).is_none()) {
             return;
         }
-        // Without a cgroup, there are no limits left.
-        if let Err(obstacle) = self.enforce(uid).await
-            && !obstacle.is_early()
-        {
-            tracing::warn!(volume = %id, pod = uid, %obstacle, "cannot remove the I/O limits of an unpublished volume");
-        }
-        let mut pods = self.pods();
-        if pods.get(uid).is_some_and(|pod| pod.volumes.is_empty()) {
-            pods.remove(uid);
-            self.inner.registered.send_replace(());
+        match tokio::time::timeout(BRIEFLY, self.enforce(uid)).await {
+            Ok(Ok(())) => {}
+            // Without a cgroup, there are no limits left.
+            Ok(Err(obstacle)) if obstacle.is_early() => {}
+            Ok(Err(obstacle)) => {
+                tracing::warn!(volume = %id, pod = uid, %obstacle, "cannot remove the I/O limits of an unpublished volume");
+            }
+            Err(_) => tracing::warn!(
+                volume = %id, pod = uid,
+                "removing the I/O limits of an unpublished volume takes long: does a disk of this pod hang?"
+            ),
         }
     }
 
     /// Compares what should be in force in a pod with what is, on its own thread, and writes what differs.
-    async fn enforce(&self, uid: &str) -> std::result::Result<(), Obstacle> {
+    pub(crate) async fn enforce(&self, uid: &str) -> std::result::Result<(), Obstacle> {
         let (limits, owned) = (self.clone(), uid.to_owned());
         let ended = errors::blocking(move || Ok(limits.enforce_now(&owned))).await;
         ended.unwrap_or_else(|error| Err(Obstacle::Io { path: PathBuf::from(uid), why: error.message }))
     }
 
     fn enforce_now(&self, uid: &str) -> std::result::Result<(), Obstacle> {
-        let Some(turn) = self.pods().get(uid).map(|pod| Arc::clone(&pod.turn)) else { return Ok(()) };
+        let Some(turn) = self.registry().get(uid).map(|pod| Arc::clone(&pod.turn)) else { return Ok(()) };
         let _turn = turn.lock();
         let (wanted, former) = {
-            let pods = self.pods();
-            let Some(pod) = pods.get(uid) else { return Ok(()) };
+            let pods = self.registry();
+            // A pod that was removed and registered again has another turn, and was compared then.
+            let Some(pod) = pods.get(uid).filter(|pod| Arc::ptr_eq(&pod.turn, &turn)) else { return Ok(()) };
             let wanted: BTreeMap<_, _> = pod.volumes.values().map(|wanted| (wanted.device, wanted.limits)).collect();
             (wanted, pod.former.clone())
         };
@@ -148,8 +162,14 @@ impl Limits {
             .check()
             .and_then(|()| cgroups.of_pod(uid))
             .and_then(|cgroup| cgroups.limit(&cgroup, &wanted, &former));
-        if let Some(pod) = self.pods().get_mut(uid) {
-            pod.learn(&result, &wanted, uid);
+        let mut pods = self.registry();
+        match pods.get_mut(uid) {
+            Some(pod) if pod.volumes.is_empty() => {
+                pods.remove(uid);
+                self.inner.registered.send_replace(());
+            }
+            Some(pod) => pod.learn(&result, &wanted, uid),
+            None => {}
         }
         result
     }
@@ -157,7 +177,7 @@ impl Limits {
     /// How many volumes of each pool have limits that are not in force, and the reason for one of them.
     pub(crate) fn not_in_force(&self) -> BTreeMap<String, (u64, String)> {
         let mut all: BTreeMap<String, (u64, String)> = BTreeMap::new();
-        for pod in self.pods().values() {
+        for pod in self.registry().values() {
             let Some((obstacle, since)) = &pod.obstacle else { continue };
             if obstacle.is_early() && since.elapsed() < EARLY {
                 continue;

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quarry_volume::{AccessType, Agent as _, IoLimits, LimitChanges, Rate, Reason};
+use quarry_volume::{AccessType, Agent as _, IoLimits, LimitChanges, Rate, Reason, VolumeId};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::machine::{KUBELET, Kind, Plan, Process};
 use super::world::{Answer, Call, Use, World};
 use crate::Host;
+use crate::limits::Limited;
 
 const UID: &str = "0b5ae1c6-6f0a-4d3e-9c1a-6f1d2b3c4d5e";
 const LIMITS: IoLimits = IoLimits::new([Some(1 << 20), None, None, Some(7)]);
@@ -139,6 +140,47 @@ fn a_restarted_plugin_brings_the_limits_of_running_pods_into_force() {
             kept.await.unwrap();
         });
     }
+}
+
+/// The record has the limits, and a staged volume is published although its pool cannot be read.
+#[test]
+fn a_pool_that_can_be_read_again_gives_its_volumes_their_limits() {
+    let (world, cgroups) = world(LIMITED, &[Call::Create, Call::Stage]);
+    let file = cgroup(&cgroups);
+    world.pool.set_unreadable(Some("as configured"));
+    run(async {
+        let host = host(&world);
+        world.send(&host, Call::Publish).await.unwrap();
+        assert_eq!(text(&file), "");
+        world.pool.set_unreadable(None);
+        becomes(&file, &line(&world, "rbps=1048576 wbps=max riops=max wiops=7")).await;
+        world.send(&host, Call::Unpublish).await.unwrap();
+        assert_eq!(text(&file), line(&world, "rbps=max wbps=max riops=max wiops=max"));
+    });
+}
+
+/// A pod has the limits of each of its volumes, and loses only those of the one that is unpublished.
+#[test]
+fn two_volumes_in_one_pod_have_their_own_limits() {
+    let (world, cgroups) = world(LIMITED, &[Call::Create, Call::Stage]);
+    let file = cgroup(&cgroups);
+    run(async {
+        let host = host(&world);
+        world.send(&host, Call::Publish).await.unwrap();
+        let other = VolumeId { volume: "other".to_owned(), ..world.id.clone() };
+        let device = "8:77".parse().unwrap();
+        host.limits().register(UID, Limited { id: &other, pool: "p", device }, LIMITS, true);
+        // Plain files have only the last line that was written.
+        host.limits().enforce(UID).await.unwrap();
+        assert_eq!(text(&file), "8:77 rbps=1048576 wbps=max riops=max wiops=7");
+        let both = format!("{}\n{}", text(&file), line(&world, "rbps=1048576 wbps=max riops=max wiops=7"));
+        std::fs::write(&file, both).unwrap();
+        world.send(&host, Call::Unpublish).await.unwrap();
+        assert_eq!(text(&file), line(&world, "rbps=max wbps=max riops=max wiops=max"));
+        assert_eq!(host.limits().pods(), [UID]);
+        host.limits().withdraw(UID, &other).await;
+        assert_eq!(host.limits().pods(), [""; 0]);
+    });
 }
 
 #[test]
