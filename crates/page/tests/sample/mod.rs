@@ -11,9 +11,9 @@ use quarry_agent::Dial;
 use quarry_controller::{AlwaysElected, Claims, Cluster, Endpoint, NoKubernetes, Parts, Roster, Timing, ViewService};
 use quarry_volume::{
     AccessTypes, Agent, Change, Condition, ContentSource, CopyProgress, Error, ExtentSize, Extents, FencingToken,
-    Greeting, Layout, NameLookup, PoolCapabilities, PoolState, Result, SizeRange, Snapshot, SnapshotCondition,
-    SnapshotId, SnapshotMethod, SnapshotSpec, Space, StorageId, ThinUse, Unreachable, Update, UpdateStream, Volume,
-    VolumeId, VolumeSpec,
+    Greeting, Layout, LimitChanges, NameLookup, PoolCapabilities, PoolState, Result, SizeRange, Snapshot,
+    SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotSpec, Space, StorageId, ThinUse, Unreachable, Update,
+    UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -181,6 +181,10 @@ impl Agent for InMemory {
     }
 
     async fn expand(&self, _: &VolumeId, _: SizeRange, _: Duration) -> Result<(Volume, Change)> {
+        unreachable!("the page is read-only")
+    }
+
+    async fn modify(&self, _: &VolumeId, _: LimitChanges, _: Duration) -> Result<(Volume, Change)> {
         unreachable!("the page is read-only")
     }
 
