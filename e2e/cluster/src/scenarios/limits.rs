@@ -99,7 +99,8 @@ async fn give_pods_cgroups(worker: &Worker) -> Result<()> {
     worker.stop_kubelet().await?;
     if systemd {
         let script = "sed -i 's/SystemdCgroup = false/SystemdCgroup = true/' /etc/containerd/config.toml; \
-             pkill -TERM -x containerd; while pgrep -x containerd >/dev/null; do sleep 0.1; done";
+             pkill -TERM -x containerd; while pgrep -x containerd >/dev/null; do sleep 0.1; done; \
+             while [ \"$(systemctl show --property LoadState --value containerd)\" = loaded ]; do sleep 0.1; done";
         worker.vm.sh(script).await?;
         containerd::start(&worker.vm).await?;
     }
