@@ -19,9 +19,9 @@ fn node_of(volume: &csi::Volume) -> &str {
 #[tokio::test]
 async fn a_call_that_is_not_supported_says_so() {
     let (_, service) = World::new(&[("a", 100)]).controller().await;
-    let modify = service.controller_modify_volume(Request::new(csi::ControllerModifyVolumeRequest::default())).await;
-    let status = modify.unwrap_err();
-    let message = "ControllerModifyVolume is not supported: the parameters of a volume are fixed when it is created";
+    let request = Request::new(csi::ControllerPublishVolumeRequest::default());
+    let status = service.controller_publish_volume(request).await.unwrap_err();
+    let message = "ControllerPublishVolume is not supported: a local volume does not need to be attached";
     assert_eq!((status.code(), status.message()), (Code::Unimplemented, message));
 }
 

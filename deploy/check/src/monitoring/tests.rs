@@ -43,7 +43,11 @@ fn each_change_of_the_dashboard_is_detected() {
         ),
         (", namespace)\",\"refId", ", names)\",\"refId", "has no label names"),
         (", namespace)", ", pod)", "another definition"),
-        ("namespace=\\\"$namespace\\\"", "namespace=\\\"$names\\\"", "there is no variable names"),
+        (
+            "quarry_pool_healthy{namespace=\\\"$namespace\\\"",
+            "quarry_pool_healthy{namespace=\\\"$names\\\"",
+            "there is no variable names",
+        ),
         ("\"schemaVersion\":39", "\"schemaVersion\":\"39\"", "schemaVersion"),
         ("\"uid\":\"quarry\"", "\"uid\":\"\"", "it has no uid"),
         ("\"id\":3,", "\"id\":2,", "it has the id of"),

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::node_of;
 use crate::cluster::{Cluster, text};
-use crate::containerd;
 use crate::install;
 use crate::objects::{claim, class, pod, sleeper, with};
 use crate::space::Space;
@@ -98,11 +97,10 @@ async fn give_pods_cgroups(worker: &Worker) -> Result<()> {
     worker.vm.write(CONFIGURATION, changed.to_string().as_bytes(), 0o644).await?;
     worker.stop_kubelet().await?;
     if systemd {
+        // Its shims, and with them the containers, stay.
         let script = "sed -i 's/SystemdCgroup = false/SystemdCgroup = true/' /etc/containerd/config.toml; \
-             pkill -TERM -x containerd; while pgrep -x containerd >/dev/null; do sleep 0.1; done; \
-             while [ \"$(systemctl show --property LoadState --value containerd)\" = loaded ]; do sleep 0.1; done";
+             systemctl restart containerd; until ctr version >/dev/null 2>&1; do sleep 0.2; done";
         worker.vm.sh(script).await?;
-        containerd::start(&worker.vm).await?;
     }
     worker.start_kubelet().await
 }
