@@ -307,7 +307,7 @@ async fn create(
     for (parameter, capability, what) in needs(&spec) {
         let able = require_able(node, member.memory().greeting(), capability, what);
         let Err(error) = able else { continue };
-        let error = error.context(format_args!("volume {:?} has a class with {parameter}", spec.name));
+        let error = error.context(format_args!("volume {:?} needs {parameter}", spec.name));
         // If several nodes are permitted, they were asked before.
         if token.is_none() && is_there(&member, &*agent, &spec, until).await.map_err(Error::not_final)? {
             return Err(of_existing(&spec.name, node, Error { reason: Reason::NoSpace, ..error }));

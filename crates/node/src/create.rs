@@ -166,7 +166,7 @@ impl Host {
         pool.remove(&volume).await
     }
 
-    fn id_of(&self, volume: &PoolVolume) -> VolumeId {
+    pub(crate) fn id_of(&self, volume: &PoolVolume) -> VolumeId {
         VolumeId { storage: volume.storage.clone(), node: self.node().to_owned(), volume: volume.name.clone() }
     }
 }

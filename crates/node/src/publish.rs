@@ -51,24 +51,43 @@ impl Host {
             .ok_or_else(|| Error::host(format!("{} is not a block device", device.display())))?;
         match publish.capability.access {
             AccessType::Mount => {
-                self.limit(&publish, &pool, number, &record).await?;
-                self.publish_filesystem(publish, number).await
+                let limited = self.limit(&publish, &pool, number, &record).await?;
+                let (target, id) = (publish.target.clone(), publish.id.clone());
+                let published = self.publish_filesystem(publish, number).await;
+                self.unlimit_if_failed(limited, &target, &id, published).await
             }
             AccessType::Block => {
                 if record.state != State::Ready {
                     return Err(Error::precondition("it has never been staged: stage it first"));
                 }
-                self.limit(&publish, &pool, number, &record).await?;
+                let limited = self.limit(&publish, &pool, number, &record).await?;
+                let (target, id) = (publish.target.clone(), publish.id.clone());
                 let kernel = Arc::clone(self.kernel());
-                errors::blocking(move || publish_device(&*kernel, &publish, &device, number)).await
+                let published = errors::blocking(move || publish_device(&*kernel, &publish, &device, number)).await;
+                self.unlimit_if_failed(limited, &target, &id, published).await
             }
         }
     }
 
-    /// Brings the volume's I/O limits into force before the pod can use it.
-    async fn limit(&self, publish: &Publish, pool: &Arc<dyn Pool>, number: Device, record: &Record) -> Result<()> {
+    /// Brings the volume's I/O limits into force before the pod can use it. Returns whether the pod did not use it before.
+    async fn limit(&self, publish: &Publish, pool: &Arc<dyn Pool>, number: Device, record: &Record) -> Result<bool> {
         let device = self.kernel().limited_device(number);
-        self.limit_pod(&publish.target, Limited { id: &publish.id, pool: pool.name(), device }, record).await
+        let limited = Limited { id: &publish.id, pool: pool.name(), device };
+        self.limit_pod(&publish.target, pool, limited, record).await
+    }
+
+    /// Removes the limits again if the publish failed: kubelet does not always unpublish then.
+    async fn unlimit_if_failed(
+        &self,
+        limited: bool,
+        target: &Path,
+        id: &VolumeId,
+        published: Result<()>,
+    ) -> Result<()> {
+        if limited && published.is_err() {
+            self.unlimit_pod(target, id).await;
+        }
+        published
     }
 
     /// Publishes a filesystem although its pool cannot find the volume (its volume group was renamed or is

@@ -50,6 +50,12 @@ impl Rate {
         }
     }
 
+    /// The number that the kernel takes for no limit: it counts operations in 32 bits.
+    #[must_use]
+    pub fn max(self) -> u64 {
+        if self.is_bytes() { u64::MAX } else { u64::from(u32::MAX) }
+    }
+
     fn is_bytes(self) -> bool {
         matches!(self, Self::ReadBytes | Self::WriteBytes)
     }
@@ -74,6 +80,7 @@ impl Rate {
             Ok(limit) if self.is_bytes() && limit < MIN_BYTES => {
                 wrong(format!("{value:?} is less than {}, the lowest limit", show_size(MIN_BYTES)))
             }
+            Ok(limit) if limit >= self.max() => wrong(format!("{value:?} is more than the kernel can limit")),
             Ok(limit) => Ok(Some(limit)),
         }
     }
@@ -203,6 +210,7 @@ mod tests {
         for (key, value, why) in [
             ("readIops", "0", "would stop"),
             ("writeIops", "fast", "not a quantity"),
+            ("writeIops", "4294967295", "more than the kernel can limit"),
             ("readBytesPerSecond", "-1", "not a quantity"),
             ("writeBytesPerSecond", "1000", "lowest limit"),
             ("writeBytesPerSecond", "", "not a quantity"),
@@ -216,7 +224,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn changes_survive_as_parameters(values in prop::array::uniform4(prop::option::of(prop::option::of(MIN_BYTES..)))) {
+        fn changes_survive_as_parameters(values in prop::array::uniform4(prop::option::of(prop::option::of(MIN_BYTES..u64::from(u32::MAX))))) {
             let changes = LimitChanges(values);
             prop_assert_eq!(LimitChanges::parse(&changes.parameters()).unwrap(), changes);
         }

@@ -53,12 +53,19 @@ pub(crate) enum Obstacle {
     NoCgroup(String),
     /// A file of the pod's cgroup cannot be read or written.
     Io { path: PathBuf, why: String },
+    /// Writing to the pod's cgroup does not end: the kernel waits for a disk.
+    Hangs(String),
 }
 
 impl Obstacle {
     /// Whether it ends by itself when the pod starts.
     pub(crate) fn is_early(&self) -> bool {
         matches!(self, Self::NoCgroup(_))
+    }
+
+    /// Whether no limits are possible, so that there are none to remove.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Self::NoCgroup(_) | Self::NotUnified(_) | Self::NoController(_) | Self::NoThrottling(_))
     }
 
     fn io(path: &Path, error: &io::Error) -> Self {
@@ -85,7 +92,17 @@ impl fmt::Display for Obstacle {
                 "{} has the io controller but no {MAX}: the kernel needs CONFIG_BLK_DEV_THROTTLING",
                 pod.display()
             ),
-            Self::NoCgroup(uid) => write!(f, "pod {uid} has no cgroup yet"),
+            Self::NoCgroup(uid) => write!(
+                f,
+                "pod {uid} has no cgroup yet; if that stays so, kubelet may have a --cgroup-root (node.cgroupRoot in the \
+                 chart, --cgroup-root of quarry node), or gives pods no cgroups"
+            ),
+            Self::Hangs(uid) => {
+                write!(
+                    f,
+                    "writing to the cgroup of pod {uid} takes long: a disk of the pod may hang; see the kernel log"
+                )
+            }
             Self::Io { path, why } => write!(f, "{}: {why}", path.display()),
         }
     }
@@ -140,13 +157,13 @@ impl Cgroups {
     }
 
     /// Makes the limits of these devices the ones in force in a pod's cgroup, and removes those of `former` devices.
-    /// Writes only what differs.
+    /// Writes only what differs. Returns for which devices that failed: one that is gone does not concern the others.
     pub(crate) fn limit(
         &self,
         pod: &Path,
         wanted: &BTreeMap<Device, IoLimits>,
         former: &BTreeSet<Device>,
-    ) -> Result<(), Obstacle> {
+    ) -> Result<BTreeMap<Device, Obstacle>, Obstacle> {
         let path = pod.join(MAX);
         if !path.exists() {
             self.enable(pod)?;
@@ -157,24 +174,16 @@ impl Cgroups {
         };
         let unlimited = IoLimits::default();
         let removed = former.iter().filter(|device| !wanted.contains_key(device)).map(|device| (device, &unlimited));
+        let mut failed = BTreeMap::new();
         for (device, limits) in wanted.iter().chain(removed) {
             let limits = effective(*limits);
-            if current.get(device).copied().unwrap_or_default() == limits {
-                continue;
-            }
-            match write(&path, &line(*device, limits)) {
-                Ok(()) => {}
-                // The device is gone, and its limits with it.
-                Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) && limits.is_none() => continue,
-                Err(error) => return Err(Obstacle::io(&path, &error)),
-            }
-            let now = read(&path).map_err(|error| Obstacle::io(&path, &error))?;
-            if now.get(device).copied().unwrap_or_default() != limits {
-                let why = format!("the kernel did not accept {:?}", line(*device, limits));
-                return Err(Obstacle::Io { path, why });
+            if current.get(device).copied().unwrap_or_default() != limits
+                && let Err(obstacle) = set(&path, *device, limits)
+            {
+                failed.insert(*device, obstacle);
             }
         }
-        Ok(())
+        Ok(failed)
     }
 
     /// Gives a pod's cgroup the io controller, as far as its ancestors do not pass it on already.
@@ -191,6 +200,22 @@ impl Cgroups {
         }
         Ok(())
     }
+}
+
+/// Sets the limits of a device in an `io.max`.
+fn set(path: &Path, device: Device, limits: IoLimits) -> Result<(), Obstacle> {
+    match write(path, &line(device, limits)) {
+        Ok(()) => {}
+        // The device is gone, and its limits with it.
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) && limits.is_none() => return Ok(()),
+        Err(error) => return Err(Obstacle::io(path, &error)),
+    }
+    let now = read(path).map_err(|error| Obstacle::io(path, &error))?;
+    if now.get(&device).copied().unwrap_or_default() == limits {
+        return Ok(());
+    }
+    let why = format!("the kernel did not accept {:?}", line(device, limits));
+    Err(Obstacle::Io { path: path.to_owned(), why })
 }
 
 /// The path of a slice of systemd below these parents, and its name without the suffix: systemd names every slice with
@@ -230,16 +255,9 @@ fn line(device: Device, limits: IoLimits) -> String {
     format!("{device} {}", words.join(" "))
 }
 
-/// The limits as the kernel stores them: it counts operations in 32 bits, and the largest number is no limit.
+/// The limits as the kernel stores them: the largest number is no limit.
 fn effective(limits: IoLimits) -> IoLimits {
-    let of = |rate: Rate| {
-        let largest = match rate {
-            Rate::ReadBytes | Rate::WriteBytes => u64::MAX,
-            Rate::ReadIops | Rate::WriteIops => u64::from(u32::MAX),
-        };
-        limits.get(rate).filter(|limit| *limit < largest)
-    };
-    IoLimits::new(Rate::ALL.map(of))
+    IoLimits::new(Rate::ALL.map(|rate| limits.get(rate).filter(|limit| *limit < rate.max())))
 }
 
 /// Writes to a file of the kernel, which takes a whole line at once.
@@ -309,7 +327,8 @@ mod tests {
         let (folder, pod) = hierarchy("kubepods/pod1", false);
         let cgroups = Cgroups::new(folder.path().to_owned(), "/");
         let wanted = BTreeMap::from([(device("253:1"), IoLimits::new([Some(1), None, None, None]))]);
-        assert_eq!(cgroups.limit(&pod, &wanted, &BTreeSet::new()), Err(Obstacle::NoThrottling(pod.clone())));
+        let failed = cgroups.limit(&pod, &wanted, &BTreeSet::new());
+        assert_eq!(failed, Err(Obstacle::NoThrottling(pod.clone())));
         // It was tried.
         for cgroup in [folder.path(), pod.parent().unwrap()] {
             assert_eq!(std::fs::read_to_string(cgroup.join(SUBTREE)).unwrap(), "+io");
@@ -324,19 +343,20 @@ mod tests {
         let file = pod.join(MAX);
         let limits = IoLimits::new([Some(1 << 20), None, Some(u64::from(u32::MAX)), Some(7)]);
         let (one, wanted) = (device("253:1"), BTreeMap::from([(device("253:1"), limits)]));
-        cgroups.limit(&pod, &wanted, &BTreeSet::new()).unwrap();
+        assert_eq!(cgroups.limit(&pod, &wanted, &BTreeSet::new()), Ok(BTreeMap::new()));
         let text = "253:1 rbps=1048576 wbps=max riops=max wiops=7";
         assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
         // Another program's device, and no change of ours.
         let others = format!("{text}\n8:0 rbps=max wbps=4096 riops=max wiops=max\n");
         std::fs::write(&file, &others).unwrap();
-        cgroups.limit(&pod, &wanted, &BTreeSet::from([one])).unwrap();
+        assert_eq!(cgroups.limit(&pod, &wanted, &BTreeSet::from([one])), Ok(BTreeMap::new()));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), others);
-        cgroups.limit(&pod, &BTreeMap::new(), &BTreeSet::from([one])).unwrap();
+        assert_eq!(cgroups.limit(&pod, &BTreeMap::new(), &BTreeSet::from([one])), Ok(BTreeMap::new()));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "253:1 rbps=max wbps=max riops=max wiops=max");
         // A device that never had limits.
         std::fs::write(&file, &others).unwrap();
-        cgroups.limit(&pod, &BTreeMap::from([(device("253:9"), IoLimits::default())]), &BTreeSet::new()).unwrap();
+        let unlimited = BTreeMap::from([(device("253:9"), IoLimits::default())]);
+        assert_eq!(cgroups.limit(&pod, &unlimited, &BTreeSet::new()), Ok(BTreeMap::new()));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), others);
     }
 }

@@ -8,13 +8,17 @@ use std::time::Duration;
 use futures::future::join_all;
 use quarry_pool::Pool;
 use quarry_transport::changes::Changes;
-use quarry_volume::{StorageId, VolumeId};
+use quarry_volume::{Result, StorageId, VolumeId};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Limits;
 use super::cgroup::MAX;
+use super::modify::MODIFY;
+use super::registry::RETRY;
 use crate::host::Host;
+use crate::publish::PUBLISH;
+use crate::unmount::UNPUBLISH;
 
 /// How long after a change the cgroups are compared: a pod's files come after its cgroup.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -45,45 +49,53 @@ impl Host {
         }
     }
 
-    /// An earlier run of the plugin, or this one in the middle of a change, may have left other limits. Nothing happens
-    /// if the pool is being looked up already.
+    /// An earlier run of the plugin, or this one in the middle of a change, may have left other limits. If the pool is
+    /// being looked up already, that is repeated.
     async fn limit_volumes_in_use(&self, pool: &Arc<dyn Pool>) {
         let looking_up = &self.limits().inner.looking_up;
-        if looking_up.lock().insert(pool.name().to_owned()) {
+        if let Some(again) = looking_up.lock().get_mut(pool.name()) {
+            *again = true;
+            return;
+        }
+        looking_up.lock().insert(pool.name().to_owned(), false);
+        loop {
             self.look_up_limited(pool).await;
-            looking_up.lock().remove(pool.name());
+            let mut looking_up = looking_up.lock();
+            if looking_up.insert(pool.name().to_owned(), false) != Some(true) {
+                looking_up.remove(pool.name());
+                return;
+            }
         }
     }
 
     async fn look_up_limited(&self, pool: &Arc<dyn Pool>) {
         let (mut pause, longest) = PAUSES;
         let volumes = loop {
-            if let Ok(Ok(volumes)) = tokio::time::timeout(LIST, pool.volumes()).await {
+            if pool.unresponsive_disks().is_empty()
+                && let Ok(Ok(volumes)) = tokio::time::timeout(LIST, pool.volumes()).await
+            {
                 break volumes;
             }
             sleep(pause).await;
             pause = (pause * 2).min(longest);
         };
-        for volume in volumes {
-            let Some(limits) = volume.record().ok().map(|record| record.limits).filter(|limits| !limits.is_none())
-            else {
-                continue;
-            };
-            let storage = volume.storage.clone();
-            let id = VolumeId { storage, node: self.node().to_owned(), volume: volume.name.clone() };
-            match self.pods_using(&id, pool, &volume).await {
-                Ok((Some(device), pods)) => {
-                    for uid in pods {
-                        let limited = super::Limited { id: &id, pool: pool.name(), device };
-                        // A call that came in meanwhile knows better.
-                        self.limits().register(&uid, limited, limits, false);
-                        self.limits().enforce_soon(&uid);
-                    }
-                }
-                Ok((None, _)) => {}
-                Err(error) => tracing::warn!(volume = %id, %error, "cannot find the pods to limit"),
+        let limited = volumes.into_iter().filter(|volume| volume.record().is_ok_and(|record| !record.limits.is_none()));
+        for volume in limited.collect::<Vec<_>>() {
+            let (host, pool, id) = (self.clone(), Arc::clone(pool), self.id_of(&volume));
+            // In a task, because a call may change the limits, or unpublish the volume, at the same time.
+            let work = |_| async move { host.limit_as_recorded(&pool, &id).await };
+            if let Err(error) =
+                self.tasks().run_after(&volume.name, MODIFY, &[MODIFY, PUBLISH, UNPUBLISH], LIST, work).await
+            {
+                tracing::warn!(volume = volume.name, %error, "cannot bring the I/O limits of a volume into force");
             }
         }
+    }
+
+    async fn limit_as_recorded(&self, pool: &Arc<dyn Pool>, id: &VolumeId) -> Result<()> {
+        let Some(volume) = pool.volume(&id.volume).await? else { return Ok(()) };
+        let limits = volume.record()?.limits;
+        if limits.is_none() { Ok(()) } else { self.limit_pods_using(id, pool, &volume, limits).await }
     }
 }
 
@@ -105,15 +117,17 @@ impl Limits {
             if let Err(error) = &changes {
                 tracing::debug!(%error, "cannot watch the cgroups: comparing them more often");
             }
-            pods.iter().for_each(|uid| self.enforce_soon(uid));
+            pods.iter().filter(|uid| !self.has_just_failed(uid)).for_each(|uid| self.enforce_soon(uid));
             let changed = async {
                 match &changes {
                     Ok(changes) => changes.changed().await,
                     Err(_) => sleep(BLIND).await,
                 }
             };
+            let retry = async { if self.has_failed() { sleep(RETRY).await } else { std::future::pending().await } };
             tokio::select! {
                 () = changed => sleep(DEBOUNCE).await,
+                () = retry => {}
                 changed = registered.changed() => if changed.is_err() { return },
             }
         }
@@ -142,7 +156,7 @@ impl Limits {
         tokio::spawn(async move {
             loop {
                 // The result is stored.
-                let _ = limits.enforce(&uid).await;
+                let _ = limits.enforce_all(&uid).await;
                 let mut pods = limits.registry();
                 let Some(pod) = pods.get_mut(&uid) else { return };
                 pod.is_running = std::mem::take(&mut pod.again);

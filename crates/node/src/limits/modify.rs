@@ -12,8 +12,8 @@ use super::{Limited, pod, required};
 use crate::host::{Host, Located};
 use crate::{device, errors, read_only};
 
-/// The task that changes the limits of a volume.
-const MODIFY: &str = "modify";
+/// The task that changes the limits of a volume, or brings those of its record into force.
+pub(super) const MODIFY: &str = "modify";
 
 impl Host {
     pub(crate) async fn modify_limits(
@@ -33,30 +33,27 @@ impl Host {
         let Located { pool, volume } = self.locate(id).await?.ok_or_else(|| Error::not_found("it does not exist"))?;
         let record = volume.record()?;
         let limits = record.limits.with(&changes);
-        if record.requires_limits
-            && !limits.is_none()
+        if !limits.is_none()
             && let Err(obstacle) = self.limits().cgroups().check()
         {
-            required(&record.limited(limits, true), &obstacle.to_string())?;
+            required(&record.limited(limits, record.requires_limits), obstacle.error())?;
         }
         // A restart finds limits by their record. So the record is the last that loses them, and the first that gets them.
         if limits.is_none() {
-            self.limit_pods_using(id, &pool, &volume, limits).await?;
+            self.unlimit_pods_using(id, &pool, &volume).await?;
         }
         if limits != record.limits {
             pool.set_record(&volume, &record.limited(limits, record.requires_limits)).await?;
         }
-        if !limits.is_none() {
-            self.limit_pods_using(id, &pool, &volume, limits).await?;
-        }
+        let applied = if limits.is_none() { Ok(()) } else { self.limit_pods_using(id, &pool, &volume, limits).await };
         let volume = pool.volume(&id.volume).await?.ok_or_else(|| Error::not_found("it does not exist any more"))?;
         let volume = self.describe(&pool, &volume);
         let change = self.publisher().changed(pool.name(), id, Some(volume.clone())).await;
-        Ok((volume, change))
+        applied.map(|()| (volume, change))
     }
 
     /// Gives a volume that an earlier call created the limits of a repeated CreateVolume: those of its
-    /// VolumeAttributesClass may have changed since.
+    /// VolumeAttributesClass may have changed since. Once a pod uses it, only ControllerModifyVolume changes them.
     pub(crate) async fn update_limits(
         &self,
         pool: &Arc<dyn Pool>,
@@ -68,13 +65,17 @@ impl Host {
         if (record.limits, record.requires_limits) == (limits, required) {
             return Ok(volume);
         }
+        let id = self.id_of(&volume);
+        if !self.pods_using(&id, pool, &volume).await?.1.is_empty() {
+            return Ok(volume);
+        }
         pool.set_record(&volume, &record.limited(limits, required)).await?;
-        let name = volume.name;
-        pool.volume(&name).await?.ok_or_else(|| Error::unavailable("it was removed meanwhile: retry"))
+        pool.volume(&id.volume).await?.ok_or_else(|| Error::unavailable("it was removed meanwhile: retry"))
     }
 
-    /// Brings these limits into force for all pods that use the volume.
-    async fn limit_pods_using(
+    /// Brings these limits into force for all pods that use the volume. Fails if they are required and are not in force
+    /// for one of them.
+    pub(super) async fn limit_pods_using(
         &self,
         id: &VolumeId,
         pool: &Arc<dyn Pool>,
@@ -82,16 +83,39 @@ impl Host {
         limits: IoLimits,
     ) -> Result<()> {
         let (Some(device), pods) = self.pods_using(id, pool, volume).await? else { return Ok(()) };
+        let requires = volume.record()?.requires_limits;
+        let record = volume.record()?.limited(limits, requires);
+        let mut result = Ok(());
         for uid in pods {
             self.limits().register(&uid, Limited { id, pool: pool.name(), device }, limits, true);
-            if let Err(obstacle) = self.limits().enforce(&uid).await
+            if let Err(obstacle) = self.limits().enforce(&uid, device).await
                 && !obstacle.is_early()
             {
-                required(&volume.record()?.limited(limits, volume.record()?.requires_limits), &obstacle.to_string())?;
+                result = result.and(required(&record, obstacle.error()));
             }
-            if limits.is_none() {
-                self.limits().withdraw(&uid, id).await;
+        }
+        result
+    }
+
+    /// Removes the limits from all pods that use the volume. If that fails for one, all keep them: its record has them.
+    async fn unlimit_pods_using(&self, id: &VolumeId, pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Result<()> {
+        let (Some(device), pods) = self.pods_using(id, pool, volume).await? else { return Ok(()) };
+        let limited = Limited { id, pool: pool.name(), device };
+        for uid in &pods {
+            self.limits().register(uid, limited, IoLimits::default(), true);
+            if let Err(obstacle) = self.limits().enforce(uid, device).await
+                && !obstacle.is_absent()
+            {
+                let limits = volume.record()?.limits;
+                for uid in &pods {
+                    self.limits().register(uid, limited, limits, true);
+                    self.limits().enforce_soon(uid);
+                }
+                return Err(Error::unavailable(format!("its limits cannot be removed: {obstacle}")));
             }
+        }
+        for uid in &pods {
+            self.limits().withdraw(uid, id).await;
         }
         Ok(())
     }

@@ -102,8 +102,55 @@ fn a_published_volume_has_its_limits_and_an_unpublished_one_has_none() {
 fn a_volume_without_limits_needs_no_cgroups() {
     let (world, cgroups) = world(Use::MOUNT, &[Call::Create, Call::Stage]);
     let file = cgroup(&cgroups);
+    run(async {
+        let host = host(&world);
+        world.send(&host, Call::Publish).await.unwrap();
+        assert_eq!((text(&file).as_str(), host.limits().pods()), ("", Vec::new()));
+    });
+}
+
+/// kubelet does not unpublish after a final error.
+#[test]
+fn a_failed_publish_leaves_no_limits() {
+    let (mut world, cgroups) = world(LIMITED, &[Call::Create, Call::Stage]);
+    let file = cgroup(&cgroups);
     world.succeeds(Call::Publish);
-    assert_eq!(text(&file), "");
+    let published = world.target.clone();
+    // Another target is one too many for a volume with this access mode.
+    world.target = PathBuf::from(format!("{KUBELET}/pods/other/volumes/kubernetes.io~csi/pvc-1/mount"));
+    for parent in world.target.ancestors().skip(1).filter(|path| path.starts_with(KUBELET)) {
+        world.machine.state().paths.insert(parent.to_owned(), Kind::Directory);
+    }
+    run(async {
+        let host = host(&world);
+        assert_eq!(world.send(&host, Call::Publish).await.unwrap_err().reason, Reason::Precondition);
+        assert_eq!(host.limits().pods(), [""; 0]);
+    });
+    assert_eq!(text(&file), line(&world, "rbps=1048576 wbps=max riops=max wiops=7"));
+    world.target = published;
+}
+
+/// A write that fails causes a notification, too.
+#[test]
+fn a_cgroup_that_cannot_be_written_is_shown_and_not_tried_all_the_time() {
+    let (world, cgroups) = world(LIMITED, &[Call::Create, Call::Stage]);
+    let file = cgroup(&cgroups);
+    run(async {
+        let (host, stopping) = (host(&world), CancellationToken::new());
+        let kept = tokio::spawn(host.clone().keep_limits(stopping.clone()));
+        world.send(&host, Call::Publish).await.unwrap();
+        let lost = VolumeId { volume: "lost".to_owned(), ..world.id.clone() };
+        let device = "1:1".parse().unwrap();
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        host.limits().register(UID, Limited { id: &lost, pool: "p", device }, LIMITS, true);
+        assert!(host.limits().enforce(UID, device).await.is_err());
+        let (count, why) = host.limits().not_in_force().remove("p").unwrap();
+        assert_eq!(count, 2, "{why}");
+        assert!(host.limits().has_just_failed(UID));
+        stopping.cancel();
+        kept.await.unwrap();
+    });
 }
 
 #[test]
@@ -142,6 +189,21 @@ fn a_restarted_plugin_brings_the_limits_of_running_pods_into_force() {
     }
 }
 
+/// kubelet repeats the call, and has made the cgroup by then.
+#[test]
+fn a_volume_that_requires_its_limits_waits_for_the_cgroup_of_its_pod() {
+    let (world, cgroups) = world(Use { requires_limits: true, ..LIMITED }, &[Call::Create, Call::Stage]);
+    run(async {
+        let host = host(&world);
+        let error = world.send(&host, Call::Publish).await.unwrap_err();
+        assert_eq!(error.reason, Reason::Unavailable, "{error}");
+        assert!(error.message.contains("has no cgroup yet") && host.limits().pods().is_empty(), "{error}");
+        let file = cgroup(&cgroups);
+        world.send(&host, Call::Publish).await.unwrap();
+        assert_eq!(text(&file), line(&world, "rbps=1048576 wbps=max riops=max wiops=7"));
+    });
+}
+
 /// The record has the limits, and a staged volume is published although its pool cannot be read.
 #[test]
 fn a_pool_that_can_be_read_again_gives_its_volumes_their_limits() {
@@ -171,7 +233,7 @@ fn two_volumes_in_one_pod_have_their_own_limits() {
         let device = "8:77".parse().unwrap();
         host.limits().register(UID, Limited { id: &other, pool: "p", device }, LIMITS, true);
         // Plain files have only the last line that was written.
-        host.limits().enforce(UID).await.unwrap();
+        host.limits().enforce(UID, device).await.unwrap();
         assert_eq!(text(&file), "8:77 rbps=1048576 wbps=max riops=max wiops=7");
         let both = format!("{}\n{}", text(&file), line(&world, "rbps=1048576 wbps=max riops=max wiops=7"));
         std::fs::write(&file, both).unwrap();
@@ -203,24 +265,36 @@ fn changed_limits_hold_for_running_pods() {
     world.succeeds(Call::Unpublish);
 }
 
-/// Whatever a killed process left, the next one brings into force what the record says, and a retry succeeds.
+/// After a kill, the next process brings into force what the record says, and a retry succeeds.
 #[test]
 fn a_change_of_limits_can_be_killed_anywhere() {
     let mut killed = 0;
     for (value, record, limits) in [
         ("9", "/r=1048576.0.9.7", "rbps=1048576 wbps=max riops=9 wiops=7"),
         ("none", "/r=1048576.0.0.7", "rbps=1048576 wbps=max riops=max wiops=7"),
+        ("none", "", "rbps=max wbps=max riops=max wiops=max"),
     ] {
         for before in 0.. {
-            let usage = Use { limits: IoLimits::new([Some(1 << 20), None, Some(5), Some(7)]), ..Use::MOUNT };
+            // Without a record, all are removed.
+            let others = (!record.is_empty()).then_some(1 << 20);
+            let usage = Use { limits: IoLimits::new([others, None, Some(5), others.map(|_| 7)]), ..Use::MOUNT };
             let (world, cgroups) = world(usage, &[Call::Create, Call::Stage]);
             let file = cgroup(&cgroups);
             world.succeeds(Call::Publish);
             world.changes.set(changes(&[(Rate::ReadIops, value)]));
             let answer = world.call_as(&Process::new(&world.machine, Plan::Killed { before }), Call::Modify);
-            let is_changed = world.record().ends_with(record);
-            let wanted = if is_changed { limits } else { "rbps=1048576 wbps=max riops=5 wiops=7" };
-            std::fs::write(&file, "").unwrap();
+            let is_changed =
+                if record.is_empty() { !world.record().contains("/r=") } else { world.record().ends_with(record) };
+            let before_change = if record.is_empty() {
+                "rbps=max wbps=max riops=5 wiops=max"
+            } else {
+                "rbps=1048576 wbps=max riops=5 wiops=7"
+            };
+            let wanted = if is_changed { limits } else { before_change };
+            if !record.is_empty() || !is_changed {
+                // What is in the cgroup is only the record's.
+                std::fs::write(&file, "").unwrap();
+            }
             run(async {
                 let stopping = CancellationToken::new();
                 let kept = tokio::spawn(host(&world).keep_limits(stopping.clone()));
@@ -229,6 +303,7 @@ fn a_change_of_limits_can_be_killed_anywhere() {
                 kept.await.unwrap();
             });
             world.succeeds(Call::Modify);
+            assert_eq!(world.record().contains("/r="), !record.is_empty(), "{}", world.record());
             assert!(world.record().ends_with(record), "{}", world.record());
             assert_eq!(text(&file), line(&world, limits));
             match answer {

@@ -1,0 +1,260 @@
+//! What should be in force for which pod, and what is not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use quarry_mount::Device;
+use quarry_volume::{IoLimits, VolumeId};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::cgroup::{Cgroups, Obstacle};
+use crate::errors;
+
+/// Where a host has its cgroups.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// kubelet's default `--cgroup-root`.
+const ROOT: &str = "/";
+/// How long a write to a cgroup may take: the kernel waits for the I/O of a disk that gets its first limit, and that can
+/// hang. Nothing waits longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an unpublish waits until the limits are removed: the pod must end.
+const BRIEFLY: Duration = Duration::from_secs(2);
+/// A pod gets its cgroup before its containers start. One that has none for longer has it at another path.
+const EARLY: Duration = Duration::from_secs(60);
+/// How soon a pod is compared again after that failed.
+pub(super) const RETRY: Duration = Duration::from_secs(10);
+
+/// The limits that should be in force on one node. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub(crate) struct Limits {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) cgroups: OnceLock<Cgroups>,
+    /// By UID.
+    pods: Mutex<BTreeMap<String, Pod>>,
+    /// Changes when pods come and go.
+    pub(super) registered: watch::Sender<()>,
+    /// The pools whose volumes in use are being looked up, and whether that has to be repeated.
+    pub(super) looking_up: Mutex<BTreeMap<String, bool>>,
+}
+
+/// A pod that uses volumes with limits.
+#[derive(Default)]
+pub(super) struct Pod {
+    volumes: BTreeMap<VolumeId, Wanted>,
+    /// The devices whose limits may be in its cgroup.
+    former: BTreeSet<Device>,
+    /// For which devices the limits are not in force, why, and since when.
+    obstacles: BTreeMap<Device, (Obstacle, Instant)>,
+    /// When the last comparison failed.
+    failed: Option<Instant>,
+    /// Held while its cgroup is compared and written: an older comparison must not end after a newer one.
+    turn: Arc<Mutex<()>>,
+    /// A task compares it, and does so again if `again`.
+    pub(super) is_running: bool,
+    pub(super) again: bool,
+}
+
+/// What should be in force for one volume.
+#[derive(Clone, Debug)]
+struct Wanted {
+    pool: String,
+    device: Device,
+    limits: IoLimits,
+}
+
+/// A volume whose limits are to be in force.
+#[derive(Clone, Copy)]
+pub(crate) struct Limited<'a> {
+    pub(crate) id: &'a VolumeId,
+    pub(crate) pool: &'a str,
+    /// The device through which it is used.
+    pub(crate) device: Device,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let (pods, registered, looking_up) = (Mutex::default(), watch::Sender::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { cgroups: OnceLock::new(), pods, registered, looking_up }) }
+    }
+}
+
+impl Limits {
+    pub(super) fn registry(&self) -> MutexGuard<'_, BTreeMap<String, Pod>> {
+        self.inner.pods.lock()
+    }
+
+    /// The UIDs of the pods that use volumes with limits.
+    pub(crate) fn pods(&self) -> Vec<String> {
+        self.registry().keys().cloned().collect()
+    }
+
+    pub(super) fn cgroups(&self) -> &Cgroups {
+        self.inner.cgroups.get_or_init(|| Cgroups::new(PathBuf::from(CGROUPS), ROOT))
+    }
+
+    /// Stores what should be in force for a volume in a pod. `replace`: also if that is known already. Returns whether it
+    /// was not.
+    pub(crate) fn register(&self, uid: &str, volume: Limited<'_>, limits: IoLimits, replace: bool) -> bool {
+        let mut pods = self.registry();
+        let is_new_pod = !pods.contains_key(uid);
+        let pod = pods.entry(uid.to_owned()).or_default();
+        let is_new = !pod.volumes.contains_key(volume.id);
+        pod.former.insert(volume.device);
+        if replace || is_new {
+            let wanted = Wanted { pool: volume.pool.to_owned(), device: volume.device, limits };
+            pod.volumes.insert(volume.id.clone(), wanted);
+        }
+        if is_new_pod {
+            self.inner.registered.send_replace(());
+        }
+        is_new
+    }
+
+    /// Removes the limits of a volume that a pod does not use any more. Waits [`BRIEFLY`] for that; it continues on its
+    /// own thread.
+    pub(crate) async fn withdraw(&self, uid: &str, id: &VolumeId) {
+        let removed = self.registry().get_mut(uid).and_then(|pod| pod.volumes.remove(id));
+        let Some(Wanted { device, .. }) = removed else { return };
+        match tokio::time::timeout(BRIEFLY, self.enforce(uid, device)).await {
+            Ok(Ok(())) => {}
+            // Without a cgroup, there are no limits left.
+            Ok(Err(obstacle)) if obstacle.is_early() => {}
+            Ok(Err(obstacle)) => {
+                tracing::warn!(volume = %id, pod = uid, %obstacle, "cannot remove the I/O limits of an unpublished volume");
+            }
+            Err(_) => {
+                let obstacle = Obstacle::Hangs(uid.to_owned());
+                tracing::warn!(volume = %id, pod = uid, %obstacle, "the I/O limits of an unpublished volume are removed later");
+            }
+        }
+    }
+
+    /// Compares what should be in force in a pod with what is, on its own thread, and writes what differs. Returns why
+    /// that failed for this device.
+    pub(crate) async fn enforce(&self, uid: &str, device: Device) -> Result<(), Obstacle> {
+        let mut obstacles = self.enforce_all(uid).await;
+        obstacles.remove(&device).map_or(Ok(()), Err)
+    }
+
+    /// The same for all devices of the pod.
+    pub(super) async fn enforce_all(&self, uid: &str) -> BTreeMap<Device, Obstacle> {
+        let (limits, owned) = (self.clone(), uid.to_owned());
+        let ended = errors::blocking(move || Ok(limits.enforce_now(&owned)));
+        match tokio::time::timeout(PATIENCE, ended).await {
+            Ok(Ok(obstacles)) => obstacles,
+            Ok(Err(error)) => self.failed(uid, &Obstacle::Io { path: PathBuf::from(uid), why: error.message }),
+            Err(_) => self.failed(uid, &Obstacle::Hangs(uid.to_owned())),
+        }
+    }
+
+    /// Stores that nothing is known to be in force in the pod.
+    fn failed(&self, uid: &str, obstacle: &Obstacle) -> BTreeMap<Device, Obstacle> {
+        let mut pods = self.registry();
+        let Some(pod) = pods.get_mut(uid) else { return BTreeMap::new() };
+        let all = pod.devices().map(|device| (device, obstacle.clone())).collect();
+        pod.learn(&all, uid);
+        all
+    }
+
+    fn enforce_now(&self, uid: &str) -> BTreeMap<Device, Obstacle> {
+        let Some(turn) = self.registry().get(uid).map(|pod| Arc::clone(&pod.turn)) else { return BTreeMap::new() };
+        let Some(_turn) = turn.try_lock_for(PATIENCE) else {
+            return self.failed(uid, &Obstacle::Hangs(uid.to_owned()));
+        };
+        let (wanted, former) = {
+            let pods = self.registry();
+            // A pod that was removed and registered again has another turn, and was compared then.
+            let Some(pod) = pods.get(uid).filter(|pod| Arc::ptr_eq(&pod.turn, &turn)) else { return BTreeMap::new() };
+            let wanted: BTreeMap<_, _> = pod.volumes.values().map(|wanted| (wanted.device, wanted.limits)).collect();
+            (wanted, pod.former.clone())
+        };
+        let cgroups = self.cgroups();
+        let cgroup = cgroups.check().and_then(|()| cgroups.of_pod(uid));
+        let result = cgroup.and_then(|cgroup| cgroups.limit(&cgroup, &wanted, &former));
+        let obstacles = result.unwrap_or_else(|obstacle| {
+            wanted.keys().chain(&former).map(|device| (*device, obstacle.clone())).collect()
+        });
+        let mut pods = self.registry();
+        match pods.get_mut(uid) {
+            Some(pod) if pod.volumes.is_empty() => {
+                pods.remove(uid);
+                self.inner.registered.send_replace(());
+            }
+            Some(pod) => {
+                let limited = wanted.iter().filter(|(_, limits)| !limits.is_none()).map(|(device, _)| *device);
+                // A volume that was registered meanwhile may have another device.
+                let now = pod.volumes.values().map(|wanted| wanted.device);
+                pod.former = limited.chain(now).chain(obstacles.keys().copied()).collect();
+                pod.learn(&obstacles, uid);
+            }
+            None => {}
+        }
+        obstacles
+    }
+
+    /// Whether a comparison of the pod failed so recently that it is not repeated yet: a write that fails causes a
+    /// notification, too.
+    pub(crate) fn has_just_failed(&self, uid: &str) -> bool {
+        self.registry().get(uid).is_some_and(|pod| pod.failed.is_some_and(|failed| failed.elapsed() < RETRY))
+    }
+
+    /// Whether the limits of any pod are not in force for another reason than that it has no cgroup yet.
+    pub(super) fn has_failed(&self) -> bool {
+        self.registry().values().any(|pod| pod.failed.is_some())
+    }
+
+    /// How many volumes of each pool have limits that are not in force, and the reason for one of them.
+    pub(crate) fn not_in_force(&self) -> BTreeMap<String, (u64, String)> {
+        let mut seen = BTreeSet::new();
+        let mut all: BTreeMap<String, (u64, String)> = BTreeMap::new();
+        let pods = self.registry();
+        for (id, wanted, pod) in pods.values().flat_map(|pod| pod.volumes.iter().map(move |(id, one)| (id, one, pod))) {
+            let Some((obstacle, since)) = pod.obstacles.get(&wanted.device) else { continue };
+            let starts = obstacle.is_early() && since.elapsed() < EARLY;
+            if starts || wanted.limits.is_none() || !seen.insert(id) {
+                continue;
+            }
+            let of_first = || (0, format!("{}: {obstacle}", id.volume));
+            all.entry(wanted.pool.clone()).or_insert_with(of_first).0 += 1;
+        }
+        all
+    }
+
+    /// What an operator should know about the limits in that pool.
+    pub(crate) fn hint(&self, pool: &str) -> Option<String> {
+        let (count, why) = self.not_in_force().remove(pool)?;
+        let volumes = if count == 1 { "1 volume".to_owned() } else { format!("{count} volumes") };
+        Some(format!("the I/O limits of {volumes} in use are not in force: {why}"))
+    }
+}
+
+impl Pod {
+    fn devices(&self) -> impl Iterator<Item = Device> {
+        self.volumes.values().map(|wanted| wanted.device).chain(self.former.iter().copied())
+    }
+
+    /// Stores the result of a comparison.
+    fn learn(&mut self, obstacles: &BTreeMap<Device, Obstacle>, uid: &str) {
+        let lasting = obstacles.values().any(|obstacle| !obstacle.is_early());
+        self.failed = lasting.then(Instant::now);
+        if obstacles.is_empty() && !self.obstacles.is_empty() {
+            tracing::info!(pod = uid, "the I/O limits of its volumes are in force now");
+        }
+        let known = std::mem::take(&mut self.obstacles);
+        for (device, obstacle) in obstacles {
+            let same = known.get(device).filter(|(known, _)| known == obstacle);
+            if same.is_none() && !obstacle.is_early() {
+                tracing::warn!(pod = uid, %device, %obstacle, "the I/O limits of a volume are not in force");
+            }
+            let since = same.map_or_else(Instant::now, |(_, since)| *since);
+            self.obstacles.insert(*device, (obstacle.clone(), since));
+        }
+    }
+}
