@@ -131,6 +131,6 @@ fi
 echo
 echo "all parts: $((SECONDS - began)) s, commit $commit, seed $seed, guest $QUARRY_VM_GUEST"
 [ ${#bad[@]} = 0 ] || echo "failed: ${bad[*]}"
-echo "$left_out scenarios left out for lack of time"
+echo "$left_out tests left out for lack of time"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -88,7 +88,7 @@ impl Source {
         Ok(Fleet { nodes, diagnosis })
     }
 
-    /// The node with that name; `None` if there is none.
+    /// The node with that name; `None` if it does not exist.
     pub(crate) async fn node(&self, name: &str) -> Result<Option<Node>, Status> {
         let mut found = None;
         self.each_node(|node| {
@@ -112,7 +112,7 @@ impl Source {
         Ok(Some(Node { node, pools, volumes, snapshots, diagnosis: self.diagnosis().await? }))
     }
 
-    /// The volume with that identifier; `None` if there is none.
+    /// The volume with that identifier; `None` if it does not exist.
     pub(crate) async fn volume(&self, id: &VolumeId) -> Result<Option<Volume>, Status> {
         let mut found = None;
         let listed = self.each_volume(of_node(&id.node), |volume| {

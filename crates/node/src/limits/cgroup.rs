@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(cgroups.limit(&pod, &wanted, &BTreeSet::new()), Ok(BTreeMap::new()));
         let text = "253:1 rbps=1048576 wbps=max riops=max wiops=7";
         assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
-        // Another program's device, and no change of ours.
+        // The line of another program stays, and nothing has to be written.
         let others = format!("{text}\n8:0 rbps=max wbps=4096 riops=max wiops=max\n");
         std::fs::write(&file, &others).unwrap();
         assert_eq!(cgroups.limit(&pod, &wanted, &BTreeSet::from([one])), Ok(BTreeMap::new()));
