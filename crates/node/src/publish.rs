@@ -12,7 +12,7 @@ use quarry_volume::{AccessMode, AccessType, Capability, Error, Reason, Result, V
 use crate::condition::{Check, RECOVERY};
 use crate::host::{Host, Located};
 use crate::kernel::Mounts;
-use crate::limits::Limited;
+use crate::limits::{Limited, MODIFY};
 use crate::{device, errors, identity, read_only};
 
 /// The task that publishes a volume.
@@ -33,7 +33,7 @@ impl Host {
         let host = self.clone();
         let id = publish.id.clone();
         self.tasks()
-            .run(&id.volume, PUBLISH, wait, |_| async move { host.publish_now(publish).await })
+            .run_after(&id.volume, PUBLISH, &[MODIFY], wait, |_| async move { host.publish_now(publish).await })
             .await
             .map_err(|error| error.context(format_args!("publishing volume {id}")))
     }

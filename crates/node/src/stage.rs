@@ -45,7 +45,13 @@ impl Host {
         let host = self.clone();
         let id = stage.id.clone();
         self.tasks()
-            .run(&id.volume, STAGE, wait, |_| async move { host.stage_now(stage).await })
+            .run_after(
+                &id.volume,
+                STAGE,
+                &[crate::limits::MODIFY],
+                wait,
+                |_| async move { host.stage_now(stage).await },
+            )
             .await
             .map_err(|error| error.context(format_args!("staging volume {id}")))
     }

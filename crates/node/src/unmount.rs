@@ -13,6 +13,7 @@ use quarry_volume::{Error, Result, VolumeId};
 
 use crate::host::Host;
 use crate::kernel::Mounts;
+use crate::limits::MODIFY;
 use crate::{device, errors, identity, read_only};
 
 /// The task that unmounts a volume's staging path.
@@ -55,7 +56,7 @@ impl Host {
             }
             Ok(())
         };
-        self.tasks().run(&key, what, wait, work).await
+        self.tasks().run_after(&key, what, &[MODIFY], wait, work).await
     }
 
     async fn unmount_now(&self, id: Option<VolumeId>, target: PathBuf, remove: bool) -> Result<()> {

@@ -11,6 +11,7 @@ use quarry_pool::{Pool, Record};
 use quarry_volume::{Error, Result, VolumeId};
 
 use self::cgroup::{Cgroups, Obstacle};
+pub(crate) use self::modify::MODIFY;
 pub(crate) use self::registry::{Limited, Limits};
 use crate::host::Host;
 

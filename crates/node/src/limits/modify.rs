@@ -12,8 +12,9 @@ use super::{Limited, pod, required};
 use crate::host::{Host, Located};
 use crate::{device, errors, read_only};
 
-/// The task that changes the limits of a volume, or brings those of its record into force.
-pub(super) const MODIFY: &str = "modify";
+/// The task that changes the limits of a volume, or brings those of its record into force. It is short, so that a call of
+/// kubelet waits for it.
+pub(crate) const MODIFY: &str = "modify";
 
 impl Host {
     pub(crate) async fn modify_limits(

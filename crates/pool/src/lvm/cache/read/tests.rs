@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use quarry_lvm::PhysicalVolume;
 use quarry_lvm::metadata::{Area, Disk};
+use quarry_lvm::{PhysicalVolume, Scope};
 
 use super::*;
 use crate::Uevents;
@@ -42,6 +42,8 @@ fn host() -> (Arc<FakeDisks>, Arc<Cache>, Arc<VolumeGroup>) {
         uuid: uuid("vg"),
         seqno: 7,
         physical_volumes: vec![pv],
+        // A folder that every machine has, without a lock of this group: lvm's own is missing where lvm never ran.
+        scope: Scope { locks: Some(std::env::temp_dir()), ..Scope::default() },
         ..VolumeGroup::default()
     };
     (io, Cache::new(NAME, 1, Uevents::default(), disks), Arc::new(last))
