@@ -155,6 +155,12 @@ impl Default for Scope {
 }
 
 impl Scope {
+    /// The same with lvm's locks in that folder, as lvm.conf sets it.
+    #[must_use]
+    pub fn with_locks(self, folder: PathBuf) -> Self {
+        Self { locks: Some(folder), ..self }
+    }
+
     /// The arguments that pass the settings to a command.
     pub(crate) fn settings(&self) -> [String; 2] {
         self.settings_for(Devices::Change, Archive::Written)

@@ -43,7 +43,7 @@ fn host() -> (Arc<FakeDisks>, Arc<Cache>, Arc<VolumeGroup>) {
         seqno: 7,
         physical_volumes: vec![pv],
         // A folder that every machine has, without a lock of this group: lvm's own is missing where lvm never ran.
-        scope: Scope { locks: Some(std::env::temp_dir()), ..Scope::default() },
+        scope: Scope::default().with_locks(std::env::temp_dir()),
         ..VolumeGroup::default()
     };
     (io, Cache::new(NAME, 1, Uevents::default(), disks), Arc::new(last))
