@@ -1,6 +1,7 @@
 //! Follows the cgroups of pods that use volumes with limits. While there is no such pod, this does nothing.
 
 use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,11 +54,15 @@ impl Host {
     /// being looked up already, that is repeated.
     async fn limit_volumes_in_use(&self, pool: &Arc<dyn Pool>) {
         let looking_up = &self.limits().inner.looking_up;
-        if let Some(again) = looking_up.lock().get_mut(pool.name()) {
-            *again = true;
-            return;
+        match looking_up.lock().entry(pool.name().to_owned()) {
+            Entry::Occupied(mut again) => {
+                again.insert(true);
+                return;
+            }
+            Entry::Vacant(vacant) => {
+                vacant.insert(false);
+            }
         }
-        looking_up.lock().insert(pool.name().to_owned(), false);
         loop {
             self.look_up_limited(pool).await;
             let mut looking_up = looking_up.lock();

@@ -55,7 +55,7 @@ impl Host {
             self.limit_later(&volume.id.storage);
             return required(record, Error::unavailable(disk.to_string())).map(|()| false);
         }
-        let is_new = self.limits().register(&uid, volume, record.limits, true);
+        let is_new = self.limits().register(&uid, volume, record.limits);
         let Err(obstacle) = self.limits().enforce(&uid, volume.device).await else { return Ok(is_new) };
         let refused = required(record, obstacle.error());
         if refused.is_err() && is_new {

@@ -88,7 +88,7 @@ impl Host {
         let record = volume.record()?.limited(limits, requires);
         let mut result = Ok(());
         for uid in pods {
-            self.limits().register(&uid, Limited { id, pool: pool.name(), device }, limits, true);
+            self.limits().register(&uid, Limited { id, pool: pool.name(), device }, limits);
             if let Err(obstacle) = self.limits().enforce(&uid, device).await
                 && !obstacle.is_early()
             {
@@ -103,13 +103,13 @@ impl Host {
         let (Some(device), pods) = self.pods_using(id, pool, volume).await? else { return Ok(()) };
         let limited = Limited { id, pool: pool.name(), device };
         for uid in &pods {
-            self.limits().register(uid, limited, IoLimits::default(), true);
+            self.limits().register(uid, limited, IoLimits::default());
             if let Err(obstacle) = self.limits().enforce(uid, device).await
                 && !obstacle.is_absent()
             {
                 let limits = volume.record()?.limits;
                 for uid in &pods {
-                    self.limits().register(uid, limited, limits, true);
+                    self.limits().register(uid, limited, limits);
                     self.limits().enforce_soon(uid);
                 }
                 return Err(Error::unavailable(format!("its limits cannot be removed: {obstacle}")));

@@ -99,18 +99,14 @@ impl Limits {
         self.inner.cgroups.get_or_init(|| Cgroups::new(PathBuf::from(CGROUPS), ROOT))
     }
 
-    /// Stores what should be in force for a volume in a pod. `replace`: also if that is known already. Returns whether it
-    /// was not.
-    pub(crate) fn register(&self, uid: &str, volume: Limited<'_>, limits: IoLimits, replace: bool) -> bool {
+    /// Stores what should be in force for a volume in a pod. Returns whether the pod did not use it before.
+    pub(crate) fn register(&self, uid: &str, volume: Limited<'_>, limits: IoLimits) -> bool {
         let mut pods = self.registry();
         let is_new_pod = !pods.contains_key(uid);
         let pod = pods.entry(uid.to_owned()).or_default();
-        let is_new = !pod.volumes.contains_key(volume.id);
         pod.former.insert(volume.device);
-        if replace || is_new {
-            let wanted = Wanted { pool: volume.pool.to_owned(), device: volume.device, limits };
-            pod.volumes.insert(volume.id.clone(), wanted);
-        }
+        let wanted = Wanted { pool: volume.pool.to_owned(), device: volume.device, limits };
+        let is_new = pod.volumes.insert(volume.id.clone(), wanted).is_none();
         if is_new_pod {
             self.inner.registered.send_replace(());
         }
@@ -124,8 +120,7 @@ impl Limits {
         let Some(Wanted { device, .. }) = removed else { return };
         match tokio::time::timeout(BRIEFLY, self.enforce(uid, device)).await {
             Ok(Ok(())) => {}
-            // Without a cgroup, there are no limits left.
-            Ok(Err(obstacle)) if obstacle.is_early() => {}
+            Ok(Err(obstacle)) if obstacle.is_absent() => {}
             Ok(Err(obstacle)) => {
                 tracing::warn!(volume = %id, pod = uid, %obstacle, "cannot remove the I/O limits of an unpublished volume");
             }

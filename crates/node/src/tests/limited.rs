@@ -143,7 +143,7 @@ fn a_cgroup_that_cannot_be_written_is_shown_and_not_tried_all_the_time() {
         let device = "1:1".parse().unwrap();
         std::fs::remove_file(&file).unwrap();
         std::fs::create_dir(&file).unwrap();
-        host.limits().register(UID, Limited { id: &lost, pool: "p", device }, LIMITS, true);
+        host.limits().register(UID, Limited { id: &lost, pool: "p", device }, LIMITS);
         assert!(host.limits().enforce(UID, device).await.is_err());
         let (count, why) = host.limits().not_in_force().remove("p").unwrap();
         assert_eq!(count, 2, "{why}");
@@ -231,7 +231,7 @@ fn two_volumes_in_one_pod_have_their_own_limits() {
         world.send(&host, Call::Publish).await.unwrap();
         let other = VolumeId { volume: "other".to_owned(), ..world.id.clone() };
         let device = "8:77".parse().unwrap();
-        host.limits().register(UID, Limited { id: &other, pool: "p", device }, LIMITS, true);
+        host.limits().register(UID, Limited { id: &other, pool: "p", device }, LIMITS);
         // Plain files have only the last line that was written.
         host.limits().enforce(UID, device).await.unwrap();
         assert_eq!(text(&file), "8:77 rbps=1048576 wbps=max riops=max wiops=7");
