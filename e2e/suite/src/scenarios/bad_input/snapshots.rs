@@ -33,7 +33,9 @@ pub fn cases(base: &Base) -> Vec<Case> {
         ("cowSize", "101%"),
         ("cowSize", "-1"),
         ("cowSize", "0"),
-        ("method", "copy"),
+        ("method", ""),
+        ("method", "Copy"),
+        ("method", "full"),
     ] {
         let parameters = BTreeMap::from([(key.to_owned(), value.to_owned())]);
         let request = csi::CreateSnapshotRequest { parameters, ..request("snap-bad", volume) };
