@@ -9,8 +9,13 @@ use std::path::PathBuf;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
 const ROOT: &str = "../../proto";
-const FILES: [&str; 4] =
-    ["csi/v1/csi.proto", "quarry/agent/v1/agent.proto", "quarry/view/v2/view.proto", "quarry/volume/v1/volume.proto"];
+const FILES: [&str; 5] = [
+    "csi/v1/csi.proto",
+    "kubelet/pluginregistration/v1/api.proto",
+    "quarry/agent/v1/agent.proto",
+    "quarry/view/v2/view.proto",
+    "quarry/volume/v1/volume.proto",
+];
 /// The field that `Debug` never shows.
 const SECRETS: &str = "secrets";
 

@@ -14,6 +14,16 @@ pub mod csi {
     }
 }
 
+/// The protocol by which kubelet learns of a plugin.
+pub mod pluginregistration {
+    /// Version 1 of the protocol, which the package does not name.
+    // Generated code does not follow Quarry's lints.
+    #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used)]
+    pub mod v1 {
+        tonic::include_proto!("pluginregistration");
+    }
+}
+
 /// The protocol between the controller and the node plugin that holds the disks.
 pub mod agent {
     /// Version 1 of the protocol.

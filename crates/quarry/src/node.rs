@@ -1,5 +1,5 @@
-//! `quarry node`: serves CSI Node on a unix socket for kubelet, and the agent for the controller over mutual
-//! TLS.
+//! `quarry node`: serves CSI Node on a unix socket, registers it with kubelet, and serves the agent for the controller
+//! over mutual TLS.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use quarry_identity::IdentityService;
 use quarry_node::NodeService;
 use quarry_proto::csi::v1::identity_server::IdentityServer;
 use quarry_proto::csi::v1::node_server::NodeServer;
+use quarry_registration::Registration;
 use quarry_transport::metrics::{Metrics, Sample};
 use quarry_transport::shutdown::Shutdown;
 use quarry_transport::{tls, unix};
@@ -29,6 +30,13 @@ pub(crate) struct Args {
     /// picked up.
     #[arg(long, default_value = "/etc/quarry/tls", value_name = "DIR")]
     tls: PathBuf,
+    /// The CSI socket as kubelet sees it, on the host: registers the driver with kubelet. Default: another program
+    /// registers it.
+    #[arg(long, value_name = "PATH")]
+    kubelet_registration_path: Option<String>,
+    /// kubelet's folder plugins_registry, for --kubelet-registration-path.
+    #[arg(long, default_value = "/registration", value_name = "FOLDER")]
+    plugin_registration_path: PathBuf,
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -37,6 +45,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals().context("waiting for signals")?;
     let host = host::open(&args.host).await?;
     let metrics = Metrics::new();
+    let registration = registration(&args)?;
     let source = tls::files::watch(&args.tls);
     let refusals = tls::Refusals::new();
 
@@ -52,13 +61,23 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             let counts = refusals.counts().into_iter();
             counts.map(|(reason, count)| Sample::count(count).label("reason", reason)).collect()
         });
+        if let Some(registration) = registration.clone() {
+            metrics.gauge(
+                "kubelet_registered",
+                "Whether kubelet has registered this driver (1) or not (0)",
+                move || vec![Sample::count(u64::from(registration.is_registered()))],
+            );
+        }
         let (of, source, directory) = (host.clone(), source.clone(), args.tls.clone());
+        let registration = registration.clone();
         let problems: observe::Problems = Arc::new(move || {
             let host = of.clone();
             let certificate = certificate_problem(&source, &directory);
+            let registration = registration.as_ref().and_then(Registration::problem);
             Box::pin(async move {
                 let mut problems = host.problems().await;
                 problems.extend(certificate);
+                problems.extend(registration);
                 problems
             })
         });
@@ -79,10 +98,28 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let agent = quarry_agent::serve(incoming, AgentService::new(Arc::new(host.clone())), &metrics, shutdown.stopping());
     host::work_until_stopped(&shutdown, &host);
     host::drain_on(&shutdown, &host);
-    let both = async { tokio::try_join!(csi, agent) };
-    shutdown.bound(both).await.transpose().context("serving CSI Node and the agent")?;
+    let all = async {
+        let csi = async { csi.await.context("serving CSI Node") };
+        let agent = async { agent.await.context("serving the agent") };
+        // The CSI socket accepts connections already.
+        let registration = async {
+            match registration {
+                Some(registration) => Ok(registration.serve(shutdown.stopping()).await?),
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(csi, agent, registration)
+    };
+    shutdown.bound(all).await.transpose()?;
     host::drained(&shutdown, &host).await;
     Ok(())
+}
+
+/// The registration with kubelet, if this process is to do it.
+fn registration(args: &Args) -> anyhow::Result<Option<Registration>> {
+    let Some(endpoint) = &args.kubelet_registration_path else { return Ok(None) };
+    let socket = unix::path_of(endpoint).context("--kubelet-registration-path")?;
+    Ok(Some(Registration::new(&args.host.driver, &socket.to_string_lossy(), &args.plugin_registration_path)))
 }
 
 /// The problem with the certificate, if there is one.

@@ -76,13 +76,45 @@ pub fn path_of(endpoint: &str) -> Result<PathBuf, Error> {
     }
 }
 
-/// A listening socket: a stream of connections for tonic's `serve_with_incoming`. Its file is removed with it.
+/// A listening socket: a stream of connections for tonic's `serve_with_incoming`. Its file is removed with it, unless
+/// [`Listener::keep_file`] was called.
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
+    file: SocketFile,
+    keep: bool,
+}
+
+/// The file of a listening socket.
+#[derive(Clone, Debug)]
+pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode of this process's file: a successor's file is not removed.
+    /// Device and inode of this process's file. A successor's file has another inode: as long as the listener lives,
+    /// the kernel keeps its inode, and does not use the number again.
     identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// Whether the file is still at its path, and was not replaced. Only reliable while the listener lives.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        std::fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity)
+    }
+}
+
+impl Listener {
+    /// The socket's file.
+    #[must_use]
+    pub fn file(&self) -> SocketFile {
+        self.file.clone()
+    }
+
+    /// Keeps the file when this listener ends: the next [`listen`] replaces it.
+    #[must_use]
+    pub fn keep_file(mut self) -> Self {
+        self.keep = true;
+        self
+    }
 }
 
 /// Listens on `path`, in an existing directory, for the owner only (mode 0600). A socket left by a dead
@@ -110,7 +142,8 @@ pub fn listen(path: &Path) -> Result<Listener, Error> {
 
     let file = std::fs::symlink_metadata(path).map_err(failed("reading the new socket"))?;
     let socket = UnixListener::from_std(StdListener::from(socket)).map_err(failed("watching for connections"))?;
-    Ok(Listener { socket, path: path.to_owned(), identity: (file.dev(), file.ino()) })
+    let file = SocketFile { path: path.to_owned(), identity: (file.dev(), file.ino()) };
+    Ok(Listener { socket, file, keep: false })
 }
 
 /// Locks the socket's directory against another process that starts there too.
@@ -154,9 +187,11 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let is_own = std::fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
-        if is_own && let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket's file");
+        if self.keep || !self.file.is_in_place() {
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(&self.file.path) {
+            tracing::warn!(path = %self.file.path.display(), %error, "cannot remove the socket's file");
         }
     }
 }
@@ -251,6 +286,18 @@ mod tests {
         let _successor = StdListener::bind(&path).unwrap();
         drop(listener);
         assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_kept_file_stays_until_the_next_listener_replaces_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("csi.sock");
+        let first = listen(&path).unwrap().keep_file();
+        assert!(first.file().is_in_place());
+        drop(first);
+        assert!(path.exists() && StdStream::connect(&path).is_err());
+        let _second = listen(&path).unwrap();
+        StdStream::connect(&path).unwrap();
     }
 
     #[tokio::test]

@@ -75,7 +75,7 @@ fn pods(object: &Value, wrong: &mut Failures) {
     let expected: &[&str] = match text(object, "/kind") {
         "Deployment" if container(object, SNAPSHOTTER).is_some() => &["quarry", "provisioner", "resizer", SNAPSHOTTER],
         "Deployment" => &["quarry", "provisioner", "resizer"],
-        _ => &["quarry", "registrar"],
+        _ => &["quarry"],
     };
     must("its containers", containers.iter().map(|container| text(container, "/name")).eq(expected.iter().copied()));
     let mut ports: Vec<Option<u64>> = containers
@@ -278,8 +278,9 @@ mod tests {
             (
                 "--kubelet-registration-path=/var/lib/kubelet/plugins/local",
                 "--kubelet-registration-path=/var/lib/kubelet/plugins/other",
-                "registrar",
+                "CSI socket on the host",
             ),
+            ("path: /var/lib/kubelet/plugins_registry,", "path: /var/lib/kubelet/plugins,", "plugins_registry"),
             ("QUARRY_NODE", "QUARRY_NODES", "QUARRY_NODE"),
             // Permissions.
             (

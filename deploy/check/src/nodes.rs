@@ -26,8 +26,8 @@ pub(crate) fn check(objects: &Objects, controller: &Value, wrong: &mut Failures)
 fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Failures) {
     let name = text(group, "/metadata/name");
     let mut must = |what: &str, holds: bool| wrong.must(&format!("{name}: {what}"), holds);
-    let (Some(quarry), Some(registrar)) = (container(group, "quarry"), container(group, "registrar")) else {
-        must("its containers are quarry and registrar", false);
+    let Some(quarry) = container(group, "quarry") else {
+        must("it has the container quarry", false);
         return;
     };
     // lvm waits for udevd by a semaphore of the host: with only one of the two it would wait forever.
@@ -75,15 +75,18 @@ fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Fa
     let driver = argument(quarry, "driver");
     must("controller and nodes are one driver", driver == argument(controller, "driver"));
     let socket = argument(quarry, "endpoint").strip_prefix("unix://").unwrap_or_default();
-    must("both containers use one socket", socket == argument(registrar, "csi-address"));
     let folder = host("/run/quarry").unwrap_or_default();
-    let registered = argument(registrar, "kubelet-registration-path");
+    let registered = argument(quarry, "kubelet-registration-path");
     let expected = socket.strip_prefix("/run/quarry/").map(|file| format!("{folder}/{file}"));
     must(
-        "the registrar passes the socket's path to kubelet",
+        "kubelet gets the path of the CSI socket on the host",
         expected.is_some_and(|path| path == registered) && registered.contains(&format!("/plugins/{driver}/")),
     );
     let root = registered.split("/plugins/").next().unwrap_or_default();
+    must(
+        "it registers in kubelet's plugins_registry",
+        host(argument(quarry, "plugin-registration-path")) == Some(format!("{root}/plugins_registry").as_str()),
+    );
     must(
         "all of kubelet's folders belong to one kubelet",
         both.iter().chain(shown.iter().filter(local)).all(|mount| text(mount, "/mountPath").starts_with(root)),

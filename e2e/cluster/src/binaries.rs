@@ -21,7 +21,7 @@ use quarry_vm::run;
 
 mod groups;
 
-pub use groups::{CONFORMANCE, GROUPS, Group, PROMETHEUS, SNAPSHOTTER};
+pub use groups::{CONFORMANCE, GROUPS, Group, PROMETHEUS, REGISTRAR, SNAPSHOTTER};
 
 /// The processor that the control plane and the guests run on, in Go's words.
 pub const ARCHITECTURE: &str = "amd64";
@@ -54,8 +54,6 @@ pub struct Binaries {
     pub provisioner: PathBuf,
     /// external-resizer.
     pub resizer: PathBuf,
-    /// What registers a driver with kubelet.
-    pub registrar: PathBuf,
     /// What a node runs: kubelet, containerd, its shim and its command.
     pub node: Vec<PathBuf>,
     /// The CNI plugins.
@@ -88,7 +86,6 @@ pub async fn build(cache: &Cache) -> Result<Binaries> {
         helm: one("helm")?,
         provisioner: one("csi-provisioner")?,
         resizer: one("csi-resizer")?,
-        registrar: one("registrar")?,
         node: all(&["kubelet", "containerd", "containerd-shim-runc-v2", "ctr"])?,
         cni: all(&["bridge", "host-local", "loopback", "portmap"])?,
     })
@@ -126,6 +123,15 @@ pub async fn snapshotter(cache: &Cache) -> Result<Snapshotter> {
         controller: one("snapshot-controller")?,
         crds: CRDS.iter().map(crd).collect(),
     })
+}
+
+/// Builds the registrar that older charts of Quarry need next to the node plugin.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) async fn registrar(cache: &Cache) -> Result<PathBuf> {
+    let built = build_groups(cache, &[REGISTRAR], ARCHITECTURE).await?;
+    built.get("registrar").cloned().context("no group has the program registrar")
 }
 
 /// Kubernetes' own tests, and what they need.
@@ -297,7 +303,7 @@ mod tests {
 
     #[test]
     fn each_group_requires_its_module_and_names_its_programs() {
-        for group in GROUPS.iter().chain(&[SNAPSHOTTER, PROMETHEUS, CONFORMANCE]) {
+        for group in GROUPS.iter().chain(&[REGISTRAR, SNAPSHOTTER, PROMETHEUS, CONFORMANCE]) {
             let go_mod = fs::read_to_string(group.source().join("go.mod")).unwrap();
             assert!(version(&go_mod, group.module).is_some_and(|version| version.starts_with('v')), "{}", group.name);
             for (built, _) in group.programs {

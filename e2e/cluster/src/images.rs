@@ -17,7 +17,7 @@ pub(crate) use conformance::all as conformance;
 
 /// The image that holds a pod's namespaces; containerd.toml names it too.
 const PAUSE: &str = "registry.k8s.io/pause:3.10";
-/// The sidecars, as the chart's values name them.
+/// The sidecars, as the chart's values name them; the registrar only in older charts.
 const PROVISIONER: &str = "registry.k8s.io/sig-storage/csi-provisioner:v6.3.0";
 const RESIZER: &str = "registry.k8s.io/sig-storage/csi-resizer:v2.3.0";
 const SNAPSHOTTER: &str = "registry.k8s.io/sig-storage/csi-snapshotter:v8.7.0";
@@ -51,7 +51,6 @@ pub async fn all(cache: &Cache, binaries: &Binaries) -> Result<Vec<PathBuf>> {
         ("busybox", shell),
         ("provisioner", sidecar(PROVISIONER, &binaries.provisioner)),
         ("resizer", sidecar(RESIZER, &binaries.resizer)),
-        ("registrar", sidecar(REGISTRAR, &binaries.registrar)),
     ];
     let mut archives = Vec::new();
     for (name, image) in images {
@@ -66,6 +65,14 @@ pub async fn all(cache: &Cache, binaries: &Binaries) -> Result<Vec<PathBuf>> {
 /// As [`all`].
 pub(crate) async fn snapshotter(cache: &Cache, program: &Path) -> Result<PathBuf> {
     archive(cache, "snapshotter", sidecar(SNAPSHOTTER, program)).await
+}
+
+/// The archive of the registrar, from the cache or newly built.
+///
+/// # Errors
+/// As [`all`].
+pub(crate) async fn registrar(cache: &Cache, program: &Path) -> Result<PathBuf> {
+    archive(cache, "registrar", sidecar(REGISTRAR, program)).await
 }
 
 /// An image that consists of one program.

@@ -78,7 +78,7 @@ const ALL: &[Scenario] = &[
     scenario!("restarts", "node plugin, controller and kubelet restart under running pods", restarts::run),
     scenario!(
         "rolled",
-        "the scheduler's view of free space survives a new leader, a killed registrar, replaced plugins",
+        "the scheduler's view of free space survives a new leader, a killed plugin, a removed socket, replaced plugins",
         rolled::run
     ),
     scenario!(

@@ -1,8 +1,9 @@
 //! The scheduler's view of free space (CSIStorageCapacity) while parts of the driver restart.
 //!
-//! kubelet removes a driver from its CSINode when the registrar ends, and external-provisioner then deletes the
-//! capacity of that node. So a node whose plugin is replaced has none until the new plugin has registered. It must
-//! return by itself, and no other node may lose its own.
+//! kubelet removes a driver from its CSINode when the registration socket disappears, and external-provisioner then
+//! deletes the capacity of that node. The socket's file of a plugin that stops or is killed stays, so that its node keeps
+//! the capacity until the next plugin registers. A socket that is removed comes back, and no other node may lose its
+//! capacity.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use crate::cluster::{Cluster, items, text};
 use crate::install::{self, CLASS};
 use crate::objects::{claim, pod, sleeper};
 use crate::space::{LOOK, Space};
+use crate::worker::{Worker, until};
 
 /// How long the plugins may take to be replaced; a container starts slowly on an emulated processor.
 const PATIENCE: Duration = Duration::from_secs(400);
@@ -36,15 +38,24 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     }
     install::wait_running(cluster).await?;
 
-    // A registrar that is killed leaves its socket, and kubelet learns only of the new one.
-    let old = plugins(cluster).await?;
-    cluster.worker("node-1")?.vm.sh("pkill -KILL -f '^/sidecar .*--kubelet-registration-path'").await?;
+    // A plugin that is killed leaves its socket, and kubelet learns only of the new one.
+    let node = cluster.worker("node-1")?;
+    let socket = registration_socket(node).await?;
+    node.vm.sh("pkill -KILL -f '[q]uarry node --config'").await?;
+    replaced(node, &socket).await?;
     let killed = Away::watch(cluster, &before, &BTreeSet::new()).await?;
-    ensure!(killed.longest.keys().all(|node| node == "node-1"), "the registrar of node-1 was killed: {killed:?}");
+    ensure!(killed.longest.keys().all(|node| node == "node-1"), "the plugin of node-1 was killed: {killed:?}");
+
+    // Some tools for nodes empty the folder.
+    node.vm.sh("rm /var/lib/kubelet/plugins_registry/*@reg.sock").await?;
+    replaced(node, "").await?;
+    let emptied = Away::watch(cluster, &before, &BTreeSet::new()).await?;
+    ensure!(emptied.longest.keys().all(|node| node == "node-1"), "the socket of node-1 was removed: {emptied:?}");
 
     // An upgrade replaces one plugin after the other. A pod that is created meanwhile runs.
     let namespace = format!("--namespace={SYSTEM}");
     let selector = selector("node");
+    let old = plugins(cluster).await?;
     cluster.kubectl().run(["rollout", "restart", "daemonset", &namespace, &selector]).await?;
     space.apply(&[claim("meanwhile", CLASS, "64Mi"), pod("meanwhile", sleeper(&["meanwhile"]))]).await?;
     let rolled = Away::watch(cluster, &before, &old).await?;
@@ -62,12 +73,27 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     install::wait_running(cluster).await?;
     space.end().await?;
     Ok(format!(
-        "a new leader changes nothing; a node has no capacity for {} s when its registrar is killed, {} s when its plugin \
-         is replaced, {} s when all are",
+        "a new leader changes nothing; a node has no capacity for {} s when its plugin is killed, {} s when its \
+         registration socket is removed, {} s when its plugin is replaced, {} s when all are",
         killed.seconds(),
+        emptied.seconds(),
         rolled.seconds(),
         all.seconds()
     ))
+}
+
+/// The registration socket of a node's plugin: its inode and when it was made; empty if there is none.
+async fn registration_socket(node: &Worker) -> Result<String> {
+    node.vm.sh("stat --format='%i %y' /var/lib/kubelet/plugins_registry/*@reg.sock || true").await
+}
+
+/// Waits until there is a registration socket other than `before`.
+async fn replaced(node: &Worker, before: &str) -> Result<()> {
+    until("a new registration socket", async || {
+        let now = registration_socket(node).await?;
+        Ok(!now.is_empty() && now != before)
+    })
+    .await
 }
 
 /// For how long nodes had no capacity object.

@@ -5,6 +5,7 @@ use quarry_cache::Cache;
 use serde_json::{Value, json};
 
 use super::{SYSTEM, lies_on, node_of, volumes_on, writer};
+use crate::binaries;
 use crate::cluster::{Cluster, text};
 use crate::containerd;
 use crate::images;
@@ -15,10 +16,14 @@ use crate::space::Space;
 use crate::worker::Worker;
 
 pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
-    let old = previous(&Cache::open()?).await?;
-    // Only here: the states that nodes start from do not hold it.
-    let imports = cluster.workers.iter().map(|worker| containerd::import(&worker.vm, &old.image));
-    futures::future::try_join_all(imports).await.context("the older image")?;
+    let cache = Cache::open()?;
+    let old = previous(&cache).await?;
+    let registrar = images::registrar(&cache, &binaries::registrar(&cache).await?).await?;
+    // Only here: the states that nodes start from do not hold them.
+    for image in [&old.image, &registrar] {
+        let imports = cluster.workers.iter().map(|worker| containerd::import(&worker.vm, image));
+        futures::future::try_join_all(imports).await.context("the images of the older Quarry")?;
+    }
     install::uninstall(cluster).await?;
     install::install_chart(cluster, &old.chart, previous::TAG).await.context("the older chart")?;
     install::wait_running(cluster).await.context("the older Quarry")?;
