@@ -27,7 +27,7 @@ rm -rf "$target/site" "$target/site-source"
 python3 tools/site/links.py stage "$target/site-source/pages"
 cp tools/site/book.toml "$target/site-source"
 # Its messages are warnings and errors; both are defects of a page.
-messages=$(RUST_LOG=warn "$root/bin/mdbook" build --dest-dir "$target/site" "$target/site-source" 2>&1) || {
+messages=$(MDBOOK_LOG=warn "$root/bin/mdbook" build --dest-dir "$target/site" "$target/site-source" 2>&1) || {
     echo "$messages" >&2
     exit 1
 }
