@@ -121,6 +121,8 @@ def wrong(root, found, path, link):
     target, anchor = follow(path, link)
     if target.is_absolute() or target.parts[:1] == ("..",):
         return "leads out of the repository"
+    if target == SUMMARY:
+        return "leads to the table of contents, for which the site has no page"
     if (root / target).is_dir():
         return "leads to a folder, for which the site has no page: link to a file in it"
     if not (root / target).is_file():

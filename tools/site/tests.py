@@ -63,6 +63,10 @@ class Links(unittest.TestCase):
     def test_outside(self):
         self.finds("README.md:13: ../x.md leads out", {"README.md": GOOD["README.md"] + "\n[x](../x.md)\n"})
 
+    def test_contents(self):
+        changes = {"README.md": GOOD["README.md"] + "\n[x](docs/SUMMARY.md)\n"}
+        self.finds("README.md:13: docs/SUMMARY.md leads to the table of contents", changes)
+
     def test_definition(self):
         self.finds("gone.md leads to a file", {"README.md": GOOD["README.md"] + "\n[x]: gone.md\n"})
 
