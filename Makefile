@@ -1,7 +1,7 @@
 # Two commands do everything: `make demo` shows the main workflow, `make test` runs everything that must be
 # green.
 .DEFAULT_GOAL := help
-.PHONY: help demo test image chart page-check cluster cluster-down e2e conformance conformance-sums soak soak-sums bench-scale check fmt clippy unit deny advisories fuzz clean-cache
+.PHONY: help demo test image chart page-check docs cluster cluster-down e2e conformance conformance-sums soak soak-sums bench-scale check fmt clippy unit deny advisories fuzz clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,6 +26,10 @@ chart: ## Lint and test the Helm chart
 page-check: ## The page of a sample fleet of 5,000 nodes in a headless Chromium (docs/page.md)
 	@e2e/needs.sh page
 	@tools/page/check.sh
+
+docs: ## The documentation as a site, into target/site, with all its links checked
+	@e2e/needs.sh docs
+	@tools/site/build.sh
 
 cluster: ## Start a real Kubernetes on virtual nodes with Quarry installed from its chart; stop it with cluster-down
 	@e2e/needs.sh test

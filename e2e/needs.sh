@@ -1,8 +1,8 @@
 #!/bin/sh
-# Reports what this machine lacks for `make demo`, `make test`, `make image`, `make page-check` or `make check`, and
-# installs what it can (apt-get, as root).
+# Reports what this machine lacks for `make demo`, `make test`, `make image`, `make page-check`, `make docs` or
+# `make check`, and installs what it can (apt-get, as root).
 #
-#   needs.sh demo|test|image|page|check
+#   needs.sh demo|test|image|page|docs|check
 set -eu
 
 rust=1.95
@@ -65,6 +65,9 @@ esac
 if [ "$1" = page ]; then
     [ -n "${CHROMIUM:-}" ] || needs chromium-headless-shell chromium-headless-shell
     [ -d /usr/share/fonts/truetype ] || packages="$packages fonts-dejavu-core"
+fi
+if [ "$1" = docs ]; then
+    needs python3 python3
 fi
 # Programs for the guests are linked statically.
 echo 'int main(void){return 0;}' | cc -static -x c -o /dev/null - 2>/dev/null || packages="$packages libc6-dev"
