@@ -1,7 +1,7 @@
 # Two commands do everything: `make demo` shows the main workflow, `make test` runs everything that must be
 # green.
 .DEFAULT_GOAL := help
-.PHONY: help demo test image chart page-check docs cluster cluster-down e2e conformance conformance-sums soak soak-sums bench-scale check fmt clippy unit deny advisories fuzz clean-cache
+.PHONY: help demo test image chart page-check docs cluster cluster-down e2e conformance conformance-sums soak soak-sums bench-scale check fmt links clippy unit deny advisories fuzz clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -63,11 +63,16 @@ soak-sums: ## Add up the results of the slices of `make soak`
 bench-scale: ## Memory and times with 500, 2,000 and 5,000 nodes behind one controller (docs/scale.md)
 	@cargo run --quiet --locked --release --package quarry-bench-scale
 
-check: fmt clippy unit ## The fast loop: format, lints, unit tests
+check: fmt links clippy unit ## The fast loop: format, links in the documentation, lints, unit tests
 
 fmt: ## Formatting
 	@e2e/needs.sh check
 	cargo fmt --all --check
+
+links: ## Links in the documentation
+	@e2e/needs.sh check
+	@python3 tools/site/tests.py
+	@python3 tools/site/links.py sources
 
 clippy: ## Lints; warnings are errors
 	cargo clippy --quiet --locked --workspace --all-targets -- --deny warnings

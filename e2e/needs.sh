@@ -66,9 +66,9 @@ if [ "$1" = page ]; then
     [ -n "${CHROMIUM:-}" ] || needs chromium-headless-shell chromium-headless-shell
     [ -d /usr/share/fonts/truetype ] || packages="$packages fonts-dejavu-core"
 fi
-if [ "$1" = docs ]; then
-    needs python3 python3
-fi
+case "$1" in
+docs | check | test) needs python3 python3 ;;
+esac
 # Programs for the guests are linked statically.
 echo 'int main(void){return 0;}' | cc -static -x c -o /dev/null - 2>/dev/null || packages="$packages libc6-dev"
 if [ -n "$packages" ]; then

@@ -66,6 +66,7 @@ export QUARRY_VM_GUEST=${QUARRY_VM_GUEST:-bookworm}
 echo "commit $commit, seed $seed, guest $QUARRY_VM_GUEST"
 
 part formatting cargo fmt --all --check
+part "links in the documentation" sh -c 'python3 tools/site/tests.py && python3 tools/site/links.py sources'
 part lints cargo clippy --quiet --locked --workspace --all-targets -- --deny warnings
 
 # Everything is built by two commands, because cargo builds a crate again for each set of features: all tests and the
