@@ -186,13 +186,12 @@ def stage(root, folder):
 
 def main(arguments):
     """Runs the command of the arguments, and returns the exit code."""
-    match arguments:
-        case ["sources"]:
-            return sources(ROOT)
-        case ["stage", folder]:
-            return stage(ROOT, pathlib.Path(folder))
-        case ["site", folder]:
-            return check(pathlib.Path(folder), pages(folder, ".html", hypertext), [])
+    if arguments == ["sources"]:
+        return sources(ROOT)
+    if len(arguments) == 2 and arguments[0] == "stage":
+        return stage(ROOT, pathlib.Path(arguments[1]))
+    if len(arguments) == 2 and arguments[0] == "site":
+        return check(pathlib.Path(arguments[1]), pages(arguments[1], ".html", hypertext), [])
     print(__doc__, file=sys.stderr)
     return 2
 

@@ -30,8 +30,8 @@ pub(crate) struct Args {
     /// picked up.
     #[arg(long, default_value = "/etc/quarry/tls", value_name = "DIR")]
     tls: PathBuf,
-    /// The CSI socket as kubelet sees it, on the host: registers the driver with kubelet. Default: another program
-    /// registers it.
+    /// The CSI socket as kubelet sees it, on the host: registers the driver with kubelet. Without it, another program
+    /// must register the driver.
     #[arg(long, value_name = "PATH")]
     kubelet_registration_path: Option<String>,
     /// kubelet's folder plugins_registry, for --kubelet-registration-path.

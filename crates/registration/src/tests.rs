@@ -87,6 +87,57 @@ async fn a_removed_socket_comes_back_and_a_dead_one_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_registrars_socket_does_not_take_the_driver_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let (registration, socket) = registration(folder.path());
+    let registrar = folder.path().join("local.csi.quarry.dev-reg.sock");
+    drop(UnixListener::bind(&registrar).unwrap());
+    let server = tokio::spawn(registration.clone().serve(CancellationToken::new()));
+    notify(&mut kubelet(&socket).await, "").await;
+    assert!(!registrar.exists(), "a dead one is removed before the driver is registered");
+
+    // A live one stays. When it ends, kubelet removes the driver.
+    let live = UnixListener::bind(&registrar).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(registration.is_registered());
+    drop(live);
+    std::fs::remove_file(&registrar).unwrap();
+    let began = Instant::now();
+    while registration.is_registered() {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let registered_again = async {
+        loop {
+            // The first socket may answer until it is replaced.
+            notify(&mut kubelet(&socket).await, "").await;
+            if registration.is_registered() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), registered_again).await.unwrap();
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_socket_that_cannot_come_back_is_a_problem_and_not_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (registration, socket) = registration(folder.path());
+    let server = tokio::spawn(registration.clone().serve(CancellationToken::new()));
+    drop(kubelet(&socket).await);
+    std::fs::remove_file(&socket).unwrap();
+    std::fs::write(&socket, "not a socket").unwrap();
+    let began = Instant::now();
+    while !registration.problem().is_some_and(|problem| problem.contains("is not a socket")) {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!server.is_finished());
+    server.abort();
+}
+
+#[tokio::test]
 async fn a_second_driver_of_the_same_name_and_a_missing_folder_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let (registration, socket) = registration(folder.path());

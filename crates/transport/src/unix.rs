@@ -118,8 +118,8 @@ impl Listener {
 }
 
 /// Listens on `path`, in an existing directory, for the owner only (mode 0600). A socket left by a dead
-/// process is replaced. Must be called within a tokio runtime, at startup: it may block for up to five
-/// seconds while another process starts in the same directory.
+/// process is replaced. Must be called within a tokio runtime. It may block for up to five seconds while another
+/// process starts in the same directory.
 ///
 /// # Errors
 /// If another process answers there, if the path is not a socket, or if the system fails: nothing is changed
@@ -128,7 +128,7 @@ pub fn listen(path: &Path) -> Result<Listener, Error> {
     let failed = |action| move |source: io::Error| Error::Listen { path: path.to_owned(), action, source };
 
     let _alone = lock_directory(path)?;
-    remove_stale(path)?;
+    remove_dead(path)?;
 
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
         .map_err(|error| failed("creating a socket")(error.into()))?;
@@ -166,11 +166,14 @@ fn lock_directory(path: &Path) -> Result<Flock<File>, Error> {
     }
 }
 
-/// Removes a socket left by a dead process.
-fn remove_stale(path: &Path) -> Result<(), Error> {
+/// Removes a socket left by a dead process. `false` if there is none. It may block.
+///
+/// # Errors
+/// If another process answers there, if the path is not a socket, or if the system fails: nothing is changed then.
+pub fn remove_dead(path: &Path) -> Result<bool, Error> {
     let failed = |action| move |source: io::Error| Error::Listen { path: path.to_owned(), action, source };
     match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed("reading the path")(error)),
         Ok(file) if !file.file_type().is_socket() => return Err(Error::NotASocket(path.to_owned())),
         Ok(_) => {}
@@ -179,7 +182,7 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
         Ok(_) => Err(Error::InUse(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             tracing::info!(path = %path.display(), "removing the socket of a dead process");
-            std::fs::remove_file(path).map_err(failed("removing the old socket"))
+            std::fs::remove_file(path).map_err(failed("removing the old socket")).map(|()| true)
         }
         Err(error) => Err(failed("checking the old socket")(error)),
     }
