@@ -10,9 +10,10 @@
 //!   CSINode for a moment, not for as long as the pod is replaced. While it is away, external-provisioner deletes the
 //!   node's CSIStorageCapacity, and the scheduler places no pod with a new volume there.
 //! * **If the file disappears, there is a new one**: some tools for nodes empty the folder.
-//! * **The socket of a registrar is not left behind**: node-driver-registrar, which older versions of the chart have, calls
-//!   it `<driver>-reg.sock`. When it disappears, kubelet removes the driver of that name, whoever registered it. So a dead
-//!   one is removed before the plugin registers, and the plugin registers again when a live one disappears.
+//! * **The socket of a registrar is not left behind**: node-driver-registrar, which older versions of the chart have,
+//!   calls it `<driver>-reg.sock`. When it disappears, kubelet removes the driver, no matter which program registered
+//!   it. So a dead one is removed before the plugin registers, and the plugin registers again when a live one
+//!   disappears.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
