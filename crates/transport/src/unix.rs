@@ -166,7 +166,7 @@ fn lock_directory(path: &Path) -> Result<Flock<File>, Error> {
     }
 }
 
-/// Removes a socket left by a dead process. `false` if there is none. It may block.
+/// Removes a socket left by a dead process. Returns `false` if the path does not exist. This may block.
 ///
 /// # Errors
 /// If another process answers there, if the path is not a socket, or if the system fails: nothing is changed then.

@@ -82,7 +82,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     ))
 }
 
-/// The registration socket of a node's plugin: its inode and when it was made; empty if there is none.
+/// The inode and the time of the registration socket of a node's plugin; empty if the socket does not exist.
 async fn registration_socket(node: &Worker) -> Result<String> {
     node.vm.sh("stat --format='%i %y' /var/lib/kubelet/plugins_registry/*@reg.sock || true").await
 }
