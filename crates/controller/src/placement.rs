@@ -13,8 +13,8 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use quarry_proto::csi::v1 as csi;
 use quarry_volume::{
-    Agent, COPY, ContentSource, DISCARD, Error, FencingToken, LIMITS, NameLookup, PoolState, Reason, Result, Volume,
-    VolumeId, VolumeSpec, safe_name,
+    Agent, COPY, ContentSource, DISCARD, ENCRYPTION, Error, FencingToken, LIMITS, NameLookup, PoolState, Reason,
+    Result, Volume, VolumeId, VolumeSpec, safe_name,
 };
 use tokio::time::Instant;
 
@@ -284,7 +284,10 @@ fn needs(spec: &VolumeSpec) -> Vec<(String, &'static str, &'static str)> {
     let discard = spec.discard().map(|discard| (format!("\"discard: {discard}\""), DISCARD, "obey \"discard\""));
     let limited = !spec.class.limits.is_none() || spec.class.requires_limits;
     let limits = limited.then(|| ("I/O limits".to_owned(), LIMITS, "limit the I/O of volumes"));
-    discard.into_iter().chain(limits).collect()
+    let encryption = spec.class.encryption;
+    let encryption =
+        encryption.map(|encryption| (format!("\"encryption: {encryption}\""), ENCRYPTION, "encrypt volumes"));
+    discard.into_iter().chain(limits).chain(encryption).collect()
 }
 
 async fn create(

@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Error;
 use crate::process;
+use crate::{Error, Secret};
 
 /// The default deadline of a query.
 const QUERY_DEADLINE: Duration = Duration::from_secs(30);
@@ -27,6 +27,8 @@ pub struct Command {
     pub(crate) deadline: Duration,
     pub(crate) subject: Option<String>,
     pub(crate) held: Option<Arc<OwnedFd>>,
+    pub(crate) input: Option<Secret>,
+    pub(crate) environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Command {
@@ -42,6 +44,8 @@ impl Command {
             deadline: QUERY_DEADLINE,
             subject: None,
             held: None,
+            input: None,
+            environment: Vec::new(),
         }
     }
 
@@ -57,6 +61,8 @@ impl Command {
             deadline: MUTATION_DEADLINE,
             subject: None,
             held: None,
+            input: None,
+            environment: Vec::new(),
         }
     }
 
@@ -113,6 +119,19 @@ impl Command {
     /// held as long as the command runs, even if this process dies first.
     pub fn holding(mut self, file: OwnedFd) -> Self {
         self.held = Some(Arc::new(file));
+        self
+    }
+
+    /// Gives the command a secret as its standard input, which it reads to the end. Nothing else shows the secret: no
+    /// command line, environment, log or error.
+    pub fn input(mut self, secret: Secret) -> Self {
+        self.input = Some(secret);
+        self
+    }
+
+    /// Sets a variable in the command's environment.
+    pub fn environment(mut self, name: &'static str, value: &'static str) -> Self {
+        self.environment.push((name, value));
         self
     }
 

@@ -1,8 +1,8 @@
 //! The only way to run other programs.
 //!
 //! Quarry runs the host's tools (lvm, mkfs, blkid …) only through this crate, so that each command has the
-//! same guarantees: an argument vector and never a shell, the C locale, `/dev/null` as stdin, its own process
-//! group, bounded output, a deadline, a tracing span with its duration, an entry in [`running`] while it
+//! same guarantees: an argument vector and never a shell, the C locale, `/dev/null` or a [`Secret`] as stdin, its own
+//! process group, bounded output, a deadline, a tracing span with its duration, an entry in [`running`] while it
 //! runs, and a fault point before and after it.
 //!
 //! There are two kinds of commands, and a deadline has a different effect on each. A *query* (a report, a
@@ -22,6 +22,7 @@ mod error;
 mod orphan;
 mod process;
 mod registry;
+mod secret;
 mod tools;
 
 pub use adopted::reap_adopted;
@@ -29,4 +30,5 @@ pub use command::{Command, Output};
 pub use error::Error;
 pub use orphan::{Orphan, orphans};
 pub use registry::{Running, running, spent, started};
+pub use secret::Secret;
 pub use tools::missing_tools;

@@ -97,10 +97,12 @@ impl Streams {
     #[allow(clippy::disallowed_types, clippy::disallowed_methods)]
     fn attach(&self, command: &Command, program: &std::path::Path) -> io::Result<Expression> {
         let (name, held) = (command.program, command.held.clone());
-        let expression = duct::cmd(program, &command.args)
-            .full_env(environment(command))
-            .dir("/")
-            .stdin_null()
+        let expression = duct::cmd(program, &command.args).full_env(environment(command)).dir("/");
+        let expression = match &command.input {
+            None => expression.stdin_null(),
+            Some(secret) => expression.stdin_file(secret.pipe()?),
+        };
+        let expression = expression
             .stdout_file(self.stdout.try_clone()?)
             .stderr_file(self.stderr.try_clone()?)
             // An exit code is an answer, not an error.
@@ -124,6 +126,7 @@ fn environment(command: &Command) -> HashMap<OsString, OsString> {
     // Exit codes do not distinguish errors; the text does, so it must be the same on every host.
     all.insert("LC_ALL".into(), "C".into());
     all.insert("LVM_SUPPRESS_FD_WARNINGS".into(), "1".into());
+    all.extend(command.environment.iter().map(|(name, value)| (name.into(), value.into())));
     if let (true, Some(subject)) = (command.mutation, &command.subject) {
         all.insert(orphan::MARK.into(), subject.into());
     }

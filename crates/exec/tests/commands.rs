@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use quarry_exec::{Command, Error, Output, missing_tools, running, spent, started};
+use quarry_exec::{Command, Error, Output, Secret, missing_tools, running, spent, started};
 
 /// Whether the process exists and is not a zombie.
 fn alive(pid: &str) -> bool {
@@ -72,6 +72,24 @@ async fn the_environment_is_set_by_quarry() {
     assert!(text.lines().any(|line| line == "/"), "{text}");
     assert!(!text.contains("MKE2FS_CONFIG"), "{text}");
     assert!(!text.contains("CARGO"), "{text}");
+}
+
+#[tokio::test]
+async fn a_secret_is_the_standard_input_and_nowhere_else() {
+    let secret = "hunter2 with spaces\n";
+    let script =
+        "test $(readlink /proc/self/fd/0 | cut -c 1-5) = pipe: && cat && tr '\\0' ' ' </proc/$$/cmdline && env";
+    let command = sh(script).input(Secret::new(secret.into())).environment("QUARRY_TEST", "set");
+    assert!(!format!("{command:?}").contains("hunter2"), "{command:?}");
+    let (output, listed) = tokio::join!(command.run(), async { format!("{:?}", running()) });
+    let output = output.expect("runs");
+    let text = String::from_utf8(output.stdout).expect("utf-8");
+    let rest = text.strip_prefix(secret).unwrap_or_else(|| panic!("{text}"));
+    assert!(rest.contains("QUARRY_TEST=set") && !rest.contains("hunter2"), "{text}");
+    assert!(!output.command.contains("hunter2") && !listed.contains("hunter2"), "{}", output.command);
+    let long = Secret::new(vec![b'x'; Secret::MAX + 1]);
+    let error = sh("cat").input(long).run().await.unwrap_err().to_string();
+    assert!(error.contains("4097 bytes") && !error.contains("xxxx"), "{error}");
 }
 
 #[tokio::test]

@@ -41,8 +41,10 @@ pub struct Exclusive {
 }
 
 impl Exclusive {
-    /// Releases the kernel's claim so that mkfs can take it, and returns the lock that mkfs inherits.
-    pub(crate) fn release_claim(self) -> OwnedFd {
+    /// Releases the kernel's claim so that a program that writes to the device (mkfs, cryptsetup) can take it, and
+    /// returns the lock that the program inherits.
+    #[must_use]
+    pub fn release_claim(self) -> OwnedFd {
         self.lock
     }
 }

@@ -128,6 +128,28 @@ pub fn unmap_read_only(key: &str) -> Result<(), Error> {
     }
 }
 
+/// Removes the device-mapper device with that UUID if it has no table: its creation was interrupted, so nothing can use
+/// it. Does nothing if it does not exist, or has a table.
+///
+/// # Errors
+/// The error of the system call.
+pub fn remove_mapping_without_table(uuid: &str) -> Result<(), Error> {
+    if !exists(uuid)? {
+        return Ok(());
+    }
+    let block = Path::new("/sys/block");
+    for entry in fs::read_dir(block).map_err(|error| Error::io("list", block, &error))?.flatten() {
+        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        if read("dm/uuid").trim() == uuid && read("size").trim() != "0" {
+            return Ok(());
+        }
+    }
+    match call(uuid, "remove", &mut Request::new(uuid, false), ioctl::dev_remove) {
+        Err(Error::Syscall { source: Errno::ENXIO, .. }) | Ok(()) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether a mapping has no table because its creation was interrupted.
 fn is_empty(mapping: Device) -> bool {
     sectors_of(mapping).is_ok_and(|sectors| sectors == 0)

@@ -166,9 +166,12 @@ impl Host {
             // Before the volume, so that no later volume of this name finds it.
             self.remove_clone_snapshot_if_found(source, &record.name).await?;
         }
-        let device = device::active(&pool, &volume)?;
+        let device = device::active(&**self.kernel(), &pool, &volume)?;
         if let Some(device) = device.clone() {
             self.require_unused(id, device).await?;
+        }
+        if record.encryption.is_some() {
+            self.erase_encrypted(&pool, &volume).await?;
         }
         if let Err(mut error) = pool.remove(&volume).await {
             self.publisher().refresh_soon(pool.name());
@@ -193,7 +196,7 @@ impl Host {
 }
 
 /// Fails if the device is mounted or published anywhere that this process can see.
-fn unused(mounts: &dyn Mounts, device: &Path) -> Result<()> {
+pub(crate) fn unused(mounts: &dyn Mounts, device: &Path) -> Result<()> {
     let Some(number) = mounts.number(device) else { return Ok(()) };
     let mut users = mounts.mounts_of_device(number)?;
     users.extend(mounts.publications_of_block(number)?);

@@ -80,7 +80,7 @@ impl Host {
     async fn create_in_pool(&self, pool: &Arc<dyn Pool>, spec: &VolumeSpec) -> Result<PoolVolume> {
         pool.supports(spec)?;
         let spec = &self.sized(spec).await?;
-        let size = pool.size_of(spec).await?;
+        let size = pool.size_of(spec).await?.saturating_sub(spec.overhead());
         if let Some(kind) = spec.filesystem
             && size < filesystem::minimum_size(kind)
         {
@@ -173,6 +173,7 @@ impl Host {
 
 /// Rejects options that the controller should have rejected: the two may have different versions.
 fn check(spec: &VolumeSpec) -> Result<()> {
+    spec.check_encryption()?;
     match spec.filesystem {
         Some(kind) => check_options(kind, &[], &spec.class),
         None if spec.class.mkfs_options.is_empty() => Ok(()),
@@ -193,10 +194,10 @@ fn compatible(spec: &VolumeSpec, requested: &str, pool: &str, volume: &PoolVolum
         return conflict(format!("in pool {pool:?}, not in {requested:?}"));
     }
     // Its size at creation: it may have been expanded since.
-    if !spec.size.admits(record.size) {
+    if !spec.size.admits(record.usable_size()) {
         return conflict(format!(
             "with {} bytes, but at least {}{} are requested",
-            record.size,
+            record.usable_size(),
             spec.size.required,
             spec.size.limit.map_or_else(String::new, |limit| format!(" and at most {limit}"))
         ));

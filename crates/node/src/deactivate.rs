@@ -46,7 +46,7 @@ impl Host {
         let work = |_| async move {
             let Some(since) = Instant::now().checked_sub(UNPUBLISHED) else { return Ok(()) };
             let Some(Located { pool, volume }) = host.locate(&wanted).await? else { return Ok(()) };
-            let Some(device) = device::active(&pool, &volume)? else { return Ok(()) };
+            let Some(device) = device::active(&**host.kernel(), &pool, &volume)? else { return Ok(()) };
             host.require_unused(&wanted, device).await?;
             pool.deactivate(&volume, since).await
         };

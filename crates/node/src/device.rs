@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use quarry_pool::{Device, Pool, PoolVolume};
-use quarry_volume::{Result, VolumeId};
+use quarry_encryption::Layer;
+use quarry_pool::{Device, Pool, PoolVolume, Record};
+use quarry_volume::{Error, Result, VolumeId};
 
 use crate::kernel::Mounts;
 
@@ -17,14 +18,28 @@ use crate::kernel::Mounts;
 pub(crate) struct VolumeDevice {
     /// The node of the device that the pool provides.
     pub(crate) raw: PathBuf,
-    /// The node of the topmost layer on `raw`. A volume has no layers yet, so this is `raw` itself.
+    /// The node of the topmost layer on `raw`: `raw` itself, unless the volume is encrypted and open.
     pub(crate) top: PathBuf,
+    /// The dm-crypt device on `raw`.
+    pub(crate) layer: Option<Layer>,
 }
 
 impl VolumeDevice {
     /// The only place that determines which device is on top of a pool's device.
-    fn on(raw: PathBuf) -> Self {
-        Self { top: raw.clone(), raw }
+    pub(crate) fn on(mounts: &dyn Mounts, raw: PathBuf) -> Self {
+        let layer = mounts.layer_on(&raw);
+        Self { top: layer.as_ref().map_or_else(|| raw.clone(), |layer| layer.node.clone()), raw, layer }
+    }
+
+    /// The node through which the volume is used.
+    ///
+    /// # Errors
+    /// `Precondition` if it is encrypted and not open: then `top` is its storage, which nothing may use.
+    pub(crate) fn usable(self, record: &Record) -> Result<PathBuf> {
+        match (record.encryption, self.layer) {
+            (Some(_), None) => Err(Error::precondition("it is encrypted, and it is not open: stage it first")),
+            _ => Ok(self.top),
+        }
     }
 }
 
@@ -32,32 +47,29 @@ impl VolumeDevice {
 ///
 /// # Errors
 /// `Precondition` if the volume is simulated; otherwise as [`Pool::activate`].
-pub(crate) async fn activate(pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Result<VolumeDevice> {
-    Ok(VolumeDevice::on(pool.activate(volume).await?.node()?))
+pub(crate) async fn activate(mounts: &dyn Mounts, pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Result<VolumeDevice> {
+    Ok(VolumeDevice::on(mounts, pool.activate(volume).await?.node()?))
 }
 
-/// Like [`activate`], for callers that need only the bytes of the volume, which can be simulated: returns
-/// `top`.
+/// Like [`activate`], for callers that need only the bytes on the storage of the volume, which can be simulated: returns
+/// `raw`. Only a volume that is not encrypted, or that was never used, may be read or written there.
 ///
 /// # Errors
 /// As [`Pool::activate`].
 pub(crate) async fn activate_bytes(pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Result<Device> {
-    Ok(match pool.activate(volume).await? {
-        Device::Node(raw) => Device::Node(VolumeDevice::on(raw).top),
-        other @ (Device::Simulated(_) | Device::Space(_)) => other,
-    })
+    pool.activate(volume).await
 }
 
 /// The volume's device according to its pool. `None`: the volume is not active.
 ///
 /// # Errors
 /// As [`Pool::device`].
-pub(crate) fn active(pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Result<Option<VolumeDevice>> {
-    Ok(pool.device(volume)?.map(VolumeDevice::on))
+pub(crate) fn active(mounts: &dyn Mounts, pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Result<Option<VolumeDevice>> {
+    Ok(pool.device(volume)?.map(|raw| VolumeDevice::on(mounts, raw)))
 }
 
 /// The volume's device according to the kernel alone, which does not show those of all kinds of pools. `None`:
 /// the kernel does not show it, or cannot be asked.
 pub(crate) fn active_in_kernel(mounts: &dyn Mounts, id: &VolumeId) -> Option<VolumeDevice> {
-    mounts.active_volume(id).map(VolumeDevice::on)
+    mounts.active_volume(id).map(|raw| VolumeDevice::on(mounts, raw))
 }

@@ -65,6 +65,23 @@ pub(crate) fn filesystem(error: quarry_filesystem::Error) -> Error {
     }
 }
 
+/// A failed operation on an encrypted device.
+pub(crate) fn encryption(error: quarry_encryption::Error) -> Error {
+    use quarry_encryption::Error as Encryption;
+    let reason = match error {
+        Encryption::Device(error) => return filesystem(error),
+        Encryption::WrongKey { .. } | Encryption::NotBlank { .. } | Encryption::Passphrase { .. } => {
+            Reason::Precondition
+        }
+        Encryption::Busy { .. } => Reason::UnderWay,
+        Encryption::Io { ref source, .. } if source.raw_os_error().is_some_and(is_device_failure) => {
+            Reason::Unavailable
+        }
+        Encryption::Unverified { .. } | Encryption::Command { .. } | Encryption::Io { .. } => Reason::Host,
+    };
+    Error::new(reason, error.to_string())
+}
+
 /// A failed write of zeros to a new volume. The sectors are bad, so a retry on the same sectors would fail
 /// too, but a volume that is created again may get others.
 pub(crate) fn zeroing(error: quarry_filesystem::Error) -> Error {

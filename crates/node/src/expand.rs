@@ -49,11 +49,23 @@ impl Host {
             Health::Lost(why) | Health::Incomplete(why) => return Err(Error::unavailable(why.clone())),
             Health::Whole | Health::Degraded(_) => {}
         }
-        let Some(expansion) = pool.reserve_expansion(&volume, &size).await? else { return Ok(volume) };
+        // The volume's storage also has what its user does not see.
+        let overhead = volume.record()?.overhead();
+        let size = size.larger_by(overhead);
+        let reserved = pool.reserve_expansion(&volume, &size).await.map_err(|error| match overhead {
+            0 => error,
+            _ => error.context(format_args!("it is encrypted, and needs {overhead} bytes more than its user has")),
+        });
+        let Some(expansion) = reserved? else {
+            self.fit_encrypted(pool, &volume).await?;
+            return Ok(volume);
+        };
         if let Some(space) = &expansion.device {
             clean(self.kernel(), pool, &volume, space, handle).await?;
         }
-        pool.expand(&volume, &expansion).await
+        let expanded = pool.expand(&volume, &expansion).await?;
+        self.fit_encrypted(pool, &expanded).await?;
+        Ok(expanded)
     }
 }
 
@@ -67,7 +79,8 @@ async fn clean(
     handle: &Handle,
 ) -> Result<()> {
     let bytes = Bytes::hold(kernel, space.device.clone()).await?;
-    if volume.record()?.access.shows_bytes() {
+    let record = volume.record()?;
+    if record.access.shows_bytes() && !record.needs_no_zeroes() {
         if quarry_fault::disabled("expand-zero") {
             return Ok(());
         }

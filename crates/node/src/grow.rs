@@ -68,8 +68,9 @@ impl Host {
             Error::unavailable(format!("its pool did not answer within {} s; retry", QUESTION.as_secs()))
         })??;
         let Located { pool, volume } = located.ok_or_else(|| Error::not_found("it does not exist"))?;
-        // If an expansion was interrupted, this gives the device the size of the volume.
-        let device = device::activate(&pool, &volume).await?.top;
+        // If an expansion was interrupted, this gives the devices the size of the volume.
+        let device = device::activate(&**self.kernel(), &pool, &volume).await?.usable(volume.record()?)?;
+        self.fit_encrypted(&pool, &volume).await?;
         let bytes = self.device_size(&device).await?;
         if bytes < size.required {
             return Err(Error::unavailable(format!(

@@ -11,9 +11,10 @@ use quarry_volume::VolumeId;
 use crate::kernel::Mounts;
 use crate::{device, read_only};
 
-/// Whether sysfs proves that the device is that volume, or a read-only mapping of it.
+/// Whether sysfs proves that the device is that volume, its dm-crypt device, or a read-only mapping of it.
 pub(crate) fn is_volume(mounts: &dyn Mounts, number: Device, id: &VolumeId) -> bool {
-    if mounts.mapper_uuid(number).is_some_and(|uuid| read_only::is_of(&uuid, id)) {
+    let is_own = |uuid: String| read_only::is_of(&uuid, id) || quarry_encryption::is_of(&uuid, &id.to_string());
+    if mounts.mapper_uuid(number).is_some_and(is_own) {
         return true;
     }
     device::active_in_kernel(mounts, id).is_some_and(|active| mounts.number(&active.top) == Some(number))

@@ -13,6 +13,7 @@ mod copy;
 mod create;
 mod deactivate;
 mod device;
+mod encrypted;
 mod errors;
 mod expand;
 mod fill;

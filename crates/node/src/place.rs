@@ -85,7 +85,7 @@ impl Host {
             Error::new(Reason::Unavailable, format!("its pool did not answer within {} s", QUESTION.as_secs()))
         })??;
         let Located { pool, volume } = located.ok_or_else(|| Error::not_found("it does not exist"))?;
-        Ok(device::active(&pool, &volume)?.and_then(|device| self.kernel().number(&device.top)))
+        Ok(device::active(&**self.kernel(), &pool, &volume)?.and_then(|device| self.kernel().number(&device.top)))
     }
 }
 

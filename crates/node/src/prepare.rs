@@ -5,15 +5,18 @@
 //! owners are wiped, unless its record says that they were: then what is on the volume was written later, and a
 //! stage rejects it. On LVM, the record never says so, because that would take one more metadata commit. So
 //! there, a repeated CreateVolume wipes again until the first stage. If it may be used as a raw block device, it
-//! is zeroed completely, in chunks, and the record stores the progress.
+//! is zeroed completely, in chunks, and the record stores the progress. An encrypted volume is never zeroed: what a
+//! previous owner left reads as noise, and the first stage writes the header.
 
 use std::sync::Arc;
 
+use quarry_encryption::{Header, header_uuid};
 use quarry_pool::{Device, Pool, PoolVolume, Record, Recorded, State};
 use quarry_volume::{AccessTypes, Gib, Result};
 
 use crate::bytes::Bytes;
 use crate::device;
+use crate::encrypted;
 use crate::kernel::Kernel;
 use crate::stage::own_superblock;
 use crate::tasks::Handle;
@@ -38,24 +41,30 @@ pub(crate) async fn prepare(
     handle: &Handle,
 ) -> Result<PoolVolume> {
     let record = volume.record()?.clone();
-    if record.state == State::Ready || (record.access.shows_bytes() && is_zeroed(&record, volume.size)) {
+    let needs_zeroes = record.access.shows_bytes() && !record.needs_no_zeroes();
+    if record.state == State::Ready || (needs_zeroes && is_zeroed(&record, volume.size)) {
         return Ok(volume);
     }
     let device = device::activate_bytes(pool, &volume).await?;
-    if record.access.shows_bytes() {
+    if needs_zeroes {
         zero(kernel, pool, &mut volume, record, device, handle).await?;
-    } else if !record.wiped && (fresh || !carries_own_filesystem(kernel, &volume, &device).await?) {
+    } else if !record.wiped && (fresh || !carries_own_data(kernel, &volume, &device).await?) {
         Bytes::hold(kernel, device).await?.wipe().await?;
     }
     Ok(volume)
 }
 
-/// Whether a `new` volume contains the filesystem that a stage made for it. If so, that stage was
+/// Whether a `new` volume contains the filesystem, or the LUKS2 header, that a stage made for it. If so, that stage was
 /// interrupted, or an operator restored old metadata and it is a user's data. In both cases it is not wiped,
 /// whatever else is on it.
-async fn carries_own_filesystem(kernel: &Arc<dyn Kernel>, volume: &PoolVolume, device: &Device) -> Result<bool> {
+async fn carries_own_data(kernel: &Arc<dyn Kernel>, volume: &PoolVolume, device: &Device) -> Result<bool> {
     // In a simulated pool, no stage ever makes a filesystem.
-    let (Device::Node(device), Some(kind)) = (device, volume.record()?.filesystem) else { return Ok(false) };
+    let Device::Node(device) = device else { return Ok(false) };
+    if volume.record()?.encryption.is_some() {
+        let own = Header::Complete { uuid: header_uuid(&volume.uuid()) };
+        return Ok(encrypted::header(kernel, device).await? == own);
+    }
+    let Some(kind) = volume.record()?.filesystem else { return Ok(false) };
     Ok(own_superblock(kernel, volume, kind, device).await?.is_some())
 }
 

@@ -43,8 +43,8 @@ impl Host {
             Ok(found) => found,
             Err(error) => return self.publish_without_pool(publish, error).await,
         };
-        let device = device::active(&pool, &volume)?;
-        let device = device.ok_or_else(|| Error::precondition("it is not active: stage it first"))?.top;
+        let device = device::active(&**self.kernel(), &pool, &volume)?;
+        let device = device.ok_or_else(|| Error::precondition("it is not active: stage it first"))?.usable(&record)?;
         let number = self
             .kernel()
             .number(&device)

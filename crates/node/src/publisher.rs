@@ -18,8 +18,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, MutexGuard};
 use quarry_pool::{Pool, PoolVolume, Reading, Recorded, State, Volumes};
 use quarry_volume::{
-    COPY, Change, Condition, DISCARD, EXPAND, Greeting, LIMITS, PoolState, SNAPSHOT, SNAPSHOT_COPY, Snapshot,
-    SnapshotId, Space, Volume, VolumeId,
+    COPY, Change, Condition, DISCARD, ENCRYPTION, EXPAND, Greeting, LIMITS, PoolState, SNAPSHOT, SNAPSHOT_COPY,
+    Snapshot, SnapshotId, Space, Volume, VolumeId,
 };
 use tokio::sync::broadcast;
 
@@ -105,7 +105,7 @@ impl StatePublisher {
             pod_uid,
             boot_id: boot_id.trim().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: [EXPAND, SNAPSHOT, COPY, SNAPSHOT_COPY, DISCARD, LIMITS].map(str::to_owned).to_vec(),
+            capabilities: capabilities(),
         };
         // A later start begins with a higher generation, unless the clock was set back; then the instance
         // shows the restart.
@@ -443,6 +443,13 @@ impl PublishedPool {
     }
 }
 
+/// What the agent on this host can do beyond the first version of the protocol.
+fn capabilities() -> Vec<String> {
+    let can_encrypt = quarry_exec::missing_tools(&[quarry_encryption::TOOL.0]).is_empty();
+    let always = [EXPAND, SNAPSHOT, COPY, SNAPSHOT_COPY, DISCARD, LIMITS];
+    always.into_iter().chain(can_encrypt.then_some(ENCRYPTION)).map(str::to_owned).collect()
+}
+
 fn count(volumes: &[Volume]) -> u64 {
     u64::try_from(volumes.len()).unwrap_or(u64::MAX)
 }
@@ -460,7 +467,7 @@ pub(crate) fn describe(node: &str, pool: &str, volume: &PoolVolume) -> Volume {
     Volume {
         id: VolumeId { storage: volume.storage.clone(), node: node.to_owned(), volume: volume.name.clone() },
         name: record.map_or_else(|| volume.name.clone(), |record| record.name.clone()),
-        size: volume.size,
+        size: volume.usable_size(),
         pool: pool.to_owned(),
         access: record.map(|record| record.access),
         filesystem: record.and_then(|record| record.filesystem),
@@ -472,5 +479,6 @@ pub(crate) fn describe(node: &str, pool: &str, volume: &PoolVolume) -> Volume {
         source: record.and_then(|record| record.source.clone()),
         copying: record.filter(|record| record.filling).map(|record| fill::copied(record, volume.size)),
         limits: record.map(|record| record.limits).unwrap_or_default(),
+        encryption: record.and_then(|record| record.encryption),
     }
 }

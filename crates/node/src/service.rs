@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use quarry_exec::Secret;
 use quarry_proto::csi::v1 as csi;
 use quarry_transport::deadline;
 use quarry_volume::{Capability, Error, MKFS_OPTIONS, Result, SizeRange, VolumeId};
@@ -13,6 +14,7 @@ use quarry_wire::field::{existing_volume, required, signed};
 use quarry_wire::status::answer;
 use tonic::{Request, Response, Status};
 
+use crate::encrypted::PASSPHRASE;
 use crate::grow::Grow;
 use crate::host::Host;
 use crate::publish::Publish;
@@ -86,6 +88,30 @@ fn mkfs_options(context: &BTreeMap<String, String>) -> String {
     context.get(MKFS_OPTIONS).cloned().unwrap_or_default()
 }
 
+/// The passphrase among the secrets of a call.
+///
+/// # Errors
+/// `InvalidRequest` if there is another key instead: it is probably misspelt. No message contains a value.
+fn passphrase(secrets: BTreeMap<String, String>) -> Result<Option<Secret>> {
+    let mut found = None;
+    let mut others = Vec::new();
+    for (key, value) in secrets {
+        // The other values are overwritten, too.
+        let secret = Secret::new(value.into_bytes());
+        if key == PASSPHRASE {
+            found = Some(secret);
+        } else {
+            others.push(key);
+        }
+    }
+    match (&found, others.first()) {
+        (None, Some(other)) => Err(Error::invalid(format!(
+            "the secrets have the key {other:?}, but not {PASSPHRASE:?}: see docs/encryption.md"
+        ))),
+        _ => Ok(found),
+    }
+}
+
 #[tonic::async_trait]
 impl csi::node_server::Node for NodeService {
     async fn node_stage_volume(
@@ -94,13 +120,16 @@ impl csi::node_server::Node for NodeService {
     ) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
         answer(async move {
             let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
-            let request = request.into_inner();
+            let mut request = request.into_inner();
+            // First, so that they are overwritten in any case.
+            let passphrase = passphrase(std::mem::take(&mut request.secrets))?;
             required("volume_id", &request.volume_id)?;
             let stage = Stage {
                 staging: path("staging_target_path", &request.staging_target_path)?,
                 capability: capability(request.volume_capability.as_ref())?,
                 id: existing_volume(&request.volume_id)?,
                 mkfs_options: mkfs_options(&request.volume_context),
+                passphrase,
             };
             self.host.stage(stage, wait).await?;
             Ok(csi::NodeStageVolumeResponse {})
@@ -277,6 +306,17 @@ impl csi::node_server::Node for NodeService {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_passphrase_is_taken_from_the_secrets() {
+        let secrets = |pairs: &[(&str, &str)]| {
+            passphrase(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+        };
+        assert_eq!(secrets(&[]).unwrap(), None);
+        assert_eq!(secrets(&[("passphrase", "a b\n"), ("x", "y")]).unwrap(), Some(Secret::new(b"a b\n".to_vec())));
+        let error = secrets(&[("Passphrase", "hunter2")]).unwrap_err();
+        assert!(error.message.contains("\"Passphrase\"") && !error.message.contains("hunter2"), "{error}");
+    }
 
     #[test]
     fn an_invalid_path_is_rejected_before_anything_is_done() {

@@ -198,6 +198,12 @@ impl Host {
 /// its disk is lost.
 pub(crate) fn record_of(name: &str, source: &VolumeId, volume: &PoolVolume) -> Result<SnapshotRecord> {
     let record = volume.record()?;
+    if record.encryption.is_some() {
+        return Err(Error::precondition(format!(
+            "volume {source} is encrypted, and Quarry cannot restore or clone encrypted volumes yet, so it takes no \
+             snapshot; make a backup from within the pod"
+        )));
+    }
     if let Health::Lost(why) | Health::Incomplete(why) = &volume.health {
         return Err(Error::unavailable(format!("volume {source}: {why}")));
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quarry_exec::Secret;
 use quarry_filesystem::{Probe, Superblock};
 use quarry_mount::Entry;
 use quarry_pool::{Health, Pool, PoolVolume, Record, State};
@@ -38,6 +39,8 @@ pub(crate) struct Stage {
     pub(crate) capability: Capability,
     /// From the volume's context, as CreateVolume put it there.
     pub(crate) mkfs_options: String,
+    /// From the secrets of the call; only for encrypted volumes.
+    pub(crate) passphrase: Option<Secret>,
 }
 
 impl Host {
@@ -58,7 +61,14 @@ impl Host {
 
     async fn stage_now(&self, stage: Stage) -> Result<()> {
         let (Located { pool, mut volume }, record) = self.usable(&stage.id, &stage.capability).await?;
-        let device = device::activate(&pool, &volume).await?.top;
+        let device = match record.encryption {
+            None => device::activate(&**self.kernel(), &pool, &volume).await?,
+            Some(_) => {
+                let passphrase = stage.passphrase.as_ref();
+                self.open_encrypted(&stage.id, &pool, &volume, &record, passphrase).await?
+            }
+        };
+        let device = device.usable(&record)?;
         let Some(kind) = record.filesystem.filter(|_| stage.capability.access == AccessType::Mount) else {
             let staged = stage_block(&pool, &mut volume, &record).await;
             self.refresh_after_first_use(&pool, &record);
@@ -205,7 +215,7 @@ pub(crate) fn listed(entries: &[&Entry]) -> String {
     targets.iter().map(|target| format!("{target:?}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Checks that a raw block volume is zeroed, which CreateVolume does. Nothing else is needed.
+/// Checks that a raw block volume is zeroed, which CreateVolume does, or encrypted. Nothing else is needed.
 async fn stage_block(pool: &Arc<dyn Pool>, volume: &mut PoolVolume, record: &Record) -> Result<()> {
     match (record.state, record.access) {
         (State::Ready, _) => Ok(()),
@@ -214,6 +224,8 @@ async fn stage_block(pool: &Arc<dyn Pool>, volume: &mut PoolVolume, record: &Rec
         (State::New, AccessTypes::Both) if is_zeroed(record, volume.size) => {
             update_record(pool, volume, &record.ready()).await
         }
+        // It has just got its header, or an interrupted stage wrote it.
+        (State::New, _) if record.needs_no_zeroes() => update_record(pool, volume, &record.ready()).await,
         (State::New, _) => Err(Error::precondition(
             "it is not completely zeroed and may still contain another tenant's data; retry CreateVolume until it \
              returns OK",
@@ -232,7 +244,7 @@ async fn make_or_adopt(
     device: &Path,
     mkfs_options: &str,
 ) -> Result<()> {
-    if record.access.shows_bytes() && !is_zeroed(record, volume.size) {
+    if record.access.shows_bytes() && !record.needs_no_zeroes() && !is_zeroed(record, volume.size) {
         return Err(Error::precondition("it is not completely zeroed; retry CreateVolume until it returns OK"));
     }
     let uuid = volume.filesystem_uuid();
@@ -246,7 +258,12 @@ async fn make_or_adopt(
         Some(Superblock { in_progress: true, .. }) => make(kernel, record, kind, device, uuid, mkfs_options).await?,
         Some(_) => adopt(kernel, unchanged, kind, device).await?,
         None => match kernel.probe(device).await? {
-            Probe::Blank => make(kernel, record, kind, device, uuid, mkfs_options).await?,
+            Probe::Blank => {
+                if record.needs_no_zeroes() {
+                    wipe_noise(kernel, device).await?;
+                }
+                make(kernel, record, kind, device, uuid, mkfs_options).await?;
+            }
             other => {
                 // An mkfs that outlived the Quarry process that started it may have ended between the two reads.
                 if own().await?.is_some() {
@@ -264,6 +281,12 @@ async fn make_or_adopt(
         },
     }
     update_record(pool, volume, &record.ready_with(uuid)).await
+}
+
+/// Wipes the places of signatures on an encrypted device that was never written to: what is below reads as noise.
+async fn wipe_noise(kernel: &Arc<dyn Kernel>, device: &Path) -> Result<()> {
+    let (kernel, device) = (Arc::clone(kernel), device.to_owned());
+    errors::blocking(move || kernel.exclusive(&device)?.wipe_signatures()).await
 }
 
 async fn make(

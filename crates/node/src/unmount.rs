@@ -51,6 +51,9 @@ impl Host {
                 _ => host.trims().hold(&volume).await?,
             };
             host.unmount_now(parsed.clone(), target.clone(), remove).await?;
+            if let Some(id) = parsed.as_ref().filter(|_| !remove) {
+                host.close_encrypted(id).await?;
+            }
             if let Some(id) = parsed.filter(|_| remove) {
                 host.unlimit_pod(&target, &id).await;
             }
@@ -89,7 +92,7 @@ impl Host {
     /// The device number of a volume, if its pool finds it in time.
     async fn device_of(&self, id: &VolumeId) -> Option<Device> {
         let located = tokio::time::timeout(QUESTION, self.locate(id)).await.ok()?.ok()??;
-        let device = device::active(&located.pool, &located.volume).ok()??;
+        let device = device::active(&**self.kernel(), &located.pool, &located.volume).ok()??;
         self.kernel().number(&device.top)
     }
 }

@@ -380,6 +380,14 @@ pub trait Pool: Send + Sync {
         Err(Error::host(format!("pool {} has no snapshot {}", self.name(), snapshot.name)))
     }
 
+    /// Checks that [`Pool::remove`] would remove the volume now: for what has to be done first and cannot be undone.
+    ///
+    /// # Errors
+    /// As [`Pool::remove`], except `InUse`.
+    async fn check_removable(&self, _volume: &PoolVolume) -> Result<()> {
+        Ok(())
+    }
+
     /// Removes the volume, and returns when that would survive a power cut. Its space may not be free yet: see
     /// [`Pool::wiping`].
     ///

@@ -108,6 +108,15 @@ impl PoolVolume {
         recorded.unwrap_or_else(|| quarry_filesystem::filesystem_uuid(&self.uuid()))
     }
 
+    /// The size that its user has, in bytes.
+    #[must_use]
+    pub fn usable_size(&self) -> u64 {
+        match &self.record {
+            Recorded::Here(record) => self.size.saturating_sub(record.overhead()),
+            Recorded::Newer(_) | Recorded::Broken(_) | Recorded::Ambiguous(_) => self.size,
+        }
+    }
+
     /// The problem with its name: that the storage has it under another name.
     #[must_use]
     pub fn renamed(&self) -> Option<String> {
@@ -142,7 +151,7 @@ impl PoolVolume {
                 "volume {} was written by a newer Quarry (record version {version}, this one knows {}): it can only \
                  be unpublished and unstaged; upgrade Quarry on this node",
                 self.name,
-                crate::record::VERSION
+                crate::record::NEWEST
             ))),
             Recorded::Broken(why) => Err(Error::precondition(format!(
                 "the record of volume {} is invalid ({why}), so the volume is not changed: {}",

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 
 use crate::{
-    AccessTypes, Condition, ContentSource, Filesystem, IoLimits, Layout, LimitChanges, Parameters, Result, SizeRange,
-    Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, VolumeId, VolumeSpec, show_size,
+    AccessTypes, Condition, ContentSource, Encryption, Filesystem, IoLimits, Layout, LimitChanges, Parameters, Result,
+    SizeRange, Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, VolumeId, VolumeSpec, show_size,
 };
 
 /// A volume, as reported by its node.
@@ -43,6 +43,8 @@ pub struct Volume {
     pub copying: Option<CopyProgress>,
     /// Its I/O limits; none if its node is too old to report them.
     pub limits: IoLimits,
+    /// How it is encrypted; `None` if it is not.
+    pub encryption: Option<Encryption>,
 }
 
 /// How much of a volume is filled with the contents of its source, in bytes.
@@ -88,6 +90,7 @@ impl Volume {
             source: None,
             copying: None,
             limits: IoLimits::default(),
+            encryption: None,
         }
     }
 }
@@ -183,7 +186,14 @@ impl PoolState {
         if class.wipe.is_some() && !self.capabilities.wipe {
             return Capacity::default();
         }
-        self.space.capacity(&class.layout)
+        let capacity = self.space.capacity(&class.layout);
+        // Volumes are as large as requested, and need more than that.
+        let overhead = class.encryption.map_or(0, Encryption::overhead);
+        Capacity {
+            available: capacity.available.saturating_sub(overhead),
+            largest: capacity.largest.saturating_sub(overhead),
+            smallest: if capacity.smallest > overhead { capacity.smallest - overhead } else { capacity.smallest },
+        }
     }
 
     /// The space for new volumes, in bytes: 0 while the pool takes none.
@@ -226,6 +236,9 @@ pub const COPY: &str = "copy";
 /// The capability of a node whose agent obeys [`Parameters::discard`]. An older node would ignore it, and create a volume
 /// whose unused space is never discarded.
 pub const DISCARD: &str = "discard";
+/// The capability of a node that can encrypt volumes: its agent obeys [`Parameters::encryption`], and the host has the
+/// tool. An older node would ignore the parameter, and create a volume that is not encrypted.
+pub const ENCRYPTION: &str = "encryption";
 /// The capability of a node whose agent has [`Agent::modify`], and obeys [`Parameters::limits`] and
 /// [`Parameters::requires_limits`]. An older node would ignore them.
 pub const LIMITS: &str = "limits";

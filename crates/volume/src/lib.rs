@@ -6,6 +6,7 @@
 mod access;
 mod agent;
 mod discard;
+mod encryption;
 mod error;
 mod filesystem;
 mod health;
@@ -25,10 +26,11 @@ mod wipe;
 
 pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage};
 pub use agent::{
-    Agent, COPY, Capacity, Change, CopyProgress, DISCARD, EXPAND, FencingToken, Greeting, LIMITS, NameLookup,
-    PoolCapabilities, PoolState, SNAPSHOT, SNAPSHOT_COPY, ThinUse, Update, UpdateStream, Volume,
+    Agent, COPY, Capacity, Change, CopyProgress, DISCARD, ENCRYPTION, EXPAND, FencingToken, Greeting, LIMITS,
+    NameLookup, PoolCapabilities, PoolState, SNAPSHOT, SNAPSHOT_COPY, ThinUse, Update, UpdateStream, Volume,
 };
 pub use discard::{Discard, UnknownDiscard};
+pub use encryption::{Encryption, UnknownEncryption};
 pub use error::{Error, Reason, Result};
 pub use filesystem::{Filesystem, UnknownFilesystem};
 pub use health::{Condition, SnapshotCondition};

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    AccessTypes, ContentSource, Discard, Error, Filesystem, IoLimits, Layout, LimitChanges, Result, SizeRange, Wipe,
+    AccessTypes, ContentSource, Discard, Encryption, Error, Filesystem, IoLimits, Layout, LimitChanges, Result,
+    SizeRange, Wipe,
 };
 
 /// The keys that a StorageClass may set, documented in docs/storageclass.md.
-pub const KNOWN: [&str; 13] = [
+pub const KNOWN: [&str; 14] = [
     "pool",
     "layout",
     "stripes",
@@ -16,12 +17,15 @@ pub const KNOWN: [&str; 13] = [
     "mkfsOptions",
     "discard",
     "wipe",
+    ENCRYPTION,
     "readBytesPerSecond",
     "writeBytesPerSecond",
     "readIops",
     "writeIops",
     LIMITS,
 ];
+/// The key that says how volumes are encrypted.
+const ENCRYPTION: &str = "encryption";
 /// The key that says whether the I/O limits must be in force.
 const LIMITS: &str = "limits";
 /// Its value for a volume that no pod may use without its limits.
@@ -50,6 +54,8 @@ pub struct Parameters {
     /// When the unused space of its filesystem is discarded; `None` for the default of the pool. A raw block volume
     /// ignores it: see [`VolumeSpec::discard`].
     pub discard: Option<Discard>,
+    /// How the volume is encrypted; `None`: not at all.
+    pub encryption: Option<Encryption>,
     /// The I/O limits that its volumes begin with. They can be changed later.
     pub limits: IoLimits,
     /// Whether a pod may use the volume only where its limits are in force.
@@ -84,6 +90,9 @@ impl Parameters {
         let discard = own.get("discard").map(|word| word.parse::<Discard>()).transpose();
         let discard =
             discard.map_err(|error| Error::invalid(format!("StorageClass parameter \"discard\": {error}")))?;
+        let encryption = own.get(ENCRYPTION).map(|word| word.parse::<Encryption>()).transpose();
+        let encryption =
+            encryption.map_err(|error| Error::invalid(format!("StorageClass parameter {ENCRYPTION:?}: {error}")))?;
         let mkfs_options = own.get(MKFS_OPTIONS).copied().unwrap_or_default();
         let limits = IoLimits::default().with(&LimitChanges::read(|key| own.get(key).copied())?);
         let requires_limits = match own.get(LIMITS).copied() {
@@ -95,7 +104,8 @@ impl Parameters {
                 )));
             }
         };
-        Ok(Self { pool, layout, mkfs_options: fold(mkfs_options), wipe, discard, limits, requires_limits })
+        let mkfs_options = fold(mkfs_options);
+        Ok(Self { pool, layout, mkfs_options, wipe, discard, encryption, limits, requires_limits })
     }
 }
 
@@ -166,6 +176,27 @@ impl VolumeSpec {
         self.class.discard.filter(|_| self.filesystem.is_some())
     }
 
+    /// How many bytes of its storage its user does not have.
+    #[must_use]
+    pub fn overhead(&self) -> u64 {
+        self.class.encryption.map_or(0, Encryption::overhead)
+    }
+
+    /// Rejects what an encrypted volume cannot be.
+    ///
+    /// # Errors
+    /// `InvalidRequest` if it is to be filled from a source: a copy of other bytes is not encrypted, and what is encrypted
+    /// cannot be copied yet.
+    pub fn check_encryption(&self) -> Result<()> {
+        match (&self.class.encryption, &self.source) {
+            (Some(encryption), Some(source)) => Err(Error::invalid(format!(
+                "a volume with \"encryption: {encryption}\" cannot be filled from {source}: request an empty volume, or \
+                 use a StorageClass without \"encryption\""
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// See [`parameters_hash`].
     #[must_use]
     pub fn parameters_hash(&self) -> String {
@@ -219,6 +250,29 @@ mod tests {
             assert_eq!(error.reason, crate::Reason::InvalidRequest, "{word}");
             assert!(error.message.contains("zero, discard or none"), "{}", error.message);
         }
+    }
+
+    #[test]
+    fn a_class_sets_how_its_volumes_are_encrypted() {
+        assert_eq!(parse(&[("encryption", "luks2")]).unwrap().encryption, Some(Encryption::Luks2));
+        assert_eq!(parse(&[]).unwrap().encryption, None);
+        for word in ["", "luks", "LUKS2", "true", "none"] {
+            let error = parse(&[("encryption", word)]).unwrap_err();
+            assert_eq!(error.reason, crate::Reason::InvalidRequest, "{word}");
+            assert!(error.message.contains("\"encryption\": ") && error.message.contains("luks2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_encrypted_volume_is_not_filled_from_a_source() {
+        let mut spec = VolumeSpec::block("a", 1);
+        spec.class.encryption = Some(Encryption::Luks2);
+        spec.check_encryption().unwrap();
+        let source = ContentSource::Volume("v1:abcdefghij:n:b".parse().unwrap());
+        let error = spec.clone().filled_from(source.clone()).check_encryption().unwrap_err();
+        assert_eq!(error.reason, crate::Reason::InvalidRequest);
+        spec.class.encryption = None;
+        spec.filled_from(source).check_encryption().unwrap();
     }
 
     #[test]

@@ -15,6 +15,19 @@ pub struct SizeRange {
 }
 
 impl SizeRange {
+    /// The range of volumes that have so many more bytes.
+    #[must_use]
+    pub fn larger_by(self, bytes: u64) -> Self {
+        match bytes {
+            0 => self,
+            // Every volume has at least one byte.
+            _ => Self {
+                required: self.required.max(1).saturating_add(bytes),
+                limit: self.limit.map(|limit| limit.saturating_add(bytes)),
+            },
+        }
+    }
+
     /// Parses the two fields of a CSI `CapacityRange`, where 0 means "not set".
     ///
     /// # Errors

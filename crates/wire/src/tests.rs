@@ -8,10 +8,10 @@ use prost::Message as _;
 use quarry_proto::agent::v1 as agent_v1;
 use quarry_proto::volume::v1;
 use quarry_volume::{
-    AccessTypes, Change, Condition, ContentSource, CopyProgress, CowSize, Discard, ExtentSize, Extents, FencingToken,
-    Filesystem, Greeting, IoLimits, Layout, Parameters, Placement, PoolCapabilities, PoolState, Reason, SizeRange,
-    Snapshot, SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotParameters, SnapshotSpec, Space, StorageId,
-    ThinUse, Volume, VolumeId, VolumeSpec, Wipe,
+    AccessTypes, Change, Condition, ContentSource, CopyProgress, CowSize, Discard, Encryption, ExtentSize, Extents,
+    FencingToken, Filesystem, Greeting, IoLimits, Layout, Parameters, Placement, PoolCapabilities, PoolState, Reason,
+    SizeRange, Snapshot, SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotParameters, SnapshotSpec, Space,
+    StorageId, ThinUse, Volume, VolumeId, VolumeSpec, Wipe,
 };
 
 use crate::agent::{read_change, read_greeting, read_id, read_token, write_change, write_greeting, write_token};
@@ -94,11 +94,12 @@ prop_compose! {
         discard in of(prop::sample::select(&Discard::ALL[..])),
         limits in limits(),
         requires_limits in any::<bool>(),
+        encryption in of(Just(Encryption::Luks2)),
         source in of(source()),
     ) -> VolumeSpec {
         let limit = more.map(|more| required.saturating_add(more));
         let filesystem = Some(kind).filter(|_| access != AccessTypes::Block);
-        let class = Parameters { pool, layout, mkfs_options, wipe, discard, limits, requires_limits };
+        let class = Parameters { pool, layout, mkfs_options, wipe, discard, encryption, limits, requires_limits };
         VolumeSpec { name, size: SizeRange { required, limit }, access, filesystem, class, source }
     }
 }
@@ -118,10 +119,14 @@ prop_compose! {
         source in of(source()),
         progress: Option<(u64, u64)>,
         limits in limits(),
+        encryption in of(Just(Encryption::Luks2)),
     ) -> Volume {
         let problem = if condition == Condition::Healthy { String::new() } else { problem };
         let copying = progress.map(|(copied, total)| CopyProgress { copied, total });
-        Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition, source, copying, limits }
+        Volume {
+            id, name, size, pool, access, filesystem, layout, ready, problem, condition, source, copying, limits,
+            encryption,
+        }
     }
 }
 

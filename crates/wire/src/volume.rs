@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use quarry_proto::volume::v1;
 use quarry_volume::{
-    AccessTypes, Condition, ContentSource, CopyProgress, Discard, Error, Filesystem, IoLimits, Layout, Parameters,
-    Reason, Result, SizeRange, Volume, VolumeSpec, Wipe,
+    AccessTypes, Condition, ContentSource, CopyProgress, Discard, Encryption, Error, Filesystem, IoLimits, Layout,
+    Parameters, Reason, Result, SizeRange, Volume, VolumeSpec, Wipe,
 };
 
 use crate::field::required;
@@ -15,7 +15,7 @@ use crate::text::truncated;
 #[must_use]
 pub fn write_spec(spec: VolumeSpec) -> v1::VolumeSpec {
     let VolumeSpec { name, size: SizeRange { required, limit }, access, filesystem, class, source } = spec;
-    let Parameters { pool, layout, mkfs_options, wipe, discard, limits, requires_limits } = class;
+    let Parameters { pool, layout, mkfs_options, wipe, discard, encryption, limits, requires_limits } = class;
     v1::VolumeSpec {
         name,
         required_bytes: required,
@@ -29,6 +29,7 @@ pub fn write_spec(spec: VolumeSpec) -> v1::VolumeSpec {
         discard: discard.map_or_else(String::new, |discard| discard.to_string()),
         limits: write_limits(limits),
         requires_limits,
+        encryption: write_encryption(encryption),
         source: write_source(source),
     }
 }
@@ -53,6 +54,7 @@ pub fn read_spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
         discard,
         limits,
         requires_limits,
+        encryption,
         source,
     } = spec;
     required("spec.name", &name)?;
@@ -72,6 +74,7 @@ pub fn read_spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
             mkfs_options,
             limits: read_limits(limits),
             requires_limits,
+            encryption: requested_encryption(&encryption)?,
         },
         source: requested_source(&source)?,
     })
@@ -141,6 +144,21 @@ fn requested_discard(word: &str) -> Result<Option<Discard>> {
     }
 }
 
+fn write_encryption(encryption: Option<Encryption>) -> String {
+    encryption.map_or_else(String::new, |encryption| encryption.to_string())
+}
+
+/// An unknown encryption is rejected: without it, the volume would not be encrypted.
+fn requested_encryption(word: &str) -> Result<Option<Encryption>> {
+    match word {
+        "" => Ok(None),
+        word => {
+            let known = word.parse::<Encryption>();
+            Ok(Some(known.map_err(|error| Error::invalid(format!("spec.encryption: {error}")))?))
+        }
+    }
+}
+
 fn write_limits(limits: IoLimits) -> Option<v1::IoLimits> {
     let [read_bytes, write_bytes, read_iops, write_iops] = limits.values().map(Option::unwrap_or_default);
     (!limits.is_none()).then_some(v1::IoLimits { read_bytes, write_bytes, read_iops, write_iops })
@@ -180,8 +198,22 @@ fn requested_layout(code: &str) -> Result<Layout> {
 /// A volume, as reported by its node.
 #[must_use]
 pub fn write(volume: Volume) -> v1::Volume {
-    let Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition, source, copying, limits } =
-        volume;
+    let Volume {
+        id,
+        name,
+        size,
+        pool,
+        access,
+        filesystem,
+        layout,
+        ready,
+        problem,
+        condition,
+        source,
+        copying,
+        limits,
+        encryption,
+    } = volume;
     v1::Volume {
         id: id.to_string(),
         name,
@@ -196,6 +228,7 @@ pub fn write(volume: Volume) -> v1::Volume {
         source: write_source(source),
         copying: copying.map(write_progress),
         limits: write_limits(limits),
+        encryption: write_encryption(encryption),
     }
 }
 
@@ -218,6 +251,7 @@ pub fn read(volume: v1::Volume) -> Option<Volume> {
         source,
         copying,
         limits,
+        encryption,
     } = volume;
     Some(Volume {
         id: id.parse().ok()?,
@@ -233,6 +267,7 @@ pub fn read(volume: v1::Volume) -> Option<Volume> {
         source: source.parse().ok(),
         copying: copying.map(read_progress),
         limits: read_limits(limits),
+        encryption: encryption.parse().ok(),
     })
 }
 

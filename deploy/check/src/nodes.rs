@@ -50,7 +50,7 @@ fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Fa
         matches!(udev.as_slice(), [data] if text(data, "/mountPath") == "/run/udev/data" && is(data, "/readOnly", true)),
     );
     must("udev's database is the host's", host("/run/udev/data") == Some("/run/udev/data"));
-    for path in ["/dev", "/run/lvm", "/run/lock/lvm"] {
+    for path in ["/dev", "/run/cryptsetup", "/run/lvm", "/run/lock/lvm"] {
         must(&format!("{path} is the host's"), host(path) == Some(path));
     }
     must("lvm's configuration and archives are the host's", host("/etc/lvm").is_some_and(|path| path.starts_with('/')));

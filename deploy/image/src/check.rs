@@ -16,9 +16,10 @@ use crate::command::{command, run};
 use crate::{Architecture, Archive};
 
 /// Each tool besides those of the filesystems, with arguments that make it print its version or usage.
-const TOOLS: [&[&str]; 5] = [
+const TOOLS: [&[&str]; 6] = [
     &["quarry", "--version"],
     &["lvm", "vgs", "--version", "--driverloaded", "n"],
+    &["cryptsetup", "--version"],
     &["dmsetup", "--help"],
     &["blkid", "-V"],
     &["lsblk", "-V"],

@@ -101,6 +101,7 @@ fn base(tools: Layer) -> Layer {
         .directory("/var/lib/kubelet", 0o755)
         .symlink("/var/run", "/run")
         .symlink("/var/lock", "/run/lock");
-    let mounted = ["/dev", "/proc", "/sys", "/run/lock/lvm", "/run/lvm", "/run/udev", "/run/udev/data"];
+    let mounted =
+        ["/dev", "/proc", "/sys", "/run/cryptsetup", "/run/lock/lvm", "/run/lvm", "/run/udev", "/run/udev/data"];
     mounted.iter().fold(layer, |layer, folder| layer.directory(folder, 0o755))
 }

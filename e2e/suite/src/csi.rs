@@ -48,6 +48,8 @@ pub struct Ask {
     pub preferred: Vec<String>,
     /// What it is filled from, if anything.
     pub source: Option<Source>,
+    /// The passphrase that is given to NodeStageVolume.
+    pub passphrase: Option<String>,
 }
 
 /// The key of the topology segments that name nodes.
@@ -85,6 +87,7 @@ impl Ask {
             requisite: Vec::new(),
             preferred: Vec::new(),
             source: None,
+            passphrase: None,
         }
     }
 
@@ -107,6 +110,20 @@ impl Ask {
     pub fn parameter(mut self, key: &str, value: &str) -> Self {
         self.parameters.insert(key.to_owned(), value.to_owned());
         self
+    }
+
+    /// The same, encrypted with that passphrase.
+    pub fn encrypted(self, passphrase: &str) -> Self {
+        Self { passphrase: Some(passphrase.to_owned()), ..self.parameter("encryption", "luks2") }
+    }
+
+    pub fn is_encrypted(&self) -> bool {
+        self.parameters.contains_key("encryption")
+    }
+
+    /// How much larger than the volume its storage is.
+    pub fn overhead(&self) -> i64 {
+        if self.is_encrypted() { 16 * MIB } else { 0 }
     }
 
     /// The same with another access mode.
@@ -285,6 +302,7 @@ impl Csi {
             staging_target_path: staging.to_owned(),
             volume_capability: Some(made.ask.capability()),
             volume_context: made.context.clone(),
+            secrets: made.ask.passphrase.iter().map(|value| ("passphrase".to_owned(), value.clone())).collect(),
             ..Default::default()
         };
         self.node().node_stage_volume(timed(request, PATIENCE)).await.map(drop)

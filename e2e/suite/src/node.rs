@@ -77,6 +77,8 @@ pub struct Node {
     starter: &'static str,
     /// More arguments of quarry.
     arguments: &'static str,
+    /// What quarry logs.
+    level: &'static str,
 }
 
 impl Node {
@@ -121,8 +123,19 @@ impl Node {
         let csi = Csi::new(vm.guest(), SOCKET);
         let (path, role) = (String::new(), "standalone".to_owned());
         let notes = Some(Notes::on(vm.console_log()));
-        let node =
-            Self { notes, vm, csi, storage, foreign: Vec::new(), quarry: None, path, role, starter: "", arguments: "" };
+        let node = Self {
+            notes,
+            vm,
+            csi,
+            storage,
+            foreign: Vec::new(),
+            quarry: None,
+            path,
+            role,
+            starter: "",
+            arguments: "",
+            level: "debug",
+        };
         node.configure(&format!("pools:\n  - name: main\n    {}\n", storage.section())).await?;
         Ok(node)
     }
@@ -176,6 +189,11 @@ impl Node {
         self.arguments = arguments;
     }
 
+    /// From the next start on, quarry and the crates that it uses log everything.
+    pub fn log_everything(&mut self) {
+        self.level = "trace";
+    }
+
     /// From the next start on, quarry does not compare what it reads without lvm with lvm's report: for tests that count
     /// what it starts.
     pub fn without_comparisons(&mut self) {
@@ -187,9 +205,9 @@ impl Node {
         let notes = if self.notes.is_some() { "ln -sf /dev/console" } else { "rm -f" };
         let script = format!(
             "mkdir -p /run/quarry {FAULTS} && {notes} {FAULTS}/notes && export PATH={}$PATH QUARRY_FAULT_DIR={FAULTS} && \
-             exec {} {BINARY} --log debug {} --config /etc/quarry/pools.yaml --endpoint unix://{SOCKET} --state {STATE} \
+             exec {} {BINARY} --log {} {} --config /etc/quarry/pools.yaml --endpoint unix://{SOCKET} --state {STATE} \
              --http 127.0.0.1:9808 {} >>{LOG} 2>&1",
-            self.path, self.starter, self.role, self.arguments
+            self.path, self.starter, self.level, self.role, self.arguments
         );
         self.quarry = Some(self.vm.spawn(Command::sh(script).detach().timeout(Duration::from_secs(24 * 3600))).await?);
         if let Err(error) = serving(&self.csi).await {

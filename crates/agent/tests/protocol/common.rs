@@ -8,10 +8,11 @@ use futures::{StreamExt as _, stream};
 use quarry_agent::{AgentService, RemoteAgent, serve};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Condition, ContentSource, CopyProgress, CowSize, Discard, Error, ExtentSize, Extents,
-    FencingToken, Filesystem, Greeting, IoLimits, Layout, LimitChanges, NameLookup, Parameters, PoolCapabilities,
-    PoolState, Reason, Result, SizeRange, Snapshot, SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotParameters,
-    SnapshotSpec, Space, StorageId, ThinUse, Update, UpdateStream, Volume, VolumeId, VolumeSpec, Wipe,
+    AccessTypes, Agent, Change, Condition, ContentSource, CopyProgress, CowSize, Discard, Encryption, Error,
+    ExtentSize, Extents, FencingToken, Filesystem, Greeting, IoLimits, Layout, LimitChanges, NameLookup, Parameters,
+    PoolCapabilities, PoolState, Reason, Result, SizeRange, Snapshot, SnapshotCondition, SnapshotId, SnapshotMethod,
+    SnapshotParameters, SnapshotSpec, Space, StorageId, ThinUse, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    Wipe,
 };
 use tokio::io::DuplexStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -204,6 +205,7 @@ pub(crate) fn volume(name: &str) -> Volume {
         source: Some(ContentSource::Snapshot(snapshot_id("t"))),
         copying: Some(CopyProgress { copied: 3, total: 4 }),
         limits: IoLimits::new([Some(1 << 20), None, Some(3), None]),
+        encryption: Some(Encryption::Luks2),
     }
 }
 
@@ -279,6 +281,7 @@ pub(crate) fn spec(name: &str) -> VolumeSpec {
             discard: Some(Discard::Periodic),
             limits: IoLimits::new([None, Some(1 << 20), None, Some(500)]),
             requires_limits: true,
+            encryption: Some(Encryption::Luks2),
         },
         source: Some(ContentSource::Volume(id("a"))),
     }

@@ -105,6 +105,7 @@ async fn a_newer_controllers_request_is_understood() {
         // 1 MiB and 500 as varints.
         text(11, &[2 << 3, 0x80, 0x80, 0x40, 4 << 3, 0xf4, 0x03]),
         number(12, 1),
+        text(13, b"luks2"),
         long(30, id("a").to_string().as_bytes()),
         NEWER.to_vec(),
     ]
@@ -134,6 +135,7 @@ async fn the_answers_bytes_are_frozen() {
         text(9, b"a disk is missing"),
         number(10, 2),
         text(11, &[1 << 3, 0x80, 0x80, 0x40, 3 << 3, 3]),
+        text(12, b"luks2"),
         long(30, snapshot_id("t").to_string().as_bytes()),
         long(31, &[number(1, 3), number(2, 4)].concat()),
     ]

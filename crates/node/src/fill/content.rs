@@ -189,7 +189,7 @@ impl Host {
     /// Fails if the source is a volume that can be copied only while nothing uses it, and it is in use.
     pub(super) async fn require_offline(&self, content: &Content) -> Result<()> {
         let Origin::Offline(volume) = &content.origin else { return Ok(()) };
-        let Some(device) = device::active(&content.pool, volume)? else { return Ok(()) };
+        let Some(device) = device::active(&**self.kernel(), &content.pool, volume)? else { return Ok(()) };
         let id = &content.record.source;
         self.require_unused(id, device).await.map_err(|error| match error.reason {
             Reason::InUse => Error::precondition(format!(

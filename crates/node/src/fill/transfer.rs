@@ -15,7 +15,7 @@ use crate::copies::Running;
 use crate::copy::Tail;
 use crate::device;
 use crate::host::Host;
-use crate::kernel::DeviceCopy;
+use crate::kernel::{DeviceCopy, Kernel};
 use crate::prepare::update_record;
 use crate::tasks::Handle;
 use crate::zero::Progress;
@@ -96,7 +96,7 @@ impl Host {
                     retry,
                 };
                 self.kernel().copy(copy, handle, &mut stored).await.map_err(Failure::of_source)?;
-                require_unchanged(content, &opened).await?;
+                require_unchanged(self.kernel(), content, &opened).await?;
             }
             (Device::Simulated(source), Device::Simulated(target)) => {
                 copy_simulated(&source, &target, start.bytes()..size, whole, handle).await?;
@@ -133,11 +133,11 @@ impl Host {
 
 /// Checks after a copy that the device at that node, which was read, was the source until the end, and that the contents
 /// of a snapshot were not lost meanwhile.
-async fn require_unchanged(content: &Content, opened: &Path) -> Result<(), Failure> {
+async fn require_unchanged(kernel: &Arc<dyn Kernel>, content: &Content, opened: &Path) -> Result<(), Failure> {
     match &content.origin {
         Origin::Snapshot(snapshot) => require_snapshot_unchanged(&content.pool, snapshot, opened).await,
         Origin::Volume(volume) | Origin::Offline(volume) => {
-            let now = device::active(&content.pool, volume)?.map(|now| now.top);
+            let now = device::active(&**kernel, &content.pool, volume)?.map(|now| now.top);
             Ok(require_same_device(now.as_deref(), opened)?)
         }
     }

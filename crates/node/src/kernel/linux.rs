@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use quarry_encryption::{self as encryption, Header, Layer};
+use quarry_exec::Secret;
 use quarry_filesystem::{
     self as filesystem, Coverage, Exclusive, Mounted, Probe, Superblock, Trimmed, Trouble, Usage, UuidStep,
 };
@@ -12,7 +14,7 @@ use quarry_mount::{self as mount, Device, Entry, Mapping};
 use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
 use uuid::Uuid;
 
-use super::{DeviceCopy, Filesystems, HeldDevice, Mounts};
+use super::{DeviceCopy, Encryptions, Filesystems, HeldDevice, Mounts};
 use crate::copy::{DeviceSource, DeviceTarget, Edit, Job};
 use crate::errors;
 use crate::tasks::Handle;
@@ -36,6 +38,14 @@ impl Mounts for Linux {
 
     fn active_volume(&self, id: &VolumeId) -> Option<PathBuf> {
         quarry_pool::device_in_kernel(&id.storage, &id.volume).ok().flatten()
+    }
+
+    fn layer_on(&self, raw: &Path) -> Option<Layer> {
+        encryption::on(raw)
+    }
+
+    fn layer_named(&self, name: &str) -> Option<Layer> {
+        encryption::named(name)
     }
 
     fn held_by(&self, device: &Path) -> String {
@@ -104,6 +114,36 @@ impl Mounts for Linux {
 
     fn unmap_read_only(&self, key: &str) -> Result<()> {
         mount::unmap_read_only(key).map_err(errors::mount)
+    }
+}
+
+#[async_trait::async_trait]
+impl Encryptions for Linux {
+    fn header(&self, raw: &Path) -> Result<Header> {
+        encryption::header(raw).map_err(errors::encryption)
+    }
+
+    async fn format_encrypted(&self, raw: &Path, uuid: Uuid, passphrase: &Secret) -> Result<()> {
+        encryption::format(raw, uuid, passphrase).await.map_err(errors::encryption)
+    }
+
+    async fn open_encrypted(
+        &self,
+        raw: &Path,
+        uuid: Uuid,
+        name: &str,
+        passphrase: &Secret,
+        discards: bool,
+    ) -> Result<()> {
+        encryption::open(raw, uuid, name, passphrase, discards).await.map_err(errors::encryption)
+    }
+
+    async fn resize_encrypted(&self, name: &str) -> Result<()> {
+        encryption::resize(name).await.map_err(errors::encryption)
+    }
+
+    async fn close_encrypted(&self, name: &str) -> Result<()> {
+        encryption::close(name).await.map_err(errors::encryption)
     }
 }
 

@@ -15,6 +15,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use quarry_encryption::{Header, Layer};
+use quarry_exec::Secret;
 use quarry_filesystem::{Coverage, Probe, Superblock, Trimmed, Trouble, Usage, UuidStep};
 use quarry_mount::{Device, Entry, Mapping};
 use quarry_volume::{Filesystem, Gib, MakeOptions, Result, VolumeId};
@@ -29,9 +31,9 @@ pub(crate) use linux::Linux;
 mod linux;
 
 /// The kernel of one host.
-pub(crate) trait Kernel: Mounts + Filesystems {}
+pub(crate) trait Kernel: Mounts + Filesystems + Encryptions {}
 
-impl<T: Mounts + Filesystems> Kernel for T {}
+impl<T: Mounts + Filesystems + Encryptions> Kernel for T {}
 
 /// Block devices and mounts. The functions have the semantics of those of the same name in the crate `mount`.
 pub(crate) trait Mounts: Send + Sync {
@@ -49,6 +51,12 @@ pub(crate) trait Mounts: Send + Sync {
     /// The node of the pool's device of an active volume, if the kernel alone can show it (see
     /// [`quarry_pool::device_in_kernel`]). `None` also if the kernel cannot be asked. Reads only the kernel's tables.
     fn active_volume(&self, id: &VolumeId) -> Option<PathBuf>;
+
+    /// The dm-crypt device of a volume on a pool's device, if it is open. Reads only the kernel's tables.
+    fn layer_on(&self, raw: &Path) -> Option<Layer>;
+
+    /// The dm-crypt device with that name, if it is open. Reads only the kernel's tables.
+    fn layer_named(&self, name: &str) -> Option<Layer>;
 
     /// What holds a device open, as text to append to a message; empty if no holder is visible.
     fn held_by(&self, device: &Path) -> String;
@@ -106,6 +114,32 @@ pub(crate) trait Mounts: Send + Sync {
 
     /// Removes the read-only mapping with that key.
     fn unmap_read_only(&self, key: &str) -> Result<()>;
+}
+
+/// Encrypted devices. The functions have the semantics of those of the same purpose in the crate `encryption`.
+#[async_trait::async_trait]
+pub(crate) trait Encryptions: Send + Sync {
+    /// What is at the place of a LUKS2 header on a pool's device. Blocks.
+    fn header(&self, raw: &Path) -> Result<Header>;
+
+    /// Writes a header with that UUID to a blank device, or over one with this UUID that no key opens.
+    async fn format_encrypted(&self, raw: &Path, uuid: Uuid, passphrase: &Secret) -> Result<()>;
+
+    /// Opens the device as the dm-crypt device with that name.
+    async fn open_encrypted(
+        &self,
+        raw: &Path,
+        uuid: Uuid,
+        name: &str,
+        passphrase: &Secret,
+        discards: bool,
+    ) -> Result<()>;
+
+    /// Gives the dm-crypt device with that name the size that its device below allows.
+    async fn resize_encrypted(&self, name: &str) -> Result<()>;
+
+    /// Closes the dm-crypt device with that name.
+    async fn close_encrypted(&self, name: &str) -> Result<()>;
 }
 
 /// The contents of block devices. The functions have the semantics of those of the same name in the crate

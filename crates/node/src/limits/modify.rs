@@ -129,7 +129,7 @@ impl Host {
         pool: &Arc<dyn Pool>,
         volume: &PoolVolume,
     ) -> Result<(Option<Device>, BTreeSet<String>)> {
-        let Some(active) = device::active(pool, volume)? else { return Ok((None, BTreeSet::new())) };
+        let Some(active) = device::active(&**self.kernel(), pool, volume)? else { return Ok((None, BTreeSet::new())) };
         let (kernel, id) = (Arc::clone(self.kernel()), id.clone());
         errors::blocking(move || {
             let Some(number) = kernel.number(&active.top) else { return Ok((None, BTreeSet::new())) };

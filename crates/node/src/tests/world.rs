@@ -262,7 +262,11 @@ impl World {
         match call {
             Call::Create => host.create(self.usage.spec(), None, LONG).await.map(drop),
             Call::Stage => {
-                host.stage(Stage { id, staging: staging(), capability, mkfs_options: String::new() }, LONG).await
+                host.stage(
+                    Stage { id, staging: staging(), capability, mkfs_options: String::new(), passphrase: None },
+                    LONG,
+                )
+                .await
             }
             Call::Publish => {
                 let (target, read_only) = (self.target.clone(), self.usage.read_only);

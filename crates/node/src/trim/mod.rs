@@ -224,7 +224,7 @@ impl Trimmer {
                 Ok(Step::Unsupported) => {
                     if self.unsupported.insert(queued.id.clone()) {
                         tracing::info!(
-                            volume = %queued.id, device = device_of(queued),
+                            volume = %queued.id, device = device_of(&**self.host.kernel(), queued),
                             "its class has \"discard: periodic\", but its device does not support discards (because \
                              its disk does not, or because the volume has copy-on-write snapshots): nothing is \
                              discarded"
@@ -235,7 +235,7 @@ impl Trimmer {
                 Err(error) => {
                     trims.add_failure();
                     tracing::warn!(
-                        volume = %queued.id, device = device_of(queued), %error,
+                        volume = %queued.id, device = device_of(&**self.host.kernel(), queued), %error,
                         "the unused space of a volume could not be discarded (discard: periodic); it is tried again in \
                          the next interval: check the disk and the filesystem (kernel log, quarry doctor)"
                     );
@@ -273,7 +273,7 @@ impl Trimmer {
 impl Queued {
     /// Blocks until the step has ended.
     fn step(&self, kernel: &dyn Kernel, step: u64) -> Result<Step> {
-        let Some(device) = device::active(&self.pool, &self.volume)? else { return Ok(Step::End) };
+        let Some(device) = device::active(kernel, &self.pool, &self.volume)? else { return Ok(Step::End) };
         let Some(number) = kernel.number(&device.top) else { return Ok(Step::End) };
         // The first one is the staged mount: all others are binds of it.
         let mounted = kernel.mounts_of_device(number)?.into_iter().find(|entry| entry.root.as_os_str() == "/");
@@ -314,8 +314,8 @@ fn is_read_only(entry: &Entry) -> bool {
 }
 
 /// The device of a volume, for messages.
-fn device_of(queued: &Queued) -> String {
+fn device_of(kernel: &dyn Kernel, queued: &Queued) -> String {
     let device: Result<Option<PathBuf>, Error> =
-        device::active(&queued.pool, &queued.volume).map(|device| device.map(|device| device.top));
+        device::active(kernel, &queued.pool, &queued.volume).map(|device| device.map(|device| device.top));
     device.ok().flatten().map_or_else(|| "unknown".to_owned(), |device| device.display().to_string())
 }

@@ -453,6 +453,12 @@ impl Pool for DiskPool {
         ))
     }
 
+    async fn check_removable(&self, volume: &PoolVolume) -> Result<()> {
+        let view = self.inner.view().await?;
+        let (_, _, now) = self.inner.current(&view, volume)?;
+        now.record().map(drop)
+    }
+
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
         self.inner.remove(volume).await
     }

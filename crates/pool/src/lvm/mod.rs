@@ -504,6 +504,18 @@ impl Pool for LvmPool {
         self.remove_taken_snapshot(snapshot).await
     }
 
+    async fn check_removable(&self, volume: &PoolVolume) -> Result<()> {
+        let _lock = self.lock().await?;
+        let group = self.group().await?;
+        let (current, found) = self.current(&group, volume)?;
+        current.record()?;
+        self.check_not_renamed(&group, &current)?;
+        self.check_complete(&group)?;
+        snapshot::check_none(&self.name, &group, &current, "removed")?;
+        thin::check_no_clone(&self.name, &group, &current)?;
+        removal::check_removable(&self.name, &group, found)
+    }
+
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
         let _lock = self.lock().await?;
         let group = self.group().await?;

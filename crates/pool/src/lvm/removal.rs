@@ -50,7 +50,7 @@ impl LvmPool {
 }
 
 /// Checks that lvm would remove that volume now, and nothing else with it.
-fn check_removable(pool: &str, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
+pub(super) fn check_removable(pool: &str, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
     if let Some(why) = group.operation_in_progress(volume) {
         return Err(Error::new(
             Reason::UnderWay,

@@ -13,7 +13,9 @@ mod thin;
 
 use std::fmt;
 
-use quarry_volume::{AccessTypes, ContentSource, Discard, Filesystem, Gib, IoLimits, Layout, VolumeSpec, Wipe};
+use quarry_volume::{
+    AccessTypes, ContentSource, Discard, Encryption, Filesystem, Gib, IoLimits, Layout, VolumeSpec, Wipe,
+};
 use uuid::Uuid;
 
 pub use self::scratch::ScratchRecord;
@@ -24,8 +26,12 @@ pub use self::thin::{ThinPoolPart, ThinPoolRecord};
 const MARK: &str = "quarry";
 /// The version of the record of a complete volume.
 pub const VERSION: u32 = 1;
+/// The version of the record of an encrypted volume: an older Quarry must not use it as a plain one.
+const ENCRYPTED_VERSION: u32 = 3;
+/// The highest version of a record of a volume that this code can read.
+pub(crate) const NEWEST: u32 = ENCRYPTED_VERSION;
 /// The maximum length of a record in bytes, for any name that CSI allows.
-pub const MAX_RECORD: usize = 613;
+pub const MAX_RECORD: usize = 621;
 
 /// The state of a volume. There are two states, and one rule: Quarry writes only to a `new` volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +86,8 @@ pub struct Record {
     pub limits: IoLimits,
     /// Whether a pod may use it only where its limits are in force.
     pub requires_limits: bool,
+    /// How it is encrypted. Then all sizes include [`Encryption::overhead`].
+    pub encryption: Option<Encryption>,
     /// Keys of a later minor revision, kept unchanged.
     unknown: Vec<String>,
 }
@@ -196,6 +204,7 @@ impl Record {
             discard: spec.discard(),
             limits: spec.class.limits,
             requires_limits: spec.class.requires_limits,
+            encryption: spec.class.encryption,
             unknown: Vec::new(),
         }
     }
@@ -205,6 +214,10 @@ impl Record {
     #[must_use]
     pub(crate) fn new_thin(spec: &VolumeSpec, size: u64) -> Self {
         let record = Self { thin: true, layout: Layout::Linear, ..Self::new(spec, size) };
+        if record.encryption.is_some() {
+            // Its header is still missing.
+            return record.wiped();
+        }
         match (record.filling, record.access) {
             (true, _) => record,
             (false, AccessTypes::Mount) => record.wiped(),
@@ -286,14 +299,32 @@ impl Record {
         if self.filling { 0 } else { self.zeroed.bytes() }
     }
 
+    /// Whether it is used without being zeroed: what a previous owner left reads as noise if it is encrypted.
+    #[must_use]
+    pub fn needs_no_zeroes(&self) -> bool {
+        self.encryption.is_some()
+    }
+
+    /// The size that its user had when it was created, in bytes.
+    #[must_use]
+    pub fn usable_size(&self) -> u64 {
+        self.size.saturating_sub(self.overhead())
+    }
+
+    /// How many bytes of its storage its user does not have.
+    #[must_use]
+    pub fn overhead(&self) -> u64 {
+        self.encryption.map_or(0, Encryption::overhead)
+    }
+
     /// When the unused space of its filesystem is discarded. The default is `periodic` in a thin pool, which gets the
-    /// space back, and `none` elsewhere.
+    /// space back, and `none` elsewhere and if the volume is encrypted: a discard shows where nothing is stored.
     #[must_use]
     pub fn discards(&self) -> Discard {
         match self.discard {
             _ if self.filesystem.is_none() => Discard::None,
             Some(discard) => discard,
-            None if self.thin => Discard::Periodic,
+            None if self.thin && self.encryption.is_none() => Discard::Periodic,
             None => Discard::None,
         }
     }
@@ -323,6 +354,10 @@ impl Record {
         if self.discard != spec.discard() {
             let mode = |discard: Option<Discard>| discard.map_or("set by the pool", Discard::as_str);
             return Some(format!("with discard {}, not {}", mode(self.discard), mode(spec.discard())));
+        }
+        if self.encryption != spec.class.encryption {
+            let kind = |encryption: Option<Encryption>| encryption.map_or("not encrypted", Encryption::as_str);
+            return Some(format!("with encryption {}, not {}", kind(self.encryption), kind(spec.class.encryption)));
         }
         if self.source != spec.source {
             let contents = |source: &Option<ContentSource>| match source {

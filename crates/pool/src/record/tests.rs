@@ -24,6 +24,7 @@ fn sample() -> Record {
         discard: None,
         limits: IoLimits::default(),
         requires_limits: false,
+        encryption: None,
         unknown: Vec::new(),
     }
 }
@@ -73,7 +74,14 @@ fn records_are_frozen() {
     let from_nothing = filling.filled_with_nothing();
     let clone = Record { source: source("v1:d5hwhwt27w:worker-1:pvc-1"), filling: true, ..block.clone() };
     let erased = Record { filesystem_uuid: Some(UUID), ..disk.clone() };
+    let encrypted = Record { encryption: Some(Encryption::Luks2), ..trimmed.clone() };
+    let encrypted_block = Record { encryption: Some(Encryption::Luks2), zeroed: Gib::NONE, ..block.clone() };
     for (record, text) in [
+        (
+            encrypted,
+            "quarry3/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=mb/f=xfs/l=l/p=abcdefghijklm/z=192/w=discard/e=322122547200.64/d=periodic/x=luks2",
+        ),
+        (encrypted_block, "quarry3/s=new/n=!M5ZMHNWDT5SS6MJA/b=10737418240/a=b/l=s2.65536/p=abcdefghijklm/x=luks2"),
         (
             limited,
             "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=mb/f=xfs/l=l/p=abcdefghijklm/z=192/w=discard/e=322122547200.64/d=periodic/r=67108864.0.0.500",
@@ -174,6 +182,8 @@ fn a_request_that_differs_from_the_record_is_a_conflict() {
     let mut trimmed = spec.clone();
     trimmed.class.discard = Some(Discard::Periodic);
     let plain = spec.clone();
+    let mut encrypted = spec.clone();
+    encrypted.class.encryption = Some(Encryption::Luks2);
     for (other, named) in [
         (VolumeSpec::block("a", 1 << 30), "a raw block device"),
         (VolumeSpec::mount("a", 1 << 30, Filesystem::Xfs), "xfs"),
@@ -181,6 +191,7 @@ fn a_request_that_differs_from_the_record_is_a_conflict() {
         (options, "mkfsOptions"),
         (discards, "with wipe mode set by the pool, not discard"),
         (trimmed, "with discard set by the pool, not periodic"),
+        (encrypted, "with encryption not encrypted, not luks2"),
         (restored.clone(), "with the contents of s1:abcdefghij:n:s"),
     ] {
         let conflict = record.conflict(&other).unwrap();
@@ -319,6 +330,40 @@ fn a_volume_has_the_discard_mode_of_its_own_class() {
     assert_eq!((record.discard, record.conflict(&raw)), (None, None));
 }
 
+/// An encrypted volume must never be taken for a plain one, which would be formatted or mounted as it is.
+#[test]
+fn only_a_record_of_version_3_is_of_an_encrypted_volume() {
+    let fields = "s=new/n=a/b=1/a=b/l=l/p=x";
+    let encrypted = format!("quarry3/{fields}/x=luks2");
+    assert!(matches!(Record::parse(&encrypted), Tag::Record(record) if record.encryption == Some(Encryption::Luks2)));
+    assert!(matches!(Record::parse(&format!("{encrypted}/q=1")), Tag::Record(record) if record.needs_no_zeroes()));
+    for (text, version) in [
+        (format!("quarry3/{fields}"), 3),
+        (format!("quarry3/{fields}/x=luks3"), 3),
+        (format!("quarry3/x=luks2/{fields}"), 3),
+        (format!("quarry2/{fields}/x=luks2"), 2),
+        (format!("quarry4/{fields}/x=luks2"), 4),
+    ] {
+        assert_eq!(Record::parse(&text), Tag::Newer { version }, "{text}");
+    }
+    assert!(matches!(Record::parse(&format!("quarry1/{fields}/x=luks2")), Tag::Broken { .. }));
+    assert!(matches!(Record::parse(&format!("{encrypted}/k=archive")), Tag::NotVolume(_)));
+}
+
+#[test]
+fn the_size_of_an_encrypted_volume_is_without_its_header() {
+    let mut spec = VolumeSpec::block("a", 1 << 30);
+    spec.class.encryption = Some(Encryption::Luks2);
+    let record = Record::new(&spec, (1 << 30) + (16 << 20));
+    assert_eq!((record.usable_size(), record.overhead()), (1 << 30, 16 << 20));
+    assert_eq!(Record::new(&VolumeSpec::block("a", 1 << 30), 1 << 30).usable_size(), 1 << 30);
+    // A thin volume contains zeros, but no header yet, so it is not `ready`.
+    let thin = Record::new_thin(&spec, 1 << 30);
+    assert_eq!((thin.state, thin.zeroed), (State::New, Gib::NONE));
+    let mounted = VolumeSpec { filesystem: Some(Filesystem::Xfs), access: AccessTypes::Mount, ..spec };
+    assert_eq!(Record::new_thin(&mounted, 1 << 30).discards(), Discard::None, "a discard shows what is unused");
+}
+
 /// Golden: a newer Quarry relies on older ones not to touch objects other than volumes.
 #[test]
 fn other_objects_than_volumes_are_recognized_in_every_higher_version() {
@@ -345,7 +390,7 @@ fn other_objects_than_volumes_are_recognized_in_every_higher_version() {
 
 proptest! {
     #[test]
-    fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0..Filesystem::ALL.len(), zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>(), node in "[a-z.-]{1,63}", source in 0..3, filling in any::<bool>(), discard in prop::option::of(0..3_usize), expansion in any::<Option<(i64, u32)>>(), limits in any::<([Option<std::num::NonZeroU64>; 4], bool)>()) {
+    fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0..Filesystem::ALL.len(), zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>(), node in "[a-z.-]{1,63}", source in 0..3, filling in any::<bool>(), discard in prop::option::of(0..3_usize), expansion in any::<Option<(i64, u32)>>(), limits in any::<([Option<std::num::NonZeroU64>; 4], bool)>(), encrypted in any::<bool>()) {
         let mut name = name;
         while name.len() > 128 { name.pop(); }
         let source: Option<ContentSource> = match source {
@@ -354,7 +399,8 @@ proptest! {
             _ => Some(format!("v1:abcdefghij:{node}:{}", "v".repeat(48)).parse().unwrap()),
         };
         let record = Record {
-            filling: filling && source.is_some(),
+            filling: filling && source.is_some() && !encrypted,
+            encryption: encrypted.then_some(Encryption::Luks2),
             source,
             name,
             size: size.unsigned_abs(),

@@ -7,7 +7,8 @@ use quarry_volume::{AccessTypes, Gib, IoLimits, Layout};
 use uuid::Uuid;
 
 use super::{
-    ExpansionProgress, MARK, NotVolume, Record, ScratchRecord, SnapshotRecord, State, Tag, ThinPoolRecord, VERSION,
+    ENCRYPTED_VERSION, ExpansionProgress, MARK, NotVolume, Record, ScratchRecord, SnapshotRecord, State, Tag,
+    ThinPoolRecord, VERSION,
 };
 
 /// The beginning of the field with the kind of the object, in a record of a higher version that is not of a
@@ -45,7 +46,7 @@ impl Record {
         if let Some(part) = ThinPoolRecord::read(version, fields) {
             return Tag::ThinPool(part);
         }
-        if let Some(record) = Self::read_filling(version, fields) {
+        if let Some(record) = Self::read_filling(version, fields).or_else(|| Self::read_encrypted(version, fields)) {
             return Tag::Record(Box::new(record));
         }
         match fields.split('/').find_map(|field| field.strip_prefix(KIND)) {
@@ -65,7 +66,26 @@ impl Record {
         is_written_as(&record, version, fields).then_some(record)
     }
 
+    /// The record of an encrypted volume. `None` if it is of anything else, or of a newer format: only what this code
+    /// would write in exactly this form is one.
+    fn read_encrypted(version: u32, fields: &str) -> Option<Self> {
+        if version != ENCRYPTED_VERSION || fields.split('/').any(|field| field.starts_with(KIND)) {
+            return None;
+        }
+        let record = Self::read_any(fields).ok().filter(|record| record.encryption.is_some())?;
+        is_written_as(&record, version, fields).then_some(record)
+    }
+
+    /// Reads the fields of a record of a volume that is not encrypted.
     fn read(fields: &str) -> Result<Self, String> {
+        match Self::read_any(fields)? {
+            // A Quarry that does not know the key would use it as a plain one.
+            Self { encryption: Some(_), .. } => Err(format!("key {ENCRYPTION:?} needs version {ENCRYPTED_VERSION}")),
+            record => Ok(record),
+        }
+    }
+
+    fn read_any(fields: &str) -> Result<Self, String> {
         let (known, mut unknown) = split(KEYS, fields)?;
         let [
             state,
@@ -83,6 +103,7 @@ impl Record {
             expansion,
             discard,
             limits,
+            encryption,
         ] = known;
         let state = state.ok_or_else(|| missing("s"))?;
         let state = parse_state(state).ok_or_else(|| bad("s", state))?;
@@ -134,6 +155,10 @@ impl Record {
             None => (IoLimits::default(), false),
             Some(text) => parse_limits(text).ok_or_else(|| bad("r", text))?,
         };
+        let encryption = match encryption {
+            None => None,
+            Some(word) => Some(word.parse().map_err(|_| bad(ENCRYPTION, word))?),
+        };
         let known_source = source.and_then(|text| text.parse().ok());
         if let (Some(text), None) = (source, &known_source) {
             // A source of a later revision. It is the first one, so that it is written in its place.
@@ -158,6 +183,7 @@ impl Record {
             discard,
             limits,
             requires_limits,
+            encryption,
             unknown,
         })
     }
@@ -165,9 +191,11 @@ impl Record {
 
 /// The keys of version 1, in the order in which they are written: state, name, requested bytes, access types,
 /// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode, UUID of the filesystem, wiped, source of the
-/// contents, progress of an expansion, discard mode, I/O limits. A key that is added later goes to the end, where a reader
+/// contents, progress of an expansion, discard mode, I/O limits, encryption (only in version 3). A key that is added later goes to the end, where a reader
 /// that does not know it keeps it.
-const KEYS: [&str; 15] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u", "c", "i", "e", "d", "r"];
+const KEYS: [&str; 16] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u", "c", "i", "e", "d", "r", ENCRYPTION];
+/// The key of the encryption.
+const ENCRYPTION: &str = "x";
 /// The layout of a volume in a thin pool. A Quarry that does not know it lists such a volume, and changes nothing.
 const THIN: &str = "t";
 /// The version of the record of a volume that is being filled: an older Quarry must not prepare, use or delete it.
@@ -175,7 +203,11 @@ const FILLING_VERSION: u32 = 2;
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let version = if self.filling { FILLING_VERSION } else { VERSION };
+        let version = match (self.encryption, self.filling) {
+            (Some(_), _) => ENCRYPTED_VERSION,
+            (None, true) => FILLING_VERSION,
+            (None, false) => VERSION,
+        };
         let (state, access) = (show_state(self.state), show_access(self.access));
         write!(f, "{MARK}{version}/s={state}/n={}/b={}/a={access}", encode(&self.name), self.size)?;
         if let Some(filesystem) = self.filesystem {
@@ -212,6 +244,9 @@ impl fmt::Display for Record {
         }
         if self.requires_limits || !self.limits.is_none() {
             write!(f, "/r={}", show_limits(self.limits, self.requires_limits))?;
+        }
+        if let Some(encryption) = self.encryption {
+            write!(f, "/{ENCRYPTION}={encryption}")?;
         }
         for field in unknown {
             write!(f, "/{field}")?;

@@ -8,7 +8,8 @@ use comfy_table::{ContentArrangement, presets};
 use quarry_pool::DiskReport;
 use quarry_proto::view::v2;
 use quarry_volume::{
-    AccessTypes, ContentSource, CopyProgress, Filesystem, IoLimits, Layout, Volume, plural, printable, show_size,
+    AccessTypes, ContentSource, CopyProgress, Encryption, Filesystem, IoLimits, Layout, Volume, plural, printable,
+    show_size,
 };
 use quarry_wire::view::{ListedPool, ListedVolume, UnknownVolume};
 
@@ -140,6 +141,7 @@ pub(super) struct VolumeRow {
     pub(super) source: Option<ContentSource>,
     pub(super) copying: Option<CopyProgress>,
     pub(super) limits: IoLimits,
+    pub(super) encryption: Option<Encryption>,
 }
 
 impl VolumeRow {
@@ -159,6 +161,7 @@ impl VolumeRow {
             source,
             copying,
             limits,
+            encryption,
         } = volume;
         Self {
             node: Some(id.node.clone()),
@@ -176,6 +179,7 @@ impl VolumeRow {
             source,
             copying,
             limits,
+            encryption,
         }
     }
 
@@ -202,6 +206,7 @@ impl VolumeRow {
             source: None,
             copying: None,
             limits: IoLimits::default(),
+            encryption: None,
         }
     }
 }
@@ -215,7 +220,11 @@ pub(super) fn volume(volume: &VolumeRow) -> Vec<String> {
         show_size(volume.size),
         volume.access.map_or(UNKNOWN, access).to_owned(),
         volume.filesystem.map_or(NOTHING, Filesystem::as_str).to_owned(),
-        volume.layout.as_ref().map_or_else(|| UNKNOWN.to_owned(), Layout::summary),
+        match (volume.layout.as_ref().map(Layout::summary), volume.encryption) {
+            (Some(layout), Some(encryption)) => format!("{layout}, {encryption}"),
+            (Some(layout), None) => layout,
+            (None, _) => UNKNOWN.to_owned(),
+        },
         match (volume.copying, volume.ready) {
             (Some(progress), _) => format!("copying {}%", progress.percent()),
             (None, true) => "ready".to_owned(),

@@ -9,6 +9,7 @@ mod cluster;
 mod concurrency;
 mod discards;
 mod disk;
+mod encrypted;
 mod expand;
 mod field;
 mod full_pool;
@@ -45,6 +46,7 @@ pub const SWEEPS: &[&str] = &[
     "kill-at-every-expansion-step",
     "kill-at-every-copy-step",
     "kill-at-every-thin-step",
+    "kill-at-every-encrypted-step",
     "kill-at-every-pool-step",
     "kill-during-expansion",
     "kill-tree-during",
@@ -306,6 +308,24 @@ fn own() -> Vec<Scenario> {
             about: "quarry is killed at each fault point of a snapshot, a restored volume and a clone, then it is repeated",
             limit: minutes(20),
             run: |context| Box::pin(kill::copy::points_of_copies(context)),
+        },
+        Scenario {
+            name: "encrypted",
+            about: "lives of encrypted volumes on every storage: no key and no plain byte is seen, and no header is left",
+            limit: minutes(25),
+            run: |context| Box::pin(encrypted::run(context)),
+        },
+        Scenario {
+            name: "encrypted-refused",
+            about: "encrypted volumes: wrong keys, foreign data, lost headers, snapshots and copies change nothing",
+            limit: minutes(15),
+            run: |context| Box::pin(encrypted::refusals(context)),
+        },
+        Scenario {
+            name: "kill-at-every-encrypted-step",
+            about: "quarry is killed at each fault point of an encrypted volume, also while it becomes larger",
+            limit: minutes(25),
+            run: |context| Box::pin(encrypted::points(context)),
         },
         Scenario {
             name: "kill-at-every-thin-step",

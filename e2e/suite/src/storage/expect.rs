@@ -31,7 +31,9 @@ impl Node {
     pub async fn expect_only(&self, made: &Made) -> Result<()> {
         let found = self.found().await?;
         let (volumes, parts): (Vec<&Stored>, Vec<&Stored>) = found.iter().partition(|found| found.volume.is_some());
-        let is_it = |found: &&Stored| found.volume.as_ref().is_some_and(|volume| volume.size == made.size);
+        let is_it = |found: &&Stored| {
+            found.volume.as_ref().is_some_and(|volume| volume.size == made.size + made.ask.overhead())
+        };
         let layout = made.ask.parameters.get("layout").map_or("linear", String::as_str);
         let whole = volumes.len() == 1 && volumes.iter().all(is_it) && parts.len() == self.storage.parts(layout);
         ensure!(whole, "{} of {} bytes should be the only content, not:\n{}", made.id, made.size, listed(&found));

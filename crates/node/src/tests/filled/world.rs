@@ -66,7 +66,7 @@ impl Filled {
             mode: AccessMode::SingleWriter,
         };
         let (id, staging) = (self.id(), staging().with_extension("copy"));
-        host.stage(Stage { id, staging, capability, mkfs_options: String::new() }, LONG).await
+        host.stage(Stage { id, staging, capability, mkfs_options: String::new(), passphrase: None }, LONG).await
     }
 
     /// Unstages the copy.

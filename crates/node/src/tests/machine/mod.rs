@@ -32,6 +32,7 @@ pub(super) use space::{Reserved, space_node};
 
 mod copy;
 mod disk;
+mod encrypted;
 mod filesystems;
 mod mappings;
 mod mounts;

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use quarry_encryption::Layer;
 use quarry_mount::{Attempt, Device, Entry, Error, Mapping, READ_ONLY_UUID};
 use quarry_volume::{Filesystem, Result, VolumeId};
 
@@ -247,6 +248,14 @@ impl Mounts for Process {
         let node = node(&id.volume);
         let shown = |state: &State| state.sysfs_names_volumes && state.disks.get(&node).is_some_and(|disk| disk.active);
         self.read(shown).then_some(node)
+    }
+
+    fn layer_on(&self, _raw: &Path) -> Option<Layer> {
+        None
+    }
+
+    fn layer_named(&self, _name: &str) -> Option<Layer> {
+        None
     }
 
     fn held_by(&self, _device: &Path) -> String {

@@ -66,6 +66,23 @@ pub async fn during(context: Context) -> Passed {
     ))
 }
 
+/// Fails unless the open device of an encrypted volume, and a filesystem on it, have its size.
+pub async fn opened_size(node: &Node, made: &Made) -> Result<()> {
+    let target = made.target();
+    let script = if made.ask.is_block() {
+        format!("blockdev --getsize64 '{target}'")
+    } else {
+        format!(
+            "blockdev --getsize64 $(findmnt -no SOURCE '{target}' | head -n 1); \
+             test $(df --output=size -B1 '{target}' | tail -n 1) -gt {}",
+            made.size * 6 / 10
+        )
+    };
+    let size = node.vm.sh(script).await.context("the filesystem is too small")?;
+    ensure!(size.trim() == made.size.to_string(), "{size} bytes instead of {}", made.size);
+    Ok(())
+}
+
 impl<P: Plan> Life<'_, P> {
     /// From creation to deletion, expanded on the way.
     pub async fn expanded(&mut self) -> Result<()> {
@@ -85,7 +102,7 @@ impl<P: Plan> Life<'_, P> {
             self.step_without_kill(step).await?;
         }
         self.write().await?;
-        if self.ask.is_block() {
+        if self.ask.is_block() || self.ask.is_encrypted() {
             return Ok(());
         }
         let made = self.made()?;
@@ -117,9 +134,11 @@ impl<P: Plan> Life<'_, P> {
         let target = self.made()?.target();
         let script = if self.ask.is_block() {
             let (name, old) = (&self.ask.name, self.ask.required);
+            // What was in the new space of an encrypted volume reads as noise.
+            let new = if self.ask.is_encrypted() { "true" } else { "false" };
             format!(
                 "blockdev --flushbufs '{target}'; yes {name} | head -c {old} | cmp -n {old} - '{target}'; \
-                 more=$(($(blockdev --getsize64 '{target}') - {old})); cmp -n $more -i {old}:0 '{target}' /dev/zero"
+                 {new} || more=$(($(blockdev --getsize64 '{target}') - {old})); {new} || cmp -n $more -i {old}:0 '{target}' /dev/zero"
             )
         } else {
             format!("seq 20000 | cmp - '{target}/file'")
@@ -131,6 +150,9 @@ impl<P: Plan> Life<'_, P> {
     pub async fn check_expanded(&self) -> Result<()> {
         let made = self.made()?;
         self.check_data().await?;
+        if self.ask.is_encrypted() {
+            return opened_size(self.node, made).await;
+        }
         fills_device(self.node, made).await?;
         match self.ask.usage {
             Use::Mount(filesystem) => only(self.node, made, filesystem).await,

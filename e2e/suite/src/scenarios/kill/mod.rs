@@ -433,7 +433,11 @@ impl<'a, P: Plan> Life<'a, P> {
                 self.expect_mounted(&made.target(), false).await?;
                 self.node.vm.sh(format!("test ! -e '{}'", made.target())).await.context("the target is still there")?;
             }
-            Step::Unstage => self.expect_mounted(&made.staging(), false).await?,
+            Step::Unstage => {
+                self.expect_mounted(&made.staging(), false).await?;
+                let open = self.node.vm.sh("grep -h quarry-crypt /sys/block/dm-*/dm/name || true").await?;
+                ensure!(open.is_empty(), "still open: {open}");
+            }
             Step::Delete => self.node.expect_nothing_stored().await.context("after the deletion")?,
         }
         Ok(())
@@ -456,7 +460,10 @@ impl<'a, P: Plan> Life<'a, P> {
     pub async fn check_empty_volume(&self) -> Result<()> {
         let made = self.made()?;
         let target = made.target();
-        let script = if self.ask.is_block() {
+        let script = if self.ask.is_block() && self.ask.is_encrypted() {
+            // What was there reads as noise.
+            format!("test $(blockdev --getsize64 '{target}') = {}", made.size)
+        } else if self.ask.is_block() {
             format!("test $(blockdev --getsize64 '{target}') = {0} && cmp -n {0} /dev/zero '{target}'", made.size)
         } else {
             format!("test -z \"$(ls -A '{target}' | grep -vx lost+found)\"")

@@ -1,0 +1,77 @@
+//! Errors of encrypted devices, with messages for operators.
+
+use std::path::{Path, PathBuf};
+
+/// Why an encrypted device could not be made, opened, resized or closed. No message contains a key.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No key slot belongs to the passphrase. Nothing was changed.
+    #[error("the passphrase opens no key slot of the LUKS2 header on {device:?}")]
+    WrongKey {
+        /// The device.
+        device: PathBuf,
+    },
+    /// The device contains something else, so no header is written to it.
+    #[error(
+        "cannot write a LUKS2 header to {device:?}: it is not blank, it contains {found}; nothing was changed: find out \
+         whose data this is"
+    )]
+    NotBlank {
+        /// The device.
+        device: PathBuf,
+        /// What it contains.
+        found: String,
+    },
+    /// The passphrase cannot be used.
+    #[error("the passphrase has {length} bytes; it must have 1 to {} bytes", quarry_exec::Secret::MAX)]
+    Passphrase {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// Something has the device open, or one with this name exists already.
+    #[error("cannot {attempted} {on:?}: it is in use; a retry succeeds once that has ended")]
+    Busy {
+        /// What was attempted.
+        attempted: &'static str,
+        /// On what.
+        on: PathBuf,
+    },
+    /// cryptsetup succeeded, but the result is not there.
+    #[error("cryptsetup reported success, but {device:?} contains {found}")]
+    Unverified {
+        /// The device.
+        device: PathBuf,
+        /// What was found.
+        found: String,
+    },
+    /// The device cannot be read, or held exclusively.
+    #[error(transparent)]
+    Device(#[from] quarry_filesystem::Error),
+    /// cryptsetup could not be run, or failed.
+    #[error("cannot {attempted} {on:?}: {source}")]
+    Command {
+        /// What was attempted.
+        attempted: &'static str,
+        /// On what.
+        on: PathBuf,
+        /// The error of the command.
+        source: quarry_exec::Error,
+    },
+    /// A system call failed.
+    #[error("cannot {attempted} {path:?}: {source}; see the kernel log for errors of the device")]
+    Io {
+        /// What was attempted.
+        attempted: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// A failed system call.
+    pub(crate) fn io(attempted: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io { attempted, path: path.to_owned(), source }
+    }
+}

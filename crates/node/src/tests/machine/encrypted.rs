@@ -1,0 +1,38 @@
+//! The machine has no encrypted devices: the scenario `encrypted` tests those.
+
+use std::path::Path;
+
+use quarry_encryption::Header;
+use quarry_exec::Secret;
+use quarry_volume::{Error, Result};
+use uuid::Uuid;
+
+use super::Process;
+use crate::kernel::Encryptions;
+
+fn impossible<T>() -> Result<T> {
+    Err(Error::host("the machine in memory has no encrypted devices"))
+}
+
+#[async_trait::async_trait]
+impl Encryptions for Process {
+    fn header(&self, _raw: &Path) -> Result<Header> {
+        impossible()
+    }
+
+    async fn format_encrypted(&self, _raw: &Path, _uuid: Uuid, _passphrase: &Secret) -> Result<()> {
+        impossible()
+    }
+
+    async fn open_encrypted(&self, _: &Path, _: Uuid, _: &str, _: &Secret, _: bool) -> Result<()> {
+        impossible()
+    }
+
+    async fn resize_encrypted(&self, _name: &str) -> Result<()> {
+        impossible()
+    }
+
+    async fn close_encrypted(&self, _name: &str) -> Result<()> {
+        impossible()
+    }
+}
