@@ -22,18 +22,20 @@ const FIRST_WORDS: usize = 512;
 
 /// The label of a physical volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Label {
+pub struct Label {
     /// The UUID of the physical volume.
-    pub(crate) uuid: PvUuid,
+    pub uuid: PvUuid,
     /// The volume group in its metadata. `None` for a physical volume without metadata.
-    pub(crate) group: Option<GroupId>,
+    pub group: Option<GroupId>,
 }
 
 /// The name and the UUID of a volume group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct GroupId {
-    pub(crate) name: String,
-    pub(crate) uuid: VgUuid,
+pub struct GroupId {
+    /// The name.
+    pub name: String,
+    /// The UUID.
+    pub uuid: VgUuid,
 }
 
 /// Reads the label of a device, if it has one.

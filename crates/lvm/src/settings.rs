@@ -77,6 +77,12 @@ const PINNED: &[(&str, &str)] = &[
     ("devices/use_devicesfile", "0"),
     ("devices/device_ids_refresh", "0"),
     ("devices/scan_lvs", "0"),
+    // Where the extents of a new physical volume begin: aligned to 1 MiB, or to what its disk prefers.
+    ("devices/data_alignment", "0"),
+    ("devices/default_data_alignment", "1"),
+    ("devices/data_alignment_detection", "1"),
+    ("devices/data_alignment_offset_detection", "1"),
+    ("devices/md_chunk_alignment", "1"),
     // If two devices have the same physical volume, the operator decides which is the right one.
     ("devices/allow_changes_with_duplicate_pvs", "0"),
     // A new volume is hidden from udev until lvm has wiped it. That must find all signatures, in the metadata
@@ -96,6 +102,10 @@ const PINNED: &[(&str, &str)] = &[
     ("activation/thin_pool_autoextend_threshold", "100"),
     // Removed volumes would stay in the metadata until its area is full.
     ("metadata/record_lvs_history", "0"),
+    // Every physical volume has the metadata, and keeps it.
+    ("metadata/pvmetadatacopies", "1"),
+    ("metadata/pvmetadataignore", "0"),
+    ("metadata/vgmetadatacopies", "0"),
 ];
 
 /// Where udevd does not run, lvm makes the device nodes itself.
@@ -155,6 +165,14 @@ impl Default for Scope {
 }
 
 impl Scope {
+    /// The same with more devices.
+    #[must_use]
+    pub(crate) fn with_devices(&self, more: &[PathBuf]) -> Self {
+        let mut scope = self.clone();
+        scope.devices.extend(more.iter().filter(|device| !self.devices.contains(device)).cloned());
+        scope
+    }
+
     /// The same with lvm's locks in that folder, as lvm.conf sets it.
     #[must_use]
     pub fn with_locks(self, folder: PathBuf) -> Self {

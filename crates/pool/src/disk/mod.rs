@@ -20,6 +20,7 @@ mod reader;
 mod release;
 mod report;
 mod scan;
+mod selection;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,7 @@ use self::reader::Reader;
 use self::release::Releases;
 pub use self::report::{DiskReport, Owner};
 use self::scan::Raw;
+pub(crate) use self::selection::{Selected, Selection};
 pub use self::space::DiskSpace;
 use self::view::{SeenVolumes, View};
 use crate::pool::{Device, Expansion, Reading, Volumes};
