@@ -1,5 +1,7 @@
 //! The disks that a pool of another kind selects, with the same checks as the disks of a pool of whole disks.
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,6 +50,15 @@ pub(crate) struct Selected {
     pub(crate) disks: Vec<(Disk, State)>,
     /// Why further disks cannot be used: several pools select them, or the kernel's facts about them are impossible.
     pub(crate) problems: Vec<String>,
+    /// The size of the sectors of every disk of the host, in bytes, by its device.
+    pub(crate) sectors: HashMap<PathBuf, u64>,
+}
+
+/// The same before the states are known.
+struct Gathered {
+    own: Vec<Raw>,
+    problems: Vec<String>,
+    sectors: HashMap<PathBuf, u64>,
 }
 
 impl Selection {
@@ -90,21 +101,23 @@ impl Selection {
             last.iter().flat_map(|last| &last.disks).filter(unwatched).cloned().collect()
         };
         let (this, raws) = (Arc::clone(self), earlier.iter().map(|seen| seen.raw.clone()).collect::<Vec<_>>());
-        let (own, problems) = blocking(move || this.gather(&raws)).await?;
+        let Gathered { own, problems, sectors } = blocking(move || this.gather(&raws)).await?;
         let own = scan::determine_states(&self.disks, &self.queries, own, &earlier).await?;
         let disks = own.iter().map(|seen| (seen.raw.disk.clone(), state(&seen.raw, &seen.state))).collect();
         *self.last.lock() = Some(Last { counts, at, disks: own, changed: false });
-        Ok(Selected { disks, problems })
+        Ok(Selected { disks, problems, sectors })
     }
 
-    fn gather(&self, earlier: &[Raw]) -> Result<(Vec<Raw>, Vec<String>)> {
+    fn gather(&self, earlier: &[Raw]) -> Result<Gathered> {
         let found = self.disks.find().map_err(|error| Error::unavailable(error.to_string()))?;
         let assignment = self.disks.assign(&self.selectors, &found.disks);
         let conflicts = assignment.conflicts.iter().filter(|conflict| conflict.pools.contains(&self.pool));
         let problems = conflicts.map(ToString::to_string).chain(found.failed.iter().map(ToString::to_string)).collect();
         let is_own = |disk: &&Disk| Owner::of(&assignment, disk).pool() == Some(&*self.pool);
         let own = found.disks.iter().filter(is_own);
-        Ok((scan::read_again(&self.disks, &self.reader, &self.uevents, own, earlier), problems))
+        let own = scan::read_again(&self.disks, &self.reader, &self.uevents, own, earlier);
+        let sectors = found.disks.iter().map(|disk| (disk.node.clone(), disk.logical_sector)).collect();
+        Ok(Gathered { own, problems, sectors })
     }
 
     /// Holds a disk exclusively if it is free: nothing that was read before counts.

@@ -128,7 +128,8 @@ impl LvmPool {
             selected = maker.selection.read().await.map_err(|error| error.message)?;
         }
         let is_free = |(_, state): &&(Disk, State)| *state == State::Free;
-        let free: Vec<&Disk> = selected.disks.iter().filter(is_free).map(|(disk, _)| disk).collect();
+        let free = selected.disks.iter().filter(is_free).map(|(disk, _)| disk).collect();
+        let free = of_one_sector_size(group.as_deref(), &selected, free, &mut look);
         if free.is_empty() {
             look.problems.extend(group.is_none().then(|| none_free(&self.config.volume_group, &selected.disks)));
             return Ok(Some(look));
@@ -325,6 +326,33 @@ impl LvmPool {
         quarry_fault::point(|| "volume group:done".to_owned());
         Ok(())
     }
+}
+
+/// Those of the free disks whose sectors have the size of those in the volume group, or the most frequent size if it does
+/// not exist: lvm does not mix them. The others are a problem that only the operator can solve.
+fn of_one_sector_size<'a>(
+    group: Option<&VolumeGroup>,
+    selected: &Selected,
+    free: Vec<&'a Disk>,
+    look: &mut Look,
+) -> Vec<&'a Disk> {
+    let used = group.and_then(|group| {
+        let mut devices = group.physical_volumes.iter().filter_map(|volume| volume.device.as_ref());
+        devices.find_map(|device| selected.sectors.get(device).copied())
+    });
+    let count = |size: u64| free.iter().filter(|disk| disk.logical_sector == size).count();
+    let most = free.iter().map(|disk| disk.logical_sector).max_by_key(|size| (count(*size), std::cmp::Reverse(*size)));
+    // With a group on partitions or mapped devices, lvm decides.
+    let Some(size) = used.or(most.filter(|_| group.is_none())) else { return free };
+    let (same, other): (Vec<&Disk>, Vec<&Disk>) = free.into_iter().partition(|disk| disk.logical_sector == size);
+    look.problems.extend(other.iter().map(|disk| {
+        format!(
+            "disk {} has sectors of {} bytes, but the other disks of the volume group have sectors of {size} bytes, and lvm \
+             does not mix them: exclude it, or select it in another pool",
+            disk.name, disk.logical_sector
+        )
+    }));
+    same
 }
 
 /// Why there is no volume group yet.
