@@ -23,9 +23,13 @@ impl<'a> Mutation<'a> {
         Self::on(subcommand, &group.name, &group.scope)
     }
 
-    /// The same for a volume group with that name, which need not exist, on these devices.
-    pub(crate) fn on(subcommand: &'static str, group: &'a str, scope: &'a Scope) -> Self {
+    fn on(subcommand: &'static str, group: &'a str, scope: &'a Scope) -> Self {
         Self { subcommand, group, scope, args: Vec::new(), devices: Devices::Change }
+    }
+
+    /// A command that changes which disks are physical volumes. The volume group need not exist.
+    pub(crate) fn of_disks(subcommand: &'static str, group: &'a str, scope: &'a Scope) -> Self {
+        Self { devices: Devices::Disks, ..Self::on(subcommand, group, scope) }
     }
 
     /// It only loads new tables into devices that exist.

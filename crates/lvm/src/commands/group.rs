@@ -74,7 +74,7 @@ pub async fn create_pv(group: &str, disk: &NewPv) -> Result<(), Error> {
 
 fn pv_command<'a>(group: &'a str, scope: &'a Scope, disk: &NewPv) -> Mutation<'a> {
     // With a given UUID, lvm would neither zero the first sectors, nor work without a backup of older metadata.
-    Mutation::on("pvcreate", group, scope)
+    Mutation::of_disks("pvcreate", group, scope)
         .args(["--uuid", &disk.uuid.to_string(), "--norestorefile", "--zero", "y", "--labelsector", "1"])
         .args(["--metadatatype", "lvm2", "--pvmetadatacopies", "1"])
         .args(["--metadatasize", &format!("{}b", disk.metadata_size)])
@@ -83,7 +83,7 @@ fn pv_command<'a>(group: &'a str, scope: &'a Scope, disk: &NewPv) -> Mutation<'a
 /// Adds a device to the devices file of the host: lvm uses no other device.
 async fn list_device(group: &str, file: &DevicesFile, device: &Path) -> Result<(), Error> {
     let name = file.path.file_name().unwrap_or_default();
-    let settings = ["--config", "devices/use_devicesfile=1 devices/hints=\"none\" config/checks=0"];
+    let settings = ["--config", "devices/use_devicesfile=1 config/checks=0"];
     let command =
         Command::mutation("lvm").subcommand("lvmdevices").hidden_args(settings).arg("--devicesfile").arg(name);
     succeed(command.arg("--adddev").arg(device).on(group)).await
@@ -102,7 +102,7 @@ pub async fn create_group(
 ) -> Result<(), Error> {
     let host = host_settings().await?;
     let scope = Scope { devices: devices.to_vec(), filter: host.our_filter(), archives, ..Scope::default() };
-    let mut command = Mutation::on("vgcreate", check_group(name)?, &scope)
+    let mut command = Mutation::of_disks("vgcreate", check_group(name)?, &scope)
         .args(["--physicalextentsize", &format!("{extent_size}b"), "--addtag", check_tag(tag)?])
         .args(["--maxlogicalvolumes", "0", "--maxphysicalvolumes", "0", "--alloc", "normal"])
         .arg(name);
@@ -118,7 +118,7 @@ pub async fn create_group(
 /// Among others [`Error::MissingPv`].
 pub async fn extend_group(group: &VolumeGroup, devices: &[PathBuf]) -> Result<(), Error> {
     let scope = group.scope.with_devices(devices);
-    let mut command = Mutation::on("vgextend", &group.name, &scope).arg(&group.name);
+    let mut command = Mutation::of_disks("vgextend", &group.name, &scope).arg(&group.name);
     for device in devices {
         command = command.arg(check_device(device)?);
     }

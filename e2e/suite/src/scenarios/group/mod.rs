@@ -26,11 +26,11 @@ pub fn config(select: &str, exclude: &str) -> String {
 /// The disks `d1`, `d2` … of the machine, and no other one.
 pub const SELECT: &str = "byId: ['virtio-d*']";
 
-/// The disks in the volume group, by their serial numbers, sorted.
+/// The disks in the volume group, by their serial numbers, sorted: as an operator sees them, with the hints that lvm keeps.
 pub async fn members(node: &Node) -> Result<Vec<String>> {
     let script = format!(
-        "for device in $(vgs --noheadings -o pv_name {GROUP} 2>/dev/null); do for link in /dev/disk/by-id/virtio-*; do \
-         [ $(readlink -f $link) != $device ] || echo ${{link##*/virtio-}}; done; done | sort"
+        "devices=$(pvs --noheadings | awk '$2 == \"{GROUP}\" {{ print $1 }}'); for link in /dev/disk/by-id/virtio-*; do \
+         for device in $devices; do if [ $(readlink -f $link) = $device ]; then echo ${{link##*/virtio-}}; fi; done; done"
     );
     Ok(node.vm.sh(script).await?.lines().map(str::to_owned).collect())
 }
@@ -41,8 +41,15 @@ pub async fn has_members(node: &Node, disks: &[&str]) -> Result<Duration> {
     match waited {
         Ok(waited) => Ok(waited),
         Err(error) => {
-            let state = node.vm.sh(format!("pvs -a; vgs; cat {STATE}/volume-groups; {BINARY} disks || true")).await?;
-            Err(error.context(format!("{disks:?} should be in the volume group\n{state}\n{}", node.log_tail().await)))
+            let found = members(node).await?;
+            let state = node
+                .vm
+                .sh(format!("ls -l /dev/disk/by-id; pvs -a; vgs; cat {STATE}/volume-groups; {BINARY} disks || true"))
+                .await?;
+            Err(error.context(format!(
+                "{disks:?} should be in the volume group, not {found:?}\n{state}\n{}",
+                node.log_tail().await
+            )))
         }
     }
 }

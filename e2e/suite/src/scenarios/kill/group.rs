@@ -49,6 +49,8 @@ pub async fn points_of_groups(context: Context) -> Passed {
     let thin = format!("{{volumeGroup: {GROUP}, thinPool: {{name: thin, create: true, percent: 40}}}}");
     node.configure(&format!("pools:\n{main}  - name: thin\n    lvm: {thin}\n")).await?;
 
+    node.vm.sh(format!("mkdir -p {FAULTS}")).await?;
+
     let mut random = context.random();
     let mut exist = [0; 2];
     live(&mut node, None, &mut exist).await.context("undisturbed")?;
@@ -108,7 +110,7 @@ async fn live(node: &mut Node, kill: Kill, exist: &mut [usize; 2]) -> Result<boo
     ensure!(members(node).await? == FIRST, "the volume group has {:?}", members(node).await?);
     nothing_left(node).await?;
 
-    let made = node.csi.create(&Ask::mount("pvc-ext4", "ext4")).await?;
+    let made = node.csi.create(&Ask::mount("pvc-ext4", "ext4").parameter("pool", "main")).await?;
     open(node, &made).await?;
     write(node, &made).await?;
     close(node, &made).await?;
