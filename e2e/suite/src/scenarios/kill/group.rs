@@ -106,9 +106,9 @@ async fn live(node: &mut Node, kill: Kill, exist: &mut [usize; 2]) -> Result<boo
     forget_points(node, at(Phase::Make).map(|(point, _)| point)).await?;
     node.serve().await?;
     killed |= wait(node, "the pools", at(Phase::Make), async |node: &Node| usable(node).await).await?;
+    nothing_left(node).await?;
     exist[0] = points(node).await?.len();
     ensure!(members(node).await? == FIRST, "the volume group has {:?}", members(node).await?);
-    nothing_left(node).await?;
 
     let made = node.csi.create(&Ask::mount("pvc-ext4", "ext4").parameter("pool", "main")).await?;
     open(node, &made).await?;
@@ -120,11 +120,8 @@ async fn live(node: &mut Node, kill: Kill, exist: &mut [usize; 2]) -> Result<boo
     node.vm.sh(blank).await?;
     let extended = async |node: &Node| Ok(members(node).await? == [FIRST[0], FIRST[1], LAST]);
     killed |= wait(node, "the third disk", at(Phase::Extend), extended).await?;
-    // The note is removed last.
-    let noted = async || Ok(node.vm.sh(format!("grep '^disk ' {STATE}/volume-groups || true")).await?.is_empty());
-    until("no disk is being added", DONE, noted).await?;
-    exist[1] = points(node).await?.len();
     nothing_left(node).await?;
+    exist[1] = points(node).await?.len();
     open(node, &made).await?;
     read(node, &made).await?;
     close(node, &made).await?;
