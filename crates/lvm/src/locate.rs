@@ -362,7 +362,7 @@ mod tests {
     fn host(volumes: &[Volume<'_>]) -> Known {
         let label = |(device, label, group): &Volume<'_>| {
             let group = group.map(|(name, label)| GroupId { name: name.to_owned(), uuid: uuid(label) });
-            (PathBuf::from(device), Label { uuid: uuid(label), group })
+            (PathBuf::from(device), Label { uuid: uuid(label), group, used: true })
         };
         let scan = Scan { labels: volumes.iter().map(label).collect(), unresponsive: Vec::new() };
         let last_scan = LastScan { disks: 0, candidates: Vec::new(), scan, host: HostSettings::default() };

@@ -11,7 +11,7 @@ use crate::{Error, VolumeGroup};
 /// A command that changes a volume group. Quarry never kills it.
 pub(crate) struct Mutation<'a> {
     subcommand: &'static str,
-    /// The name of the volume group.
+    /// The name of the volume group, or the device of a disk that belongs to none: what waits for the command.
     group: &'a str,
     scope: &'a Scope,
     args: Vec<OsString>,
@@ -27,7 +27,7 @@ impl<'a> Mutation<'a> {
         Self { subcommand, group, scope, args: Vec::new(), devices: Devices::Change }
     }
 
-    /// A command that changes which disks are physical volumes. The volume group need not exist.
+    /// A command that changes which disks are physical volumes. `group` need not exist.
     pub(crate) fn of_disks(subcommand: &'static str, group: &'a str, scope: &'a Scope) -> Self {
         Self { devices: Devices::Disks, ..Self::on(subcommand, group, scope) }
     }

@@ -4,13 +4,11 @@
 //! the disk has a label and belongs to no volume group. So the caller chooses the UUID of the physical volume, and can
 //! recognize it if the second command never came.
 
-use std::path::{Path, PathBuf};
-
-use quarry_exec::Command;
+use std::path::PathBuf;
 
 use super::{check_device, check_tag};
-use crate::host::{DevicesFile, host_settings};
-use crate::mutation::{Mutation, succeed};
+use crate::host::host_settings;
+use crate::mutation::Mutation;
 use crate::settings::Scope;
 use crate::{Error, PvUuid, VolumeGroup, vg_name_fits};
 
@@ -51,42 +49,41 @@ pub fn extent_size(disks: u64) -> u64 {
     (EXTENT * disks.div_ceil(LARGE).max(1).next_power_of_two()).min(LARGEST_EXTENT)
 }
 
-/// Makes a physical volume of a disk, for the volume group with that name. If the host has a devices file, the disk is
-/// added to it.
+/// The devices file of the host, if lvm uses only the disks in it. Then a disk is not used by Quarry: it would have to be
+/// added to the file, and the lvm in Quarry's image, which is not the host's, would rewrite the entries of all other disks
+/// in its own version of the format.
+///
+/// # Errors
+/// lvm cannot be run, or the file cannot be read.
+pub async fn devices_file() -> Result<Option<PathBuf>, Error> {
+    Ok(host_settings().await?.file.map(|file| file.path))
+}
+
+/// Makes a physical volume of a disk.
 ///
 /// lvm opens the disk exclusively, and probes it once more. It asks before it wipes a signature, and takes the missing
-/// answer for a no: it never overwrites one.
+/// answer for a no, so it does not overwrite one. But it does overwrite the label of another physical volume that belongs
+/// to no volume group.
 ///
 /// If the command is killed, it leaves nothing, or a label with that UUID that belongs to no volume group.
 ///
 /// # Errors
 /// Among others [`Error::InUse`], [`Error::Other`] if there is a signature on the disk, and [`Error::DiskWrite`].
-pub async fn create_pv(group: &str, disk: &NewPv) -> Result<(), Error> {
+pub async fn create_pv(disk: &NewPv) -> Result<(), Error> {
     let device = check_device(&disk.device)?;
     let host = host_settings().await?;
     let scope = Scope { devices: vec![disk.device.clone()], filter: host.our_filter(), ..Scope::default() };
-    pv_command(check_group(group)?, &scope, disk).arg(device).run().await?;
-    match host.file {
-        Some(file) => list_device(group, &file, device).await,
-        None => Ok(()),
-    }
+    // A disk that hangs is not a part of a volume group yet, so no volume group waits for it.
+    let subject = device.display().to_string();
+    pv_command(&subject, &scope, disk).arg(device).run().await
 }
 
-fn pv_command<'a>(group: &'a str, scope: &'a Scope, disk: &NewPv) -> Mutation<'a> {
+fn pv_command<'a>(subject: &'a str, scope: &'a Scope, disk: &NewPv) -> Mutation<'a> {
     // With a given UUID, lvm would neither zero the first sectors, nor work without a backup of older metadata.
-    Mutation::of_disks("pvcreate", group, scope)
+    Mutation::of_disks("pvcreate", subject, scope)
         .args(["--uuid", &disk.uuid.to_string(), "--norestorefile", "--zero", "y", "--labelsector", "1"])
         .args(["--metadatatype", "lvm2", "--pvmetadatacopies", "1"])
         .args(["--metadatasize", &format!("{}b", disk.metadata_size)])
-}
-
-/// Adds a device to the devices file of the host: lvm uses no other device.
-async fn list_device(group: &str, file: &DevicesFile, device: &Path) -> Result<(), Error> {
-    let name = file.path.file_name().unwrap_or_default();
-    let settings = ["--config", "devices/use_devicesfile=1 config/checks=0"];
-    let command =
-        Command::mutation("lvm").subcommand("lvmdevices").hidden_args(settings).arg("--devicesfile").arg(name);
-    succeed(command.arg("--adddev").arg(device).on(group)).await
 }
 
 /// Makes a volume group of physical volumes that belong to none. One metadata commit on each of them.
@@ -159,7 +156,7 @@ mod tests {
             uuid: "iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT".parse().unwrap(),
             metadata_size: 32 << 20,
         };
-        let words = pv_command("vg", &Scope::default(), &disk).arguments().join(" ");
+        let words = pv_command("/dev/vdb", &Scope::default(), &disk).arguments().join(" ");
         assert!(words.contains("--uuid iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT --norestorefile --zero y"), "{words}");
         assert!(words.contains("--metadatasize 33554432b"), "{words}");
         for word in ["-y", "--yes", "-f", "-ff", "--force"] {

@@ -53,6 +53,7 @@ pub use self::report::{DiskReport, Owner};
 use self::scan::Raw;
 pub(crate) use self::selection::{Selected, Selection};
 pub use self::space::DiskSpace;
+pub(crate) use self::space::Space;
 use self::view::{SeenVolumes, View};
 use crate::pool::{Device, Expansion, Reading, Volumes};
 use crate::threads::REPORT_AFTER;

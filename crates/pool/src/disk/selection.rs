@@ -16,6 +16,7 @@ use super::host::HostDisks;
 use super::reader::Reader;
 use super::report::Owner;
 use super::scan::{self, PoolDisk, Queries, Raw, read_held};
+use super::space::Space;
 use super::{RECHECK, blocking};
 use crate::{EventCounts, Uevents};
 
@@ -83,10 +84,9 @@ impl Selection {
     pub(crate) fn may_have_changed(&self) -> bool {
         let last = self.last.lock();
         let Some(last) = last.as_ref() else { return true };
-        let unwatched = |seen: &PoolDisk| seen.may_change_without_event() || seen.raw.disk.udev != Udev::Current;
         last.changed
             || last.counts != self.uevents.counts()
-            || last.at.elapsed() >= RECHECK && last.disks.iter().any(unwatched)
+            || last.at.elapsed() >= RECHECK && last.disks.iter().any(is_unwatched)
     }
 
     /// Reads the disks that the pool selects. One that was read before is read again only after an event.
@@ -97,8 +97,7 @@ impl Selection {
         let (counts, at) = (self.uevents.counts(), Instant::now());
         let earlier: Vec<PoolDisk> = {
             let last = self.last.lock();
-            let unwatched = |seen: &&PoolDisk| !seen.may_change_without_event() && seen.raw.disk.udev == Udev::Current;
-            last.iter().flat_map(|last| &last.disks).filter(unwatched).cloned().collect()
+            last.iter().flat_map(|last| &last.disks).filter(|seen| !is_unwatched(seen)).cloned().collect()
         };
         let (this, raws) = (Arc::clone(self), earlier.iter().map(|seen| seen.raw.clone()).collect::<Vec<_>>());
         let Gathered { own, problems, sectors } = blocking(move || this.gather(&raws)).await?;
@@ -160,6 +159,17 @@ impl Selection {
         }
     }
 
+    /// Locks a disk without holding it: other programs can open it exclusively, but no other Quarry process uses it, and
+    /// its name stays its own as long as the lock is kept.
+    ///
+    /// # Errors
+    /// Why it cannot be locked, phrased to follow "it".
+    pub(crate) async fn lock(self: &Arc<Self>, disk: &Disk) -> Result<Arc<dyn Space>, String> {
+        let (this, disk) = (Arc::clone(self), disk.clone());
+        let locked = blocking(move || this.disks.space(&disk, 0..disk.size)).await;
+        locked.map_err(|error| format!("cannot be locked: {}", error.message))
+    }
+
     /// Makes the next call read the disk again: this process has changed it.
     pub(crate) fn changed(&self, disk: &Disk) {
         self.uevents.count_disk(&disk.name);
@@ -173,6 +183,13 @@ impl Selection {
         let held = blocking(move || hold_and_read(&this.disks, &this.reader, &this.selectors, &this.pool, &disk));
         held.await.map_err(|error| error.message)
     }
+}
+
+/// Whether the state of a disk may change without an event.
+fn is_unwatched(seen: &PoolDisk) -> bool {
+    // It could not be read, by Quarry or by libblkid.
+    let unread = matches!(seen.state, State::Unusable { .. }) || seen.raw.found.is_err() || seen.raw.remnants.is_err();
+    unread || seen.may_change_without_event() || seen.raw.disk.udev != Udev::Current
 }
 
 /// Holds a disk and reads it again. It must still belong to the pool. Blocks.

@@ -6,14 +6,14 @@
 
 mod notes;
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use quarry_disk::{Disk, State};
+use quarry_disk::{Disk, State as DiskState};
 use quarry_lvm::commands::group::{self, NewPv, extent_size, metadata_area};
 use quarry_lvm::{Label, PvUuid, VolumeGroup};
 use quarry_volume::Result;
@@ -22,60 +22,129 @@ use uuid::Uuid;
 pub(crate) use self::notes::GroupNotes;
 use super::LvmPool;
 use super::cache::View;
-use crate::disk::{Selected, Selection};
+use super::change::ChangeGuard;
+use crate::disk::{Selected, Selection, Space};
 
 /// How often it is checked whether disks have appeared or changed.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// The same after something failed.
+/// The same after something failed that concerns no single disk.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
+/// When a disk that could not be used is tried again: at first, and at most. The pause doubles with each failure.
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// How long a disk may take until its label is read. Its other contents were just read.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Where the label of a physical volume and the header of its metadata area are.
 const LABEL: std::ops::Range<u64> = 0..8192;
+/// How many disks are used at once at most.
+const AT_ONCE: usize = 64;
 /// The tag of a volume group that Quarry has made. It is for operators; nothing depends on it.
 const TAG: &str = "quarry/made";
+
+/// Held while disks are added to a volume group: lvm makes one physical volume at a time on a host, and a volume group
+/// must not wait for another one's disk.
+static ADDING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// What a pool needs to make its volume group.
 pub(super) struct Maker {
     selection: Arc<Selection>,
     notes: Arc<GroupNotes>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
     /// What prevents the volume group from being made, or a disk from being added.
-    problem: Mutex<Option<String>>,
+    problem: Option<String>,
     /// Whether the last look was complete: only an event needs another one.
-    done: AtomicBool,
+    done: bool,
+    /// The disks that could not be used.
+    failures: HashMap<(String, Option<u64>), Failure>,
+    /// How many disks had come and gone when the volume group was last found missing.
+    missing_at: Option<u64>,
+}
+
+/// Why a disk could not be used, and when it is tried again.
+struct Failure {
+    why: String,
+    pause: Duration,
+    until: Instant,
 }
 
 impl Maker {
     pub(super) fn new(selection: Selection, notes: Arc<GroupNotes>) -> Self {
-        let (problem, done) = Default::default();
-        Self { selection: Arc::new(selection), notes, problem, done }
+        Self { selection: Arc::new(selection), notes, state: Mutex::default() }
     }
 
+    /// What prevents the volume group from being made, or a disk from being added.
     pub(super) fn problem(&self) -> Option<String> {
-        self.problem.lock().clone()
+        self.state.lock().problem.clone()
     }
+
+    /// Why the disk is not tried now.
+    fn failure(&self, disk: &Disk) -> Option<String> {
+        let state = self.state.lock();
+        state
+            .failures
+            .get(&key(disk))
+            .filter(|failure| failure.until > Instant::now())
+            .map(|failure| failure.why.clone())
+    }
+
+    /// Notes that the disk could not be used.
+    fn failed(&self, disk: &Disk, why: &str) {
+        let mut state = self.state.lock();
+        let pause = state.failures.get(&key(disk)).map_or(FIRST_PAUSE, |last| (2 * last.pause).min(LONGEST_PAUSE));
+        let failure = Failure { why: why.to_owned(), pause, until: Instant::now() + pause };
+        state.failures.insert(key(disk), failure);
+    }
+
+    fn succeeded(&self, disk: &Disk) {
+        self.state.lock().failures.remove(&key(disk));
+    }
+
+    /// Runs work on the notes, which waits for the host's filesystem.
+    async fn note<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&GroupNotes) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        let notes = Arc::clone(&self.notes);
+        blocking(move || work(&notes)).await
+    }
+}
+
+/// Identifies a disk as long as this process runs.
+fn key(disk: &Disk) -> (String, Option<u64>) {
+    (disk.name.clone(), disk.sequence)
 }
 
 /// The result of one look at the disks.
 #[derive(Default)]
 struct Look {
     problems: Vec<String>,
-    /// Whether a disk could not be used that looked free, so that another look may have another result without an event.
-    failed: bool,
+    /// Whether another look may have another result without an event.
+    again: bool,
+}
+
+impl Look {
+    fn fail(&mut self, maker: &Maker, disk: &Disk, why: &str) {
+        maker.failed(disk, why);
+        self.skip(disk, why);
+    }
+
+    /// Adds the problem of a disk that is not tried now.
+    fn skip(&mut self, disk: &Disk, why: &str) {
+        self.problems.push(format!("disk {} {why}", disk.name));
+        self.again = true;
+    }
 }
 
 /// A disk that became a physical volume.
 struct Prepared {
-    device: PathBuf,
-    size: u64,
+    disk: Disk,
     uuid: PvUuid,
-}
-
-impl Look {
-    fn fail(&mut self, disk: &Disk, why: &str) {
-        self.problems.push(format!("disk {} {why}", disk.name));
-        self.failed = true;
-    }
+    /// Keeps the disk's name and other Quarry processes away from it.
+    _lock: Arc<dyn Space>,
 }
 
 /// Looks for disks again and again, until the pool is dropped.
@@ -98,100 +167,105 @@ impl LvmPool {
     /// Uses the disks that are free now, and returns when to look again.
     async fn make_group(&self) -> Duration {
         let Some(maker) = &self.maker else { return AFTER_FAILURE };
-        if maker.done.load(Ordering::Relaxed) && !maker.selection.may_have_changed() {
+        if maker.state.lock().done && !maker.selection.may_have_changed() {
             return INTERVAL;
         }
-        let look = match self.use_free_disks(maker).await {
-            Ok(Some(look)) => look,
+        let (look, pause) = match self.use_free_disks(maker).await {
+            Ok(Some(look)) => (look, INTERVAL),
             // The pool itself reports that its volume group cannot be read.
-            Ok(None) => return INTERVAL,
-            Err(why) => Look { problems: vec![why], failed: true },
+            Ok(None) => (Look { problems: Vec::new(), again: true }, INTERVAL),
+            Err(why) => (Look { problems: vec![why], again: true }, AFTER_FAILURE),
         };
         let problem = (!look.problems.is_empty()).then(|| look.problems.join("; "));
-        let mut known = maker.problem.lock();
-        if let Some(why) = problem.as_ref().filter(|why| known.as_ref() != Some(*why)) {
+        let mut state = maker.state.lock();
+        if let Some(why) = problem.as_ref().filter(|why| state.problem.as_ref() != Some(*why)) {
             let group = &self.config.volume_group;
             tracing::warn!(pool = self.name, group, why, "cannot use all selected disks for the volume group");
         }
-        *known = problem;
-        maker.done.store(!look.failed, Ordering::Relaxed);
-        if look.failed { AFTER_FAILURE } else { INTERVAL }
+        state.problem = problem;
+        state.done = !look.again;
+        pause
     }
 
-    /// Makes the volume group of the free disks, or adds them to it. `None`: the volume group cannot be read now.
+    /// Makes the volume group of the free disks, or adds them to it. `None`: the volume group cannot be read now, or it is
+    /// too early.
     async fn use_free_disks(&self, maker: &Maker) -> Result<Option<Look>, String> {
+        let Ok(_only) = ADDING.try_lock() else { return Ok(None) };
         let Some(group) = self.existing_group().await else { return Ok(None) };
-        let adding = self.check_notes(maker, group.as_deref())?;
+        let adding = self.check_notes(maker, group.as_deref()).await?;
         let mut selected = maker.selection.read().await.map_err(|error| error.message)?;
-        let mut look = Look { problems: std::mem::take(&mut selected.problems), failed: false };
-        if !adding.is_empty() && self.finish_all(maker, group.as_deref(), &adding, &selected, &mut look).await {
+        let mut look = Look { problems: std::mem::take(&mut selected.problems), again: false };
+        if !adding.is_empty() && self.erase_labels(maker, &adding, &selected, &mut look).await {
             selected = maker.selection.read().await.map_err(|error| error.message)?;
         }
-        let is_free = |(_, state): &&(Disk, State)| *state == State::Free;
+        let is_free = |(_, state): &&(Disk, DiskState)| *state == DiskState::Free;
         let free = selected.disks.iter().filter(is_free).map(|(disk, _)| disk).collect();
         let free = of_one_sector_size(group.as_deref(), &selected, free, &mut look);
         if free.is_empty() {
             look.problems.extend(group.is_none().then(|| none_free(&self.config.volume_group, &selected.disks)));
             return Ok(Some(look));
         }
-        if let Some(group) = &group {
-            self.check_complete(group).map_err(|error| error.message)?;
+        match &group {
+            Some(group) => self.check_complete(group).map_err(|error| error.message)?,
+            // Disks may still be coming, and the volume group with them.
+            None if !self.is_quiet(maker) => return Ok(None),
+            None => {}
+        }
+        if let Some(file) = group::devices_file().await.map_err(|error| error.to_string())? {
+            return Err(devices_file(&self.config.volume_group, &file, &free));
         }
         let mut prepared = Vec::new();
-        for disk in free {
+        for disk in free.into_iter().take(AT_ONCE) {
+            if let Some(why) = maker.failure(disk) {
+                look.skip(disk, &why);
+                continue;
+            }
             match self.prepare_disk(maker, disk).await {
                 Ok(disk) => prepared.push(disk),
-                Err(why) => look.fail(disk, &why),
+                Err(why) => look.fail(maker, disk, &why),
             }
         }
-        if !prepared.is_empty()
-            && let Err(why) = self.add_to_group(maker, &prepared).await
-        {
-            look.problems.push(why);
-            look.failed = true;
+        if !prepared.is_empty() {
+            self.add_to_group(maker, prepared, &mut look).await?;
         }
         Ok(Some(look))
+    }
+
+    /// Whether no disk came or went since the last look, which found the volume group missing as well.
+    fn is_quiet(&self, maker: &Maker) -> bool {
+        let now = self.shared.cache.uevents().counts().disks;
+        maker.state.lock().missing_at.replace(now) == Some(now)
     }
 
     /// Compares the volume group with what was noted about it. Returns the physical volumes that were being added.
     ///
     /// # Errors
-    /// It existed, and is gone, or the notes cannot be used.
-    fn check_notes(&self, maker: &Maker, group: Option<&VolumeGroup>) -> Result<Vec<PvUuid>, String> {
-        let name = &self.config.volume_group;
-        let (before, adding) = maker.notes.of(name)?;
-        match (group, before) {
-            (Some(group), _) => maker.notes.exists(name, group.uuid)?,
-            (None, Some(uuid)) => {
-                return Err(format!(
-                    "volume group {name} with UUID {uuid} existed on this node, and none of its disks is here, so no other \
-                     one is made: bring the disks back; if they and their volumes are gone for good, remove the line of \
-                     {name} from {}, and restart the node plugin",
-                    maker.notes.file().display()
-                ));
-            }
-            (None, None) => {}
+    /// It existed, and is gone, or is another one, or the notes cannot be used.
+    async fn check_notes(&self, maker: &Maker, group: Option<&VolumeGroup>) -> Result<Vec<PvUuid>, String> {
+        let name = self.config.volume_group.clone();
+        let (before, mut adding) = maker.note(move |notes| notes.of(&name)).await?;
+        let (name, file) = (&self.config.volume_group, maker.notes.file().display());
+        let Some(group) = group else {
+            let Some(uuid) = before else { return Ok(adding) };
+            return Err(format!(
+                "volume group {name} with UUID {uuid} existed on this node, and is not here, so no other one is made: \
+                 bring its disks back; if it was renamed (vgrename), put the new name into the configuration; if it and its \
+                 volumes are gone for good, remove the line of {name} from {file}, and restart the node plugin"
+            ));
+        };
+        if let Some(uuid) = before.filter(|uuid| *uuid != group.uuid) {
+            return Err(format!(
+                "volume group {name} on this node has UUID {}, but it had UUID {uuid} before: no disk is added to it; if \
+                 this is the right one, remove the line of {name} from {file}, and restart the node plugin",
+                group.uuid
+            ));
         }
+        // They were added after all.
+        let members: Vec<PvUuid> = group.physical_volumes.iter().map(|volume| volume.uuid).collect();
+        adding.retain(|uuid| !members.contains(uuid));
+        let (name, uuid) = (name.clone(), group.uuid);
+        maker.note(move |notes| notes.exists(&name, uuid).and_then(|()| notes.end(&name, &members))).await?;
         Ok(adding)
-    }
-
-    /// Erases the labels that interrupted attempts left. Returns whether there was one.
-    async fn finish_all(
-        &self,
-        maker: &Maker,
-        group: Option<&VolumeGroup>,
-        adding: &[PvUuid],
-        selected: &Selected,
-        look: &mut Look,
-    ) -> bool {
-        let mut erased = false;
-        for (disk, _) in selected.disks.iter().filter(|(_, state)| *state != State::Free) {
-            match self.finish_interrupted(maker, group, adding, disk).await {
-                Ok(is_erased) => erased |= is_erased,
-                Err(why) => look.fail(disk, &why),
-            }
-        }
-        erased
     }
 
     /// The volume group, if it exists. `None`: that is not known.
@@ -203,39 +277,61 @@ impl LvmPool {
         }
     }
 
-    /// Erases the label that an interrupted attempt left on a disk. Returns whether it was erased.
-    async fn finish_interrupted(
-        &self,
-        maker: &Maker,
-        group: Option<&VolumeGroup>,
-        adding: &[PvUuid],
-        disk: &Disk,
-    ) -> Result<bool, String> {
-        let is_ours = |label: &Option<Label>| match label {
-            Some(label) => adding.contains(&label.uuid).then_some(label.uuid),
-            None => None,
+    /// The lock for changes, with the volume group as it is now, if it exists.
+    async fn lock_and_read(&self) -> Result<(ChangeGuard<'_>, Option<Arc<VolumeGroup>>), String> {
+        let unreadable = || format!("volume group {} cannot be read now", self.config.volume_group);
+        let lock = match self.existing_group().await.ok_or_else(unreadable)? {
+            Some(_) => self.lock().await,
+            None => self.lock_without_group().await,
         };
-        let Some(uuid) = is_ours(&read_label(&disk.node).await?) else { return Ok(false) };
-        let name = &self.config.volume_group;
-        if group.is_some_and(|group| group.physical_volumes.iter().any(|volume| volume.uuid == uuid)) {
-            // It was added after all.
-            maker.notes.end(name, uuid)?;
+        let lock = lock.map_err(|error| error.message)?;
+        self.shared.cache.invalidate();
+        Ok((lock, self.existing_group().await.ok_or_else(unreadable)?))
+    }
+
+    /// Erases the labels that interrupted attempts left. Returns whether there was one.
+    async fn erase_labels(&self, maker: &Maker, adding: &[PvUuid], selected: &Selected, look: &mut Look) -> bool {
+        let mut erased = false;
+        for (disk, state) in &selected.disks {
+            // In any other state, it was not read, or is used.
+            if !matches!(state, DiskState::NotEmpty { .. }) || maker.failure(disk).is_some() {
+                continue;
+            }
+            match self.erase_label(maker, adding, disk).await {
+                Ok(is_erased) => erased |= is_erased,
+                Err(why) => look.fail(maker, disk, &why),
+            }
+        }
+        erased
+    }
+
+    /// Erases the label that an interrupted attempt left on a disk. Returns whether it was erased.
+    async fn erase_label(&self, maker: &Maker, adding: &[PvUuid], disk: &Disk) -> Result<bool, String> {
+        let is_ours = |label: &Option<Label>| label.as_ref().is_some_and(|label| adding.contains(&label.uuid));
+        if !is_ours(&read_label(&disk.node).await?) {
             return Ok(false);
         }
+        require_no_orphan(disk)?;
+        // No command of ours adds it now.
+        let (_lock, group) = self.lock_and_read().await?;
         let held = maker.selection.hold(disk).await?;
         // Nothing else changes it now.
-        let label = read_label(&disk.node).await?;
-        if is_ours(&label) != Some(uuid) {
+        let Some(label) = read_label(&disk.node).await?.filter(|label| adding.contains(&label.uuid)) else {
+            return Ok(false);
+        };
+        let is_member = |group: &VolumeGroup| group.physical_volumes.iter().any(|volume| volume.uuid == label.uuid);
+        if group.as_deref().is_some_and(is_member) {
             return Ok(false);
         }
-        if let Some(other) = label.and_then(|label| label.group) {
+        if label.used {
+            let name = &self.config.volume_group;
+            let of = label.group.map_or_else(String::new, |group| format!(" {} with UUID {}", group.name, group.uuid));
             return Err(format!(
-                "was being added to volume group {name}, but its metadata has volume group {} with UUID {}; nothing was \
-                 changed: see `pvs`, and add or remove it (vgextend, vgreduce)",
-                other.name, other.uuid
+                "was being added to volume group {name}, but its label says that it belongs to a volume group{of}; nothing \
+                 was changed: see `pvs -o +pv_in_use`, and add or remove it (vgextend, vgreduce, pvremove)"
             ));
         }
-        tracing::warn!(pool = self.name, disk = disk.name, %uuid, "erasing the label that an interrupted attempt left");
+        tracing::warn!(pool = self.name, disk = disk.name, uuid = %label.uuid, "erasing the label that an interrupted attempt left");
         quarry_fault::point(|| "volume group:label:before".to_owned());
         blocking(move || {
             held.zero(LABEL).map_err(|error| error.message)?;
@@ -244,68 +340,94 @@ impl LvmPool {
         .await?;
         quarry_fault::point(|| "volume group:label:after".to_owned());
         maker.selection.changed(disk);
-        maker.notes.end(name, uuid)?;
+        self.end(maker, vec![label.uuid]).await?;
         Ok(true)
+    }
+
+    /// Notes that these physical volumes belong to the volume group, or do not exist.
+    async fn end(&self, maker: &Maker, disks: Vec<PvUuid>) -> Result<(), String> {
+        let name = self.config.volume_group.clone();
+        maker.note(move |notes| notes.end(&name, &disks)).await
     }
 
     /// Makes a physical volume of a free disk.
     async fn prepare_disk(&self, maker: &Maker, disk: &Disk) -> Result<Prepared, String> {
-        let name = &self.config.volume_group;
-        // lvm needs the disk for itself, and probes it once more.
-        drop(maker.selection.hold_free(disk).await?);
+        require_no_orphan(disk)?;
         let uuid = new_uuid();
-        maker.notes.begin(name, uuid)?;
+        let name = self.config.volume_group.clone();
+        maker.note(move |notes| notes.begin(&name, uuid)).await?;
         quarry_fault::point(|| "volume group:noted:after".to_owned());
-        let request = NewPv { device: disk.node.clone(), uuid, metadata_size: metadata_area(disk.size) };
-        let made = group::create_pv(name, &request).await;
-        quarry_fault::point(|| "volume group:pvcreate:after".to_owned());
-        maker.selection.changed(disk);
-        if let Err(error) = made {
+        let prepared = self.make_pv(maker, disk, uuid).await;
+        if prepared.is_err() {
             // Unless lvm has written the label, there is nothing to remember.
             if read_label(&disk.node).await.is_ok_and(|label| label.is_none_or(|label| label.uuid != uuid)) {
-                maker.notes.end(name, uuid)?;
+                self.end(maker, vec![uuid]).await?;
             }
-            return Err(format!("cannot become a physical volume: {error}"));
         }
+        prepared
+    }
+
+    async fn make_pv(&self, maker: &Maker, disk: &Disk, uuid: PvUuid) -> Result<Prepared, String> {
+        let held = maker.selection.hold_free(disk).await?;
+        // lvm takes the disk for itself, and probes it once more. The lock stays, until the disk belongs to the volume group.
+        drop(held);
+        let lock = maker.selection.lock(disk).await?;
+        let request = NewPv { device: disk.node.clone(), uuid, metadata_size: metadata_area(disk.size) };
+        let made = group::create_pv(&request).await;
+        quarry_fault::point(|| "volume group:pvcreate:after".to_owned());
+        maker.selection.changed(disk);
+        made.map_err(|error| format!("cannot become a physical volume: {error}"))?;
         tracing::info!(pool = self.name, disk = disk.name, %uuid, "made a physical volume");
-        Ok(Prepared { device: disk.node.clone(), size: disk.size, uuid })
+        Ok(Prepared { disk: disk.clone(), uuid, _lock: lock })
     }
 
     /// Makes the volume group of these disks, or adds them to it.
-    async fn add_to_group(&self, maker: &Maker, disks: &[Prepared]) -> Result<(), String> {
-        let Some(exists) = self.existing_group().await else {
-            return Err(format!("volume group {} cannot be read now", self.config.volume_group));
-        };
-        let _lock = match exists {
-            Some(_) => self.lock().await,
-            None => self.lock_without_group().await,
-        }
-        .map_err(|error| error.message)?;
-        // All at once, so that a thin pool with a share of the volume group gets its share of all disks.
-        let mut result = self.add(maker, disks).await;
-        if result.is_err() && disks.len() > 1 {
-            let mut failures = Vec::new();
-            for disk in disks {
-                failures.extend(self.add(maker, std::slice::from_ref(disk)).await.err());
+    async fn add_to_group(&self, maker: &Maker, disks: Vec<Prepared>, look: &mut Look) -> Result<(), String> {
+        let (_lock, group) = self.lock_and_read().await?;
+        let mut ready = Vec::new();
+        for disk in disks {
+            // lvm would make a physical volume of whatever it found there now.
+            match read_label(&disk.disk.node).await {
+                Ok(Some(label)) if label.uuid == disk.uuid && !label.used => ready.push(disk),
+                Ok(_) => look.fail(maker, &disk.disk, "was changed by another program after Quarry made its label"),
+                Err(why) => look.fail(maker, &disk.disk, &why),
             }
-            result = if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) };
         }
-        // Whoever waits for a change of the pool reads it now.
+        // All at once, so that a thin pool with a share of the volume group gets its share of all disks.
+        let mut added = self.add(maker, group, &ready).await;
+        if added.is_err() && ready.len() > 1 {
+            for disk in &ready {
+                let Some(group) = self.existing_group().await else { break };
+                let is_member =
+                    |group: &VolumeGroup| group.physical_volumes.iter().any(|found| found.uuid == disk.uuid);
+                if !group.as_deref().is_some_and(is_member)
+                    && let Err(why) = self.add(maker, group, std::slice::from_ref(disk)).await
+                {
+                    look.fail(maker, &disk.disk, &why);
+                }
+            }
+            added = Ok(());
+        }
+        if let Err(why) = added {
+            ready.iter().for_each(|disk| look.fail(maker, &disk.disk, &why));
+        }
+        // What waits for a change of the pool reads it now.
         self.shared.cache.uevents().count(true);
-        result
+        Ok(())
     }
 
-    /// The caller holds the pool lock.
-    async fn add(&self, maker: &Maker, disks: &[Prepared]) -> Result<(), String> {
+    /// Makes the volume group of these disks, or adds them to it. The caller holds the pool lock. The error is phrased to
+    /// follow "it".
+    async fn add(&self, maker: &Maker, group: Option<Arc<VolumeGroup>>, disks: &[Prepared]) -> Result<(), String> {
+        if disks.is_empty() {
+            return Ok(());
+        }
         let name = &self.config.volume_group;
-        let devices: Vec<PathBuf> = disks.iter().map(|disk| disk.device.clone()).collect();
-        let failed = |error: &dyn Display| format!("cannot use {}: {error}", shown(&devices));
-        let Some(group) = self.existing_group().await else {
-            return Err(failed(&format!("volume group {name} cannot be read now")));
-        };
+        let devices: Vec<PathBuf> = disks.iter().map(|disk| disk.disk.node.clone()).collect();
+        let failed = |error: &dyn Display| format!("cannot be added to volume group {name}: {error}");
         let committed = match &group {
             None => {
-                let size = disks.iter().fold(0, |sum: u64, disk| sum.saturating_add(disk.size));
+                let size = disks.iter().fold(0, |sum: u64, disk| sum.saturating_add(disk.disk.size));
                 let created = group::create_group(name, &devices, extent_size(size), TAG, self.config.archives).await;
                 quarry_fault::point(|| "volume group:vgcreate:after".to_owned());
                 self.commit_group(created).await
@@ -319,13 +441,35 @@ impl LvmPool {
         };
         let group = committed.map_err(|error| failed(&error.message))?;
         tracing::info!(pool = self.name, volume_group = name, ?devices, "added disks to the volume group");
-        maker.notes.exists(name, group.uuid)?;
-        for disk in disks {
-            maker.notes.end(name, disk.uuid)?;
-        }
+        disks.iter().for_each(|disk| maker.succeeded(&disk.disk));
+        let (name, uuids) = (name.clone(), disks.iter().map(|disk| disk.uuid).collect::<Vec<_>>());
+        maker.note(move |notes| notes.exists(&name, group.uuid).and_then(|()| notes.end(&name, &uuids))).await?;
         quarry_fault::point(|| "volume group:done".to_owned());
         Ok(())
     }
+}
+
+/// Fails while an lvm command that an earlier Quarry process started still works on the disk. The error is phrased to
+/// follow "it".
+fn require_no_orphan(disk: &Disk) -> Result<(), String> {
+    match quarry_exec::orphans(&disk.node.display().to_string()).first() {
+        None => Ok(()),
+        Some(orphan) => Err(format!(
+            "waits for `{}` (process {}), which outlived the Quarry process that started it",
+            orphan.command, orphan.pid
+        )),
+    }
+}
+
+/// Why no disk is used on a host with a devices file.
+fn devices_file(name: &str, file: &Path, free: &[&Disk]) -> String {
+    let devices: Vec<String> = free.iter().map(|disk| disk.node.display().to_string()).collect();
+    format!(
+        "lvm uses only the disks in {} on this host, and Quarry does not change that file: make volume group {name} on the \
+         host (vgcreate {name} {devices}), or add the disks to it (vgextend {name} {devices})",
+        file.display(),
+        devices = devices.join(" ")
+    )
 }
 
 /// Those of the free disks whose sectors have the size of those in the volume group, or the most frequent size if it does
@@ -356,7 +500,7 @@ fn of_one_sector_size<'a>(
 }
 
 /// Why there is no volume group yet.
-fn none_free(name: &str, disks: &[(Disk, State)]) -> String {
+fn none_free(name: &str, disks: &[(Disk, DiskState)]) -> String {
     let list = disks.iter().map(|(disk, state)| format!("{} {}", disk.name, state.reason().unwrap_or_default()));
     match disks {
         [] => format!(
@@ -368,10 +512,6 @@ fn none_free(name: &str, disks: &[(Disk, State)]) -> String {
             list.collect::<Vec<_>>().join("; ")
         ),
     }
-}
-
-fn shown(devices: &[PathBuf]) -> String {
-    devices.iter().map(|device| device.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn new_uuid() -> PvUuid {

@@ -6,11 +6,13 @@
 //! would be in its way when they come back.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
 use quarry_lvm::{PvUuid, VgUuid};
 
@@ -24,14 +26,23 @@ const HEAD: &str = "# Volume groups that Quarry makes of disks. \"group NAME UUI
 const MOST: usize = 256;
 
 /// The notes about all volume groups. They are on the host's filesystem, and survive a boot.
+///
+/// Only one process has them at a time, and only that one makes volume groups: another one could take what this one is
+/// doing for an interrupted attempt.
 pub(crate) struct GroupNotes {
     file: PathBuf,
-    /// `Err`: why the file cannot be used.
-    state: Mutex<Result<State, String>>,
+    /// `None` until they were read, which needs the lock.
+    state: Mutex<Option<State>>,
+}
+
+/// The notes, with the lock on them.
+struct State {
+    groups: Groups,
+    _lock: Flock<File>,
 }
 
 /// The notes by the names of the volume groups.
-type State = BTreeMap<String, Notes>;
+type Groups = BTreeMap<String, Notes>;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Notes {
@@ -42,26 +53,20 @@ struct Notes {
 }
 
 impl GroupNotes {
-    /// Reads what earlier processes have noted in that folder.
+    /// The notes in that folder. They are read when they are needed. Every function may block.
     pub(crate) fn open(folder: &Path) -> Arc<Self> {
-        let file = folder.join(FILE);
-        let state = match fs::read_to_string(&file) {
-            Ok(text) => parse(&text).map_err(|line| format!("line {line:?} is invalid")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::new()),
-            Err(error) => Err(error.to_string()),
-        };
-        Arc::new(Self { file, state: Mutex::new(state) })
+        Arc::new(Self { file: folder.join(FILE), state: Mutex::new(None) })
     }
 
     /// The UUID of the volume group with that name when it was last seen, and the physical volumes that are being added
     /// to it.
     ///
     /// # Errors
-    /// The file cannot be used: what it says is not known.
+    /// Another process has the notes, or the file cannot be used: what it says is not known.
     pub(super) fn of(&self, group: &str) -> Result<(Option<VgUuid>, Vec<PvUuid>), String> {
-        let state = self.state.lock();
-        let known = state.as_ref().map_err(|why| self.unusable(why))?;
-        Ok(known.get(group).map(|notes| (notes.group, notes.adding.clone())).unwrap_or_default())
+        let mut state = self.state.lock();
+        let State { groups, .. } = self.read(&mut state)?;
+        Ok(groups.get(group).map(|notes| (notes.group, notes.adding.clone())).unwrap_or_default())
     }
 
     /// Notes that the volume group exists.
@@ -84,12 +89,12 @@ impl GroupNotes {
         })
     }
 
-    /// Notes that a physical volume belongs to the volume group, or does not exist.
+    /// Notes that physical volumes belong to the volume group, or do not exist.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub(super) fn end(&self, group: &str, disk: PvUuid) -> Result<(), String> {
-        self.change(group, |notes| notes.adding.retain(|adding| *adding != disk))
+    pub(super) fn end(&self, group: &str, disks: &[PvUuid]) -> Result<(), String> {
+        self.change(group, |notes| notes.adding.retain(|adding| !disks.contains(adding)))
     }
 
     /// The path of the file.
@@ -99,22 +104,52 @@ impl GroupNotes {
 
     fn change(&self, group: &str, change: impl FnOnce(&mut Notes)) -> Result<(), String> {
         let mut state = self.state.lock();
-        let known = state.as_ref().map_err(|why| self.unusable(why))?;
-        let mut next = known.clone();
+        let state = self.read(&mut state)?;
+        let mut next = state.groups.clone();
         change(next.entry(group.to_owned()).or_default());
-        if next != *known {
+        if next != state.groups {
             state_file::replace(&self.file, &text(&next)).map_err(|error| self.unusable(&error.to_string()))?;
-            *state = Ok(next);
+            state.groups = next;
         }
         Ok(())
     }
 
+    /// Takes the lock and reads the file, unless this process has done so.
+    fn read<'a>(&self, state: &'a mut Option<State>) -> Result<&'a mut State, String> {
+        if state.is_none() {
+            let lock = self.take_lock()?;
+            let groups = match fs::read_to_string(&self.file) {
+                Ok(text) => parse(&text).map_err(|line| self.unusable(&format!("line {line:?} is invalid")))?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Groups::new(),
+                Err(error) => return Err(self.unusable(&error.to_string())),
+            };
+            *state = Some(State { groups, _lock: lock });
+        }
+        // It was just set.
+        state.as_mut().ok_or_else(|| self.unusable("it was not read"))
+    }
+
+    /// Locks a file beside the notes, which are replaced with every change.
+    fn take_lock(&self) -> Result<Flock<File>, String> {
+        let path = self.file.with_extension("lock");
+        let opened = fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))
+            .and_then(|()| File::options().write(true).create(true).truncate(false).open(&path));
+        let file = opened.map_err(|error| self.unusable(&format!("opening {}: {error}", path.display())))?;
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            Errno::EWOULDBLOCK => format!(
+                "another process of Quarry makes the volume groups of this host: it holds the lock on {}",
+                path.display()
+            ),
+            errno => self.unusable(&format!("locking {}: {errno}", path.display())),
+        })
+    }
+
     fn unusable(&self, why: &str) -> String {
-        format!("{} cannot be used: {why}; correct or remove it, and restart the node plugin", self.file.display())
+        format!("{} cannot be used: {why}; correct or remove it", self.file.display())
     }
 }
 
-fn text(state: &State) -> String {
+fn text(state: &Groups) -> String {
     let mut text = format!("{HEAD}\n");
     for (name, Notes { group, adding }) in state {
         text.extend(group.iter().map(|uuid| format!("group {name} {uuid}\n")));
@@ -124,8 +159,8 @@ fn text(state: &State) -> String {
 }
 
 /// Parses the file, or returns the first invalid line.
-fn parse(text: &str) -> Result<State, String> {
-    let mut state = State::new();
+fn parse(text: &str) -> Result<Groups, String> {
+    let mut state = Groups::new();
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let invalid = || line.to_owned();
         let [kind, name, uuid] = line.split(' ').collect::<Vec<_>>().try_into().map_err(|_| invalid())?;
@@ -153,14 +188,28 @@ mod tests {
         notes.begin("vg", one).unwrap();
         notes.begin("vg", two).unwrap();
         notes.begin("other", two).unwrap();
-        assert_eq!(GroupNotes::open(folder.path()).of("vg"), Ok((None, vec![one, two])));
+        drop(notes);
+        let notes = GroupNotes::open(folder.path());
+        assert_eq!(notes.of("vg"), Ok((None, vec![one, two])));
         notes.exists("vg", uuid("vg")).unwrap();
-        notes.end("vg", one).unwrap();
-        notes.end("vg", one).unwrap();
-        for notes in [&notes, &GroupNotes::open(folder.path())] {
-            assert_eq!(notes.of("vg"), Ok((Some(uuid("vg")), vec![two])));
-            assert_eq!(notes.of("other"), Ok((None, vec![two])));
-        }
+        notes.end("vg", &[one]).unwrap();
+        notes.end("vg", &[one]).unwrap();
+        assert_eq!(notes.of("vg"), Ok((Some(uuid("vg")), vec![two])));
+        drop(notes);
+        let notes = GroupNotes::open(folder.path());
+        assert_eq!(notes.of("vg"), Ok((Some(uuid("vg")), vec![two])));
+        assert_eq!(notes.of("other"), Ok((None, vec![two])));
+    }
+
+    #[test]
+    fn only_one_process_has_the_notes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (GroupNotes::open(folder.path()), GroupNotes::open(folder.path()));
+        first.of("vg").unwrap();
+        assert!(second.of("vg").unwrap_err().contains("another process"));
+        assert!(second.begin("vg", uuid("1")).is_err());
+        drop(first);
+        second.begin("vg", uuid("1")).unwrap();
     }
 
     #[test]
