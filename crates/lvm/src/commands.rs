@@ -16,6 +16,7 @@ use quarry_volume::{Extents, Layout};
 use crate::mutation::Mutation;
 use crate::{COW_CHUNK, Error, ExtentRange, LogicalVolume, VolumeGroup, activation, nested, vg_name_fits};
 
+pub mod group;
 pub mod thin;
 
 /// A logical volume to create.

@@ -100,7 +100,7 @@ pub enum Kind {
 
 /// The phrases in lvm's messages that identify each kind, in the order in which they are tried. The first
 /// match decides.
-const PATTERNS: [(Kind, &[&str]); 10] = [
+const PATTERNS: [(Kind, &[&str]); 11] = [
     (Kind::Changing, &["remove locked logical volume", "merging snapshot", "is merged to", "while pvmove"]),
     (Kind::Duplicate, &["with duplicate pv devices", "appear on duplicate devices", "with duplicates."]),
     (
@@ -115,6 +115,8 @@ const PATTERNS: [(Kind, &[&str]); 10] = [
             "file-based locking initialisation failed",
         ],
     ),
+    // Before the pattern for a physical volume that does not belong to a volume group.
+    (Kind::InUse, &["without -ff", "is already in volume group"]),
     (
         Kind::MissingPv,
         &[

@@ -7,7 +7,7 @@ use std::path::Path;
 use quarry_block::{ALIGNMENT, read_aligned, read_direct};
 
 use crate::PvUuid;
-use crate::label::{label_sector, metadata_areas, pv_uuid};
+use crate::label::{Label, label_sector, metadata_areas, pv_uuid, read_label};
 
 /// The label is in one of the first four sectors. The first metadata area begins at 4096, or at the page size
 /// if that is larger. A commit changes the area's header: offset, length and checksum of the newest metadata.
@@ -64,6 +64,15 @@ pub fn label_uuid(device: &Path) -> io::Result<Option<PvUuid>> {
     Ok(label_sector(&beginning).and_then(pv_uuid))
 }
 
+/// The label of a physical volume, with the volume group in its own metadata. `None` if the device has no label. Blocks
+/// as long as the disk does not answer.
+///
+/// # Errors
+/// The device cannot be opened or read.
+pub fn label(device: &Path) -> io::Result<Option<Label>> {
+    read_direct(device, read_label)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,7 +95,8 @@ mod tests {
             disk[header + 100] ^= 1;
             let changed = fingerprint(&disk);
             assert_ne!(changed, before);
-            disk[600] ^= 1;
+            // In the UUID.
+            disk[550] ^= 1;
             assert_ne!(fingerprint(&disk), changed, "the label counts");
         }
     }

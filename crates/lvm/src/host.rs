@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use quarry_exec::Command;
 
+use crate::settings::Filter;
 use crate::{Error, PvUuid};
 
 /// The settings that decide which devices lvm uses on this host, and where its locks are.
@@ -33,6 +34,13 @@ impl DevicesFile {
     /// another name now.
     pub(crate) fn lists(&self, uuid: PvUuid) -> bool {
         self.listed.contains(&uuid)
+    }
+}
+
+impl HostSettings {
+    /// Which of lvm's filters selects our devices. If the host's lvm.conf sets both, `devices/global_filter` is kept.
+    pub(crate) fn our_filter(&self) -> Filter {
+        if self.global_filter { Filter::Other } else { Filter::Global }
     }
 }
 

@@ -22,18 +22,22 @@ const FIRST_WORDS: usize = 512;
 
 /// The label of a physical volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Label {
+pub struct Label {
     /// The UUID of the physical volume.
-    pub(crate) uuid: PvUuid,
+    pub uuid: PvUuid,
     /// The volume group in its metadata. `None` for a physical volume without metadata.
-    pub(crate) group: Option<GroupId>,
+    pub group: Option<GroupId>,
+    /// Whether it belongs to a volume group, whose metadata may be on other disks only.
+    pub used: bool,
 }
 
 /// The name and the UUID of a volume group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct GroupId {
-    pub(crate) name: String,
-    pub(crate) uuid: VgUuid,
+pub struct GroupId {
+    /// The name.
+    pub name: String,
+    /// The UUID.
+    pub uuid: VgUuid,
 }
 
 /// Reads the label of a device, if it has one.
@@ -58,7 +62,8 @@ pub(crate) fn read_label(file: &File) -> io::Result<Option<Label>> {
             };
         }
     }
-    Ok(Some(Label { uuid, group }))
+    let used = group.is_some() || is_used(sector);
+    Ok(Some(Label { uuid, group, used }))
 }
 
 /// The sector with the label: one of the first four.
@@ -91,6 +96,25 @@ pub(crate) fn metadata_areas(beginning: &[u8]) -> Vec<(u64, u64)> {
         (field(0), field(8))
     });
     pairs.skip_while(|(offset, _)| *offset != 0).skip(1).take_while(|(offset, _)| *offset != 0).collect()
+}
+
+/// Whether the flag is set that the physical volume belongs to a volume group. It is in an extension after the two lists of
+/// areas: a version, then flags, of 4 bytes each. Without the extension, which lvm before 2.02 did not write, it is not
+/// known, so it counts as used.
+fn is_used(sector: &[u8]) -> bool {
+    const IN_VOLUME_GROUP: u32 = 1;
+    let Some(lists) = contents(sector).and_then(|offset| offset.checked_add(40)) else { return true };
+    let mut at = lists;
+    for _list in 0..2 {
+        while number_u64(sector, at).is_some_and(|offset| offset != 0) {
+            at = at.saturating_add(16);
+        }
+        at = at.saturating_add(16);
+    }
+    match (number_u32(sector, at), number_u32(sector, at.saturating_add(4))) {
+        (Some(version), Some(flags)) if version > 0 => flags & IN_VOLUME_GROUP != 0,
+        _ => true,
+    }
 }
 
 /// The volume group in the metadata area at `start`. `None` if the area is empty, unused or invalid.
@@ -155,9 +179,11 @@ pub(crate) mod testing {
         sector.extend(32_u32.to_le_bytes());
         sector.extend(b"LVM2 001");
         sector.extend(b"iCdcNVXnn6CTAqVGGiyevS3Z0iAd7ElT");
-        for number in [1_u64 << 30, 1 << 20, 0, 0, 0, 4096, 1_044_480, 0, 0, 2, 1] {
+        for number in [1_u64 << 30, 1 << 20, 0, 0, 0, 4096, 1_044_480, 0, 0] {
             sector.extend(number.to_le_bytes());
         }
+        // The version of the extension, and its flags: it belongs to a volume group.
+        sector.extend([2_u32, 1].map(u32::to_le_bytes).concat());
         sector
     }
 
@@ -222,6 +248,28 @@ mod tests {
             let group = label.group.unwrap_or_else(|| panic!("no group at {offset}"));
             assert_eq!((group.name.as_str(), &*group.uuid.to_string()), ("vg-0", GROUP), "at {offset}");
         }
+    }
+
+    #[test]
+    fn the_flag_of_a_used_physical_volume_is_read() {
+        assert!(read(&disk(&label())).expect("a label").used);
+        // The flags are the last four bytes.
+        let mut unused = label();
+        let flags = unused.len() - 4;
+        unused[flags] = 0;
+        assert!(!read(&disk(&unused)).expect("a label").used);
+        write_group_and_read(&unused);
+        // Without the extension, it is not known.
+        let mut old = label();
+        old[flags - 4] = 0;
+        assert!(read(&disk(&old)).expect("a label").used);
+    }
+
+    /// Metadata of a volume group shows the use as well.
+    fn write_group_and_read(label: &[u8]) {
+        let mut disk = disk(label);
+        write_group(&mut disk, "vg0", GROUP, 512);
+        assert!(read(&disk).expect("a label").used);
     }
 
     #[test]

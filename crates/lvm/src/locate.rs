@@ -182,12 +182,9 @@ impl Known {
         Ok(GroupLocation { name: now.to_owned(), uuid, scope, unlisted })
     }
 
-    /// The filter for the group's devices. If the host's lvm.conf sets both, `devices/global_filter` is kept.
+    /// The filter for the group's devices.
     fn filter(&self) -> Filter {
-        match self.last_scan.as_ref().is_some_and(|last_scan| last_scan.host.global_filter) {
-            true => Filter::Other,
-            false => Filter::Global,
-        }
+        self.last_scan.as_ref().map_or_else(Filter::default, |last_scan| last_scan.host.our_filter())
     }
 
     /// The UUID of the volume group: the known one as long as any of its devices is visible.
@@ -365,7 +362,7 @@ mod tests {
     fn host(volumes: &[Volume<'_>]) -> Known {
         let label = |(device, label, group): &Volume<'_>| {
             let group = group.map(|(name, label)| GroupId { name: name.to_owned(), uuid: uuid(label) });
-            (PathBuf::from(device), Label { uuid: uuid(label), group })
+            (PathBuf::from(device), Label { uuid: uuid(label), group, used: true })
         };
         let scan = Scan { labels: volumes.iter().map(label).collect(), unresponsive: Vec::new() };
         let last_scan = LastScan { disks: 0, candidates: Vec::new(), scan, host: HostSettings::default() };

@@ -5,20 +5,31 @@ use std::ffi::OsString;
 use quarry_exec::Command;
 
 use crate::error::{could_not_archive, one_line};
-use crate::settings::{Archive, Devices};
+use crate::settings::{Archive, Devices, Scope};
 use crate::{Error, VolumeGroup};
 
 /// A command that changes a volume group. Quarry never kills it.
 pub(crate) struct Mutation<'a> {
     subcommand: &'static str,
-    group: &'a VolumeGroup,
+    /// The name of the volume group, or the device of a disk that belongs to none: what waits for the command.
+    group: &'a str,
+    scope: &'a Scope,
     args: Vec<OsString>,
     devices: Devices,
 }
 
 impl<'a> Mutation<'a> {
     pub(crate) fn new(subcommand: &'static str, group: &'a VolumeGroup) -> Self {
-        Self { subcommand, group, args: Vec::new(), devices: Devices::Change }
+        Self::on(subcommand, &group.name, &group.scope)
+    }
+
+    fn on(subcommand: &'static str, group: &'a str, scope: &'a Scope) -> Self {
+        Self { subcommand, group, scope, args: Vec::new(), devices: Devices::Change }
+    }
+
+    /// A command that changes which disks are physical volumes. `group` need not exist.
+    pub(crate) fn of_disks(subcommand: &'static str, group: &'a str, scope: &'a Scope) -> Self {
+        Self { devices: Devices::Disks, ..Self::on(subcommand, group, scope) }
     }
 
     /// It only loads new tables into devices that exist.
@@ -46,7 +57,7 @@ impl<'a> Mutation<'a> {
     /// read-only folder must not prevent the deletion of a volume or the start of a pod: the command is run
     /// again without an archive. That costs the operator this one step of undo.
     pub(crate) async fn run(self) -> Result<(), Error> {
-        let settings = self.group.scope.settings_for(self.devices, Archive::Written);
+        let settings = self.scope.settings_for(self.devices, Archive::Written);
         let output = self.command(settings).run().await?;
         if output.success() {
             return Ok(());
@@ -59,7 +70,7 @@ impl<'a> Mutation<'a> {
             words = one_line(&output.stderr),
             "lvm cannot write its archive of metadata; changing without an archive"
         );
-        succeed(self.command(self.group.scope.settings_for(self.devices, Archive::Skipped))).await
+        succeed(self.command(self.scope.settings_for(self.devices, Archive::Skipped))).await
     }
 
     #[cfg(test)]
@@ -69,7 +80,7 @@ impl<'a> Mutation<'a> {
 
     fn command(&self, settings: [String; 2]) -> Command {
         let command = Command::mutation("lvm").subcommand(self.subcommand).hidden_args(settings);
-        command.args(self.args.iter().cloned()).on(&self.group.name)
+        command.args(self.args.iter().cloned()).on(self.group)
     }
 }
 

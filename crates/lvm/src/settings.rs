@@ -68,15 +68,19 @@ const PINNED: &[(&str, &str)] = &[
     ("report/lvs_cols_full", "\"lv_name\""),
     ("report/pvsegs_cols_full", "\"pvseg_start\""),
     ("report/segs_cols_full", "\"segtype\""),
-    // Devices are selected by the filter that is passed together with these settings. Hints would leave out a
-    // disk that failed when they were written, and lvm would rewrite the devices file if the host name looked
-    // different to it.
+    // Devices are selected by the filter that is passed together with these settings. lvm would rewrite the devices
+    // file if the host name looked different to it.
     ("devices/dir", "\"/dev\""),
     ("devices/scan", "[\"/dev\"]"),
-    ("devices/hints", "\"none\""),
     ("devices/use_devicesfile", "0"),
     ("devices/device_ids_refresh", "0"),
     ("devices/scan_lvs", "0"),
+    // Where the extents of a new physical volume begin: aligned to 1 MiB, or to what its disk prefers.
+    ("devices/data_alignment", "0"),
+    ("devices/default_data_alignment", "1"),
+    ("devices/data_alignment_detection", "1"),
+    ("devices/data_alignment_offset_detection", "1"),
+    ("devices/md_chunk_alignment", "1"),
     // If two devices have the same physical volume, the operator decides which is the right one.
     ("devices/allow_changes_with_duplicate_pvs", "0"),
     // A new volume is hidden from udev until lvm has wiped it. That must find all signatures, in the metadata
@@ -96,6 +100,10 @@ const PINNED: &[(&str, &str)] = &[
     ("activation/thin_pool_autoextend_threshold", "100"),
     // Removed volumes would stay in the metadata until its area is full.
     ("metadata/record_lvs_history", "0"),
+    // Every physical volume has the metadata, and keeps it.
+    ("metadata/pvmetadatacopies", "1"),
+    ("metadata/pvmetadataignore", "0"),
+    ("metadata/vgmetadatacopies", "0"),
 ];
 
 /// Where udevd does not run, lvm makes the device nodes itself.
@@ -104,6 +112,13 @@ const WITHOUT_UDEV: &[(&str, &str)] = &[("activation/udev_sync", "0"), ("activat
 /// The same for a command that only loads a new table into a device. It makes no nodes, and the host's udevd, which
 /// may have made links to the device, keeps them. Without its rules, it would remove them.
 const WITHOUT_WAITING: &[(&str, &str)] = &[("activation/udev_sync", "0"), ("activation/udev_rules", "1")];
+
+/// Hints would leave out a disk that failed when they were written.
+const WITHOUT_HINTS: &[(&str, &str)] = &[("devices/hints", "\"none\"")];
+
+/// For a command that makes a disk a physical volume, or a part of a volume group: it drops the hints. With old ones, the
+/// commands that an operator types would not see the disk.
+const WITH_HINTS: &[(&str, &str)] = &[("devices/hints", "\"all\"")];
 
 /// For a command that is run again because lvm could not write its archive.
 const WITHOUT_ARCHIVE: &[(&str, &str)] = &[("backup/archive", "0"), ("backup/backup", "0")];
@@ -125,6 +140,8 @@ pub(crate) enum Devices {
     Change,
     /// It only loads new tables into them.
     Stay,
+    /// It has nothing to do with volumes, but changes which disks are physical volumes.
+    Disks,
 }
 
 /// Whether a command writes to lvm's archive.
@@ -155,6 +172,14 @@ impl Default for Scope {
 }
 
 impl Scope {
+    /// The same with more devices.
+    #[must_use]
+    pub(crate) fn with_devices(&self, more: &[PathBuf]) -> Self {
+        let mut scope = self.clone();
+        scope.devices.extend(more.iter().filter(|device| !self.devices.contains(device)).cloned());
+        scope
+    }
+
     /// The same with lvm's locks in that folder, as lvm.conf sets it.
     #[must_use]
     pub fn with_locks(self, folder: PathBuf) -> Self {
@@ -174,11 +199,12 @@ impl Scope {
         };
         let udev = match devices {
             _ if udev::listening() => &[],
-            Devices::Change => WITHOUT_UDEV,
+            Devices::Change | Devices::Disks => WITHOUT_UDEV,
             Devices::Stay => WITHOUT_WAITING,
         };
+        let hints = if devices == Devices::Disks { WITH_HINTS } else { WITHOUT_HINTS };
         let mut settings = String::new();
-        for (key, value) in PINNED.iter().chain(udev).chain(more) {
+        for (key, value) in PINNED.iter().chain(hints).chain(udev).chain(more) {
             // Writing to a String cannot fail.
             let _ = write!(settings, "{key}={value} ");
         }
@@ -257,6 +283,17 @@ mod tests {
             assert!(change.contains("activation/udev_sync=0 activation/udev_rules=0 "));
             assert_eq!(stay, change.replace("udev_rules=0", "udev_rules=1"));
         }
+    }
+
+    #[test]
+    fn hints_are_used_only_to_drop_them() {
+        let hints = |devices| {
+            let text = Scope::default().settings_for(devices, Archive::Written).join(" ");
+            text.split(' ').filter(|word| word.starts_with("devices/hints=")).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(hints(Devices::Change), r#"devices/hints="none""#);
+        assert_eq!(hints(Devices::Stay), r#"devices/hints="none""#);
+        assert_eq!(hints(Devices::Disks), r#"devices/hints="all""#);
     }
 
     #[test]

@@ -93,6 +93,16 @@ uuid!(VgUuid, "volume group");
 uuid!(LvUuid, "logical volume");
 uuid!(PvUuid, "physical volume");
 
+impl PvUuid {
+    /// A new one, from random bytes.
+    #[must_use]
+    pub fn of_bytes(random: [u8; LENGTH]) -> Self {
+        const CHARACTERS: &[u8; 62] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        // Some characters are a little more likely than others. That does not matter: there are enough of them.
+        Self(Plain(random.map(|byte| CHARACTERS.get(usize::from(byte) % CHARACTERS.len()).copied().unwrap_or(b'0'))))
+    }
+}
+
 /// The end of the UUID of the layer below a volume that has snapshots: the volume's own data.
 pub(crate) const REAL: &str = "-real";
 /// The end of the UUID of the layer below a snapshot: the space for overwritten blocks.

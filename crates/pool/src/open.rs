@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use crate::config::selectors;
-use crate::lvm::{GroupState, InvalidSnapshots, LvmDisks};
+use crate::disk::Selection;
+use crate::lvm::{GroupNotes, GroupState, InvalidSnapshots, LvmDisks};
 use crate::{DiskPool, LvmPool, Pool, PoolConfig, PoolKind, Uevents, udev};
 
 /// Opens all pools of a node, in the order of the configuration. Missing storage is not an error: its pool
@@ -21,7 +22,7 @@ pub async fn open(configured: Vec<PoolConfig>, state: &Path, uevents: &Uevents) 
     if !selectors.is_empty() {
         udev::listen(uevents.clone());
     }
-    let (disks, invalid) = (LvmDisks::default(), InvalidSnapshots::open(state));
+    let (disks, invalid, notes) = (LvmDisks::default(), InvalidSnapshots::open(state), GroupNotes::open(state));
     let mut groups = HashMap::new();
     let mut opening = JoinSet::new();
     for (index, PoolConfig { name, kind, copy_rate: _, trim_interval: _ }) in configured.iter().cloned().enumerate() {
@@ -32,8 +33,11 @@ pub async fn open(configured: Vec<PoolConfig>, state: &Path, uevents: &Uevents) 
                     GroupState::new(&config, &configured, uevents.clone(), disks.clone(), Arc::clone(&invalid))
                 });
                 let group = group.clone();
+                let made_of = config.create.is_some().then(|| {
+                    (Selection::new(name.clone(), Arc::clone(&selectors), uevents.clone()), Arc::clone(&notes))
+                });
                 opening.spawn(async move {
-                    let pool: Arc<dyn Pool> = LvmPool::open(name, config, group).await;
+                    let pool: Arc<dyn Pool> = LvmPool::open(name, config, group, made_of).await;
                     (index, pool)
                 });
             }

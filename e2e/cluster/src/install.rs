@@ -93,6 +93,21 @@ pub async fn install_with(cluster: &Cluster, pool: Value) -> Result<()> {
     install_pools(cluster, &Path::new(ROOT).join("deploy/chart"), images::QUARRY, &pools).await
 }
 
+/// As [`install`], where the disks d1 are empty: Quarry makes the volume group of the pool `main`.
+///
+/// # Errors
+/// As [`install`].
+pub async fn install_on_empty_disks(cluster: &Cluster) -> Result<()> {
+    let mut pools = pools(cluster);
+    if let Some(main) = pools.first_mut() {
+        *main = json!({
+            "name": "main",
+            "lvm": { "volumeGroup": "main", "create": { "select": { "byId": ["virtio-d1"] } } },
+        });
+    }
+    install_pools(cluster, &Path::new(ROOT).join("deploy/chart"), images::QUARRY, &pools).await
+}
+
 async fn install_pools(cluster: &Cluster, chart: &Path, image: &str, pools: &[Value]) -> Result<()> {
     install_values(cluster, chart, image, pools, json!({})).await
 }

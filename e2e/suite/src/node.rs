@@ -104,6 +104,13 @@ impl Node {
         Self::on(Vm::start(config).await?, &WholeDisks, &[]).await
     }
 
+    /// A node with these disks, which hold nothing, for a pool `main` that makes the volume group [`GROUP`] of them. Its
+    /// configuration is not there yet, and quarry does not run yet.
+    pub async fn on_blank_disks(name: &str, disks: Vec<Disk>) -> Result<Self> {
+        let config = disks.into_iter().fold(Config::new(name), Config::disk);
+        Self::on(Vm::start(config).await?, &Group, &[]).await
+    }
+
     /// A node whose pool `main` is a thin pool, in a volume group on disks `d1`, `d2`… of these sizes (bytes), with quarry
     /// serving.
     pub async fn on_thin_pool(name: &str, sizes: &[u64]) -> Result<Self> {

@@ -157,7 +157,17 @@ impl Machine<'_> {
     /// `reach_host` lets the guest connect to the host's loopback interface; it gets no further, because it
     /// has no default route.
     pub(crate) async fn start(&self, folder: &Path, restore: bool, reach_host: bool) -> Result<Qemu> {
-        let port = free_port()?;
+        for _ in 1..PORTS {
+            match self.start_at(free_port()?, folder, restore, reach_host).await {
+                // Another program was quicker.
+                Err(error) if format!("{error:#}").contains("host forwarding rule") => {}
+                started => return started,
+            }
+        }
+        self.start_at(free_port()?, folder, restore, reach_host).await
+    }
+
+    async fn start_at(&self, port: u16, folder: &Path, restore: bool, reach_host: bool) -> Result<Qemu> {
         let restrict = if reach_host { "off" } else { "on" };
         let root = json!({
             "node-name": "root", "driver": "qcow2", "discard": "unmap",
@@ -182,7 +192,10 @@ impl Machine<'_> {
     }
 }
 
-/// A port that was free a moment ago. QEMU says so if another program was quicker.
+/// How many ports are tried.
+const PORTS: usize = 5;
+
+/// A port that was free a moment ago.
 fn free_port() -> Result<u16> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("no free port on the loopback interface")?;
     Ok(listener.local_addr().context("no free port on the loopback interface")?.port())

@@ -1,4 +1,5 @@
-//! A pool's `disk` section: its disks, and how the data of a deleted volume is wiped.
+//! A pool's `disk` section: its disks, and how the data of a deleted volume is wiped. The disks of a volume group that
+//! Quarry makes are selected in the same way.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -17,6 +18,14 @@ pub(super) struct Section {
     select: Option<Spanned<Lists>>,
     exclude: Option<Spanned<Lists>>,
     wipe: Option<Spanned<String>>,
+}
+
+/// The section that selects the disks of a volume group.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Selection {
+    select: Option<Spanned<Lists>>,
+    exclude: Option<Spanned<Lists>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -51,28 +60,44 @@ fn rotational<'d, D: Deserializer<'d>>(input: D) -> Result<Option<bool>, D::Erro
 pub(super) fn read(section: Spanned<Section>, key: &str) -> Result<DiskConfig, Mistake> {
     let line = section.referenced.line();
     let Section { select, exclude, wipe } = section.value;
+    let selector = selector(select, exclude, line, &format!("{key}.disk"))?;
+    let wipe =
+        wipe.map(|word| word.value.parse().map_err(|why| (word.referenced.line(), format!("{key}.disk.wipe: {why}"))));
+    Ok(DiskConfig { selector, wipe: wipe.transpose()?.unwrap_or_else(Wipe::default) })
+}
+
+/// Reads the selection of the disks of a volume group, which is called `key` in errors.
+pub(super) fn read_selection(section: Spanned<Selection>, key: &str) -> Result<Selector, Mistake> {
+    let line = section.referenced.line();
+    selector(section.value.select, section.value.exclude, line, key)
+}
+
+/// Reads the lists in the section `key`, which begins in that line.
+fn selector(
+    select: Option<Spanned<Lists>>,
+    exclude: Option<Spanned<Lists>>,
+    line: u64,
+    key: &str,
+) -> Result<Selector, Mistake> {
     let Some(select) = select else {
-        return Err((line, format!("{key}.disk.select is missing: it selects the pool's disks")));
+        return Err((line, format!("{key}.select is missing: it selects the pool's disks")));
     };
     let select_line = select.referenced.line();
-    let include = criteria(select.value, &format!("{key}.disk.select"))?;
+    let include = criteria(select.value, &format!("{key}.select"))?;
     let (exclude, exclude_line) = match exclude {
         None => (Criteria::default(), line),
         Some(lists) => {
             let line = lists.referenced.line();
-            (criteria(lists.value, &format!("{key}.disk.exclude"))?, line)
+            (criteria(lists.value, &format!("{key}.exclude"))?, line)
         }
     };
-    let selector = Selector::new(include.clone(), exclude).map_err(|why| {
+    Selector::new(include.clone(), exclude).map_err(|why| {
         // The error is in `exclude` if `select` alone is valid.
         match Selector::new(include, Criteria::default()) {
-            Ok(_) => (exclude_line, format!("{key}.disk.exclude: {why}")),
-            Err(_) => (select_line, format!("{key}.disk.select: {why}")),
+            Ok(_) => (exclude_line, format!("{key}.exclude: {why}")),
+            Err(_) => (select_line, format!("{key}.select: {why}")),
         }
-    })?;
-    let wipe =
-        wipe.map(|word| word.value.parse().map_err(|why| (word.referenced.line(), format!("{key}.disk.wipe: {why}"))));
-    Ok(DiskConfig { selector, wipe: wipe.transpose()?.unwrap_or_else(Wipe::default) })
+    })
 }
 
 fn criteria(lists: Lists, key: &str) -> Result<Criteria, Mistake> {

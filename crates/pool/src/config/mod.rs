@@ -6,6 +6,10 @@
 //!     lvm:
 //!       volumeGroup: vg-nvme
 //!       reserve: 10Gi
+//!   - name: slow
+//!     lvm:
+//!       volumeGroup: vg-hdd
+//!       create: {select: {rotational: true, size: {atLeast: 1Ti}}}
 //!   - name: thin
 //!     lvm:
 //!       volumeGroup: vg-nvme
@@ -73,6 +77,9 @@ pub struct LvmConfig {
     pub deactivate: bool,
     /// How many files of the volume group lvm's metadata archive keeps.
     pub archives: u32,
+    /// The disks that the volume group is made of, and extended with. `None`: both are left to the operator. Of the
+    /// pools in one volume group, one has it.
+    pub create: Option<Box<Selector>>,
     /// The thin pool that volumes are created in. `None`: they are ordinary logical volumes.
     pub thin_pool: Option<Box<ThinPoolConfig>>,
 }
@@ -132,6 +139,7 @@ struct Lvm {
     reserve: Option<Spanned<String>>,
     deactivate: Option<bool>,
     archives: Option<Spanned<u32>>,
+    create: Option<Spanned<disk::Selection>>,
     thin_pool: Option<thin::Section>,
 }
 
@@ -206,11 +214,11 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
     Ok(pools)
 }
 
-/// The selectors of all disk pools, with the names of their pools.
+/// The selectors of all pools that select disks, with the names of the pools.
 pub(crate) fn selectors(configured: &[PoolConfig]) -> Arc<[(String, Selector)]> {
     let selectors = configured.iter().filter_map(|pool| match &pool.kind {
         PoolKind::Disk(config) => Some((pool.name.clone(), config.selector.clone())),
-        PoolKind::Lvm(_) => None,
+        PoolKind::Lvm(config) => Some((pool.name.clone(), Selector::clone(config.create.as_ref()?))),
     });
     selectors.collect()
 }
@@ -225,6 +233,8 @@ struct Groups {
     pools: HashMap<(String, Option<String>), String>,
     /// How many files the archive of a volume group keeps, with the name of the pool that says so.
     archives: HashMap<String, (u32, String)>,
+    /// The name of the pool that makes a volume group.
+    create: HashMap<String, String>,
 }
 
 /// Reads the limit of the speed of copies: bytes per second.
@@ -291,10 +301,26 @@ fn lvm(section: Lvm, key: &str, pool: &str, groups: &mut Groups) -> Result<LvmCo
             }
         }
     }
+    let create = match section.create {
+        None => None,
+        Some(selection) => {
+            let line = selection.referenced.line();
+            if let Some(other) = groups.create.insert(volume_group.clone(), pool.to_owned()) {
+                return Err((
+                    line,
+                    format!(
+                        "{key}.lvm.create: pool {other:?} makes volume group {volume_group:?} already: keep it in one of \
+                         them"
+                    ),
+                ));
+            }
+            Some(Box::new(disk::read_selection(selection, &format!("{key}.lvm.create"))?))
+        }
+    };
     let deactivate = section.deactivate.unwrap_or(true);
     // Another pool of the volume group may set it.
     let archives = quarry_lvm::ARCHIVES;
-    Ok(LvmConfig { volume_group, reserve, deactivate, archives, thin_pool })
+    Ok(LvmConfig { volume_group, reserve, deactivate, archives, create, thin_pool })
 }
 
 fn check_name(name: &str) -> Result<(), String> {
@@ -351,6 +377,7 @@ mod tests {
                 reserve,
                 deactivate,
                 archives,
+                create: None,
                 thin_pool: None,
             }),
         };
@@ -416,6 +443,38 @@ mod tests {
             for part in expected {
                 assert!(error.contains(part), "{text:?}: {error:?} does not name {part:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_volume_group_can_be_made_of_selected_disks() {
+        let pools = parse(
+            Path::new("pools.yaml"),
+            "pools:\n  - name: a\n    lvm: {volumeGroup: vg, create: {select: {rotational: false}, exclude: {byId: \
+             ['x-*']}}}\n  - name: b\n    lvm: {volumeGroup: vg, thinPool: {name: thin}}\n  - name: c\n    disk: \
+             {select: {rotational: true}}\n",
+        )
+        .unwrap();
+        let made: Vec<bool> =
+            pools.iter().map(|pool| matches!(&pool.kind, PoolKind::Lvm(LvmConfig { create: Some(_), .. }))).collect();
+        assert_eq!(made, [true, false, false]);
+        let names: Vec<String> = selectors(&pools).iter().map(|(name, _)| name.clone()).collect();
+        assert_eq!(names, ["a", "c"], "disks of both kinds of pools can conflict");
+        let head = "pools:\n  - name: a\n    lvm:\n      volumeGroup: vg\n      create: ";
+        for (text, line, part) in [
+            ("{}\n", 5, "pools[0].lvm.create.select is missing"),
+            ("{select: {}}\n", 5, "pools[0].lvm.create.select: there is no criterion"),
+            ("{select: {rotational: true}, exclude: {model: []}}\n", 5, "pools[0].lvm.create.exclude"),
+            ("{select: {rotational: true}, wipe: none}\n", 5, "wipe"),
+            (
+                "{select: {rotational: true}}\n  - name: b\n    lvm:\n      volumeGroup: vg\n      thinPool: {name: t}\n      \
+                 create: {select: {rotational: true}}\n",
+                10,
+                "pools[1].lvm.create: pool \"a\" makes volume group \"vg\" already",
+            ),
+        ] {
+            let error = error(&format!("{head}{text}"));
+            assert!(error.starts_with(&format!("pools.yaml:{line}: ")) && error.contains(part), "{text:?}: {error}");
         }
     }
 

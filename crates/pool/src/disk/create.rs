@@ -10,8 +10,8 @@ use quarry_volume::{Error, Layout, Reason, Result, SizeRange, VolumeSpec, safe_n
 
 use super::disks::{Any, Disks, Held};
 use super::locks::VolumeLock;
-use super::report::Owner;
-use super::scan::{PoolDisk, Raw, read_held};
+use super::scan::{PoolDisk, Raw};
+use super::selection::hold_and_read;
 use super::view::{View, to_volume};
 use super::{Inner, blocking};
 use crate::pool::unsupported;
@@ -271,24 +271,7 @@ impl Inner {
     async fn hold_and_read(self: &Arc<Self>, disk: &Disk, lock: &VolumeLock) -> Result<(Arc<dyn Held>, Raw), Refused> {
         lock.set_disk(&disk.name);
         let (inner, disk) = (Arc::clone(self), disk.clone());
-        let looked = blocking(move || {
-            // A hanging disk must be detected by a caller that may wait.
-            for raw in inner.reader.read(&inner.disks, vec![disk.clone()]) {
-                raw.found.map_err(|why| Error::unavailable(format!("cannot be read: {why}")))?;
-            }
-            let held = hold(&*inner.disks, &disk)?;
-            // A use without an exclusive hold shows only in the kernel's tables.
-            let found = inner.disks.find().map_err(|error| Error::unavailable(error.to_string()))?;
-            let now = found.disks.into_iter().find(|now| (now.number, now.sequence) == (disk.number, disk.sequence));
-            let now = now.ok_or_else(|| Error::unavailable(format!("the disk {} is gone", disk.name)))?;
-            // udev or the kernel may have reported new facts since, and an exclusion may match them.
-            let assignment = inner.disks.assign(&inner.selectors, std::slice::from_ref(&now));
-            if Owner::of(&assignment, &now).pool() != Some(&*inner.name) {
-                return Err(Error::unavailable(format!("the disk {} no longer belongs to the pool", disk.name)));
-            }
-            let raw = read_held(&*held, &now);
-            Ok((held, raw))
-        });
+        let looked = blocking(move || hold_and_read(&inner.disks, &inner.reader, &inner.selectors, &inner.name, &disk));
         looked.await.map_err(|error| Refused::NotFree(error.message))
     }
 
@@ -306,7 +289,7 @@ impl Inner {
 }
 
 /// Holds a disk. Quarry's own read may hold it exclusively for a moment.
-fn hold(disks: &dyn Disks, disk: &Disk) -> Result<Arc<dyn Held>> {
+pub(super) fn hold(disks: &dyn Disks, disk: &Disk) -> Result<Arc<dyn Held>> {
     let mut tries = 0;
     loop {
         match disks.hold(disk) {

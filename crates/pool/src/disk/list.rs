@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nix::unistd::geteuid;
 use quarry_disk::{Contents, Disk, ExclusiveOpen, Remnants, Selector, State, classify};
 use quarry_filesystem::Probe;
-use quarry_volume::{Error, Result};
+use quarry_volume::{Error, Result, some_of};
 use tokio::task::JoinSet;
 
 use super::blocking;
@@ -36,7 +36,44 @@ pub struct DiskList {
 /// `Unavailable` if the host's tables cannot be read.
 pub async fn list_disks(configured: Option<&[PoolConfig]>) -> Result<DiskList> {
     let selectors = configured.map(config::selectors);
-    list(&(Arc::new(HostDisks::new()) as Arc<dyn Disks>), selectors, geteuid().is_root()).await
+    let root = geteuid().is_root();
+    let mut found = list(&(Arc::new(HostDisks::new()) as Arc<dyn Disks>), selectors, root).await?;
+    if root {
+        add_volume_groups(&mut found).await;
+    }
+    Ok(found)
+}
+
+/// Adds to which volume group a disk belongs, and which logical volumes lie on it: what an operator must know before
+/// taking the disk out of the volume group.
+async fn add_volume_groups(found: &mut DiskList) {
+    let is_used = |report: &&mut DiskReport| {
+        matches!(report.state, State::InUse { .. } | State::NotEmpty { .. }) && report.disk.partitions.is_empty()
+    };
+    let mut used: Vec<&mut DiskReport> = found.disks.iter_mut().filter(is_used).collect();
+    if used.is_empty() {
+        return;
+    }
+    // Without lvm, or if it does not answer, the other facts are shown nevertheless.
+    let groups = match quarry_lvm::all_volume_groups().await {
+        Ok(groups) => groups,
+        Err(error) => {
+            tracing::debug!(%error, "cannot list the volume groups");
+            return;
+        }
+    };
+    for group in &groups {
+        for physical in &group.physical_volumes {
+            let node = physical.device.as_ref();
+            let Some(report) = used.iter_mut().find(|report| Some(&report.disk.node) == node) else { continue };
+            let on_it = |volume: &&quarry_lvm::LogicalVolume| volume.physical_volumes.contains(&physical.uuid);
+            let volumes: Vec<&str> = group.volumes().filter(on_it).map(|volume| volume.name.as_str()).collect();
+            report.notes.push(match volumes.as_slice() {
+                [] => format!("belongs to volume group {}; no logical volume lies on it", group.name),
+                _ => format!("belongs to volume group {}; on it: {}", group.name, some_of(volumes)),
+            });
+        }
+    }
 }
 
 /// The same for any host. `root`: whether this process may read disks.

@@ -20,6 +20,7 @@ mod reader;
 mod release;
 mod report;
 mod scan;
+mod selection;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -50,7 +51,9 @@ use self::reader::Reader;
 use self::release::Releases;
 pub use self::report::{DiskReport, Owner};
 use self::scan::Raw;
+pub(crate) use self::selection::{Selected, Selection};
 pub use self::space::DiskSpace;
+pub(crate) use self::space::Space;
 use self::view::{SeenVolumes, View};
 use crate::pool::{Device, Expansion, Reading, Volumes};
 use crate::threads::REPORT_AFTER;

@@ -4,7 +4,7 @@
 //! its disk (a udev link is not there yet, the configuration was changed, the disk belongs to another pool
 //! now).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,20 +103,11 @@ pub(super) fn gather(
             .cloned()
             .collect(),
     };
-    // Before anything is read, so that an event during the read causes another read.
-    let events: HashMap<String, u64> =
-        found.disks.iter().map(|disk| (disk.name.clone(), uevents.count_of_disk(&disk.name))).collect();
-    let events = |disk: &Disk| events.get(&disk.name).copied().unwrap_or_default();
-    let is_unchanged = |raw: &&Raw| raw.found.is_ok() && raw.remnants.is_ok() && raw.events == events(&raw.disk);
-    let known = |disk: &Disk| earlier.iter().find(|raw| raw.disk == *disk).filter(is_unchanged);
     let owned = found.disks.into_iter().map(|disk| (Owner::of(&assignment, &disk), disk));
     let asked: Vec<(Owner, Disk)> =
         owned.filter(|(owner, disk)| owner.pool() == Some(pool) || !is_unreadable(disk)).collect();
-    let unread = asked.iter().map(|(_, disk)| disk).filter(|disk| known(disk).is_none()).cloned().collect();
-    let mut fresh = reader.read(disks, unread).into_iter();
-    for (owner, disk) in &asked {
-        let read = |raw: Raw| Raw { events: events(disk), ..raw };
-        let Some(raw) = known(disk).cloned().or_else(|| fresh.next().map(read)) else { continue };
+    let read = read_again(disks, reader, uevents, asked.iter().map(|(_, disk)| disk), earlier);
+    for ((owner, _), raw) in asked.iter().zip(read) {
         let why = match owner {
             Owner::Pool(owner) if owner == pool => {
                 gathered.own.push(raw);
@@ -133,6 +124,29 @@ pub(super) fn gather(
         gathered.others.push(OtherDisk { raw, why, may_belong, has_pool: owner.pool().is_some() });
     }
     Ok(gathered)
+}
+
+/// Reads these disks, in their order, except those that could be read in `earlier` and had no event since. Blocks.
+pub(super) fn read_again<'a>(
+    disks: &Arc<dyn Disks>,
+    reader: &Reader,
+    uevents: &Uevents,
+    asked: impl Iterator<Item = &'a Disk>,
+    earlier: &[Raw],
+) -> Vec<Raw> {
+    // The events are counted before anything is read, so that an event during the read causes another read.
+    let asked: Vec<(&Disk, u64)> = asked.map(|disk| (disk, uevents.count_of_disk(&disk.name))).collect();
+    let known = |(disk, events): &(&Disk, u64)| {
+        let is_unchanged = |raw: &&Raw| raw.found.is_ok() && raw.remnants.is_ok() && raw.events == *events;
+        earlier.iter().find(|raw| raw.disk == **disk).filter(is_unchanged).cloned()
+    };
+    let known: Vec<Option<Raw>> = asked.iter().map(known).collect();
+    let unread = asked.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|((disk, _), _)| (*disk).clone());
+    let mut fresh = reader.read(disks, unread.collect()).into_iter();
+    let read = |((_, events), known): ((&Disk, u64), Option<Raw>)| {
+        known.or_else(|| fresh.next().map(|raw| Raw { events, ..raw }))
+    };
+    asked.into_iter().zip(known).filter_map(read).collect()
 }
 
 /// Whether reading it is useless: a disk without a size cannot hold anything, and one of several paths to a

@@ -39,6 +39,8 @@ pub(crate) enum View {
     /// The complete volume group, and the number of the report, which is different whenever anything may have
     /// changed.
     Found(Arc<VolumeGroup>, u64),
+    /// Every disk was read, and the volume group does not exist. Says so.
+    Missing(String),
     /// The volume group cannot be used, with the reason.
     Absent(String),
 }
@@ -181,7 +183,7 @@ impl Cache {
         }
         match &seen.view {
             // There are no fingerprints to compare, and the missing group may have appeared.
-            View::Absent(_) => None,
+            View::Absent(_) | View::Missing(_) => None,
             View::Found(..) => Some(CacheCheck::Compare(Box::new(seen.clone()))),
         }
     }
@@ -264,10 +266,9 @@ impl Cache {
                     state.storage = Some(storage_of(group.uuid));
                     View::Found(Arc::new(*group), state.reports)
                 }
-                Ok(Lookup::Missing) => View::Absent(format!(
-                    "volume group {} does not exist on this node: create it (vgcreate), or correct the configuration",
-                    self.group
-                )),
+                Ok(Lookup::Missing) => {
+                    View::Missing(format!("volume group {} does not exist on this node", self.group))
+                }
                 Ok(Lookup::Unreadable(why)) => {
                     View::Absent(format!("volume group {} cannot be read: {why}", self.group))
                 }

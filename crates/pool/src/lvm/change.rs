@@ -1,6 +1,7 @@
 //! Changes of a volume group: one at a time, none after one that hangs, and each is flushed before it is
 //! reported.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -86,6 +87,20 @@ impl LvmPool {
     /// While an earlier lvm command on the group or a disk below it hangs, it fails instead: the wait might
     /// never end.
     pub(super) async fn lock(&self) -> Result<ChangeGuard<'_>> {
+        let guard = self.lock_without_group().await?;
+        if !self.known_orphans().is_empty() {
+            // Their changes are not known yet, and a signal may have ended them. They are forgotten only
+            // after the recovery: if the volume group cannot be read now, the next call tries again.
+            self.shared.cache.invalidate();
+            self.recover_first().await?;
+            self.known_orphans().clear();
+        } else if !self.shared.change_lock.recovered.load(Ordering::SeqCst) {
+            self.recover_first().await?;
+        }
+        Ok(guard)
+    }
+
+    async fn wait_for_lock(&self) -> Result<ChangeGuard<'_>> {
         let lock = self.shared.change_lock.lock.lock();
         tokio::pin!(lock);
         let lock = loop {
@@ -102,22 +117,19 @@ impl LvmPool {
         if let Some(why) = self.overdue() {
             return Err(Error::unavailable(format!("pool {} cannot be changed now: {why}", self.name)));
         }
-        if let Some(orphan) = self.orphan() {
-            return Err(Error::new(
+        Ok(guard)
+    }
+
+    /// Like [`LvmPool::lock`], while the volume group does not exist: there is nothing to recover from.
+    pub(super) async fn lock_without_group(&self) -> Result<ChangeGuard<'_>> {
+        let guard = self.wait_for_lock().await?;
+        match self.orphan() {
+            None => Ok(guard),
+            Some(orphan) => Err(Error::new(
                 Reason::UnderWay,
                 format!("pool {} cannot be changed before {orphan} has ended; retry", self.name),
-            ));
+            )),
         }
-        if !self.known_orphans().is_empty() {
-            // Their changes are not known yet, and a signal may have ended them. They are forgotten only
-            // after the recovery: if the volume group cannot be read now, the next call tries again.
-            self.shared.cache.invalidate();
-            self.recover_first().await?;
-            self.known_orphans().clear();
-        } else if !self.shared.change_lock.recovered.load(Ordering::SeqCst) {
-            self.recover_first().await?;
-        }
-        Ok(guard)
     }
 
     /// Recovers at the start of this process, unless another pool of the volume group has done so.
@@ -227,6 +239,26 @@ impl LvmPool {
         }
         self.shared.flushes.flushed(change);
         Ok(())
+    }
+
+    /// Like [`LvmPool::commit`], for the creation of the volume group. Returns it.
+    pub(super) async fn commit_group(&self, result: Result<(), quarry_lvm::Error>) -> Result<Arc<VolumeGroup>> {
+        self.shared.cache.invalidate();
+        self.shared.flushes.changed();
+        result.map_err(|error| self.explain(error))?;
+        // This flushes the change.
+        self.group().await
+    }
+
+    /// Like [`LvmPool::commit`], for new disks in the volume group. Returns it with the disks, which were flushed, too.
+    pub(super) async fn commit_extended(
+        &self,
+        group: &VolumeGroup,
+        result: Result<(), quarry_lvm::Error>,
+    ) -> Result<Arc<VolumeGroup>> {
+        self.commit(group, result).await?;
+        self.shared.flushes.changed();
+        self.group().await
     }
 
     /// Like [`LvmPool::commit`], for the creation of a logical volume. After a final error, it does not exist. `tag` is the

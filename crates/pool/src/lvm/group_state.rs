@@ -27,6 +27,8 @@ pub(crate) struct GroupState {
     pub(super) orphans: Arc<Mutex<Vec<Orphan>>>,
     /// The pool that reports what concerns the whole volume group.
     pub(super) reporter: String,
+    /// The pool that makes the volume group, if the configuration says so.
+    pub(super) made_by: Option<String>,
     /// The names of the thin pools that the configuration has in the volume group.
     thin_pools: Vec<String>,
 }
@@ -46,6 +48,11 @@ impl GroupState {
             }
             _ => None,
         };
+        let makes = |pool: &&PoolConfig| match &pool.kind {
+            PoolKind::Lvm(config) => config.volume_group == first.volume_group && config.create.is_some(),
+            PoolKind::Disk(_) => false,
+        };
+        let made_by = pools.iter().find(makes).map(|pool| pool.name.clone());
         let pools: Vec<_> = pools.iter().filter_map(of_group).collect();
         // The ordinary pool, if there is one.
         let reporter = pools.iter().min_by_key(|(_, thin)| thin.is_some()).map(|(name, _)| name.clone());
@@ -57,6 +64,7 @@ impl GroupState {
             flushes: Arc::default(),
             orphans: Arc::new(Mutex::new(quarry_exec::orphans(&first.volume_group))),
             reporter: reporter.unwrap_or_default(),
+            made_by,
             thin_pools: pools.into_iter().filter_map(|(_, thin)| thin).collect(),
         }
     }

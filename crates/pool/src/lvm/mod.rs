@@ -7,6 +7,7 @@ mod device;
 mod disks;
 mod elsewhere;
 mod expand;
+mod group;
 mod group_state;
 mod health;
 mod idle;
@@ -16,6 +17,7 @@ mod observe;
 mod removal;
 mod scratch;
 mod snapshot;
+mod state_file;
 mod thin;
 mod volume;
 
@@ -35,8 +37,10 @@ use self::cache::View;
 pub use self::cache::read::volume_group_reads;
 pub(crate) use self::device::{active, could_be_volume};
 pub(crate) use self::disks::LvmDisks;
+pub(crate) use self::group::GroupNotes;
 pub(crate) use self::group_state::GroupState;
 pub(crate) use self::snapshot::InvalidSnapshots;
+use crate::disk::Selection;
 use crate::pool::{Contents, Device, Expansion, Reading, Volumes};
 use crate::record::State;
 use crate::threads::REPORT_AFTER;
@@ -64,16 +68,27 @@ pub struct LvmPool {
     seen: parking_lot::Mutex<BTreeSet<String>>,
     /// What is known about its thin pool, if it has one.
     thin: thin::Known,
+    /// Set if this pool makes the volume group.
+    maker: Option<group::Maker>,
 }
 
 impl LvmPool {
     /// Opens the pool: reads its volume group, and resumes devices that a killed lvm left suspended. A
     /// missing volume group is not an error: the pool reports it, and works when the group appears.
-    pub(crate) async fn open(name: String, config: LvmConfig, shared: GroupState) -> Arc<Self> {
+    ///
+    /// `disks` are those that the configuration makes the volume group of, if it does, with what was noted about it.
+    pub(crate) async fn open(
+        name: String,
+        config: LvmConfig,
+        shared: GroupState,
+        disks: Option<(Selection, Arc<GroupNotes>)>,
+    ) -> Arc<Self> {
         let (seen, thin) = Default::default();
-        let pool = Self { name, config, shared, seen, thin };
+        let maker = disks.map(|(selection, notes)| group::Maker::new(selection, notes));
+        let pool = Self { name, config, shared, seen, thin, maker };
         pool.open_group().await;
         let pool = Arc::new(pool);
+        group::make_from_now_on(&pool);
         thin::maintain_from_now_on(&pool);
         snapshot::watch_from_now_on(&pool);
         pool
@@ -116,6 +131,20 @@ impl LvmPool {
                 Ok(self.shared.observer.observe(group, report).await)
             }
             View::Absent(why) => Err(Error::unavailable(format!("pool {}: {why}", self.name))),
+            View::Missing(why) => Err(Error::unavailable(format!("pool {}: {why}: {}", self.name, self.remedy()))),
+        }
+    }
+
+    /// What makes the volume group exist.
+    fn remedy(&self) -> String {
+        match (&self.maker, &self.shared.made_by) {
+            (Some(maker), _) => maker.problem().unwrap_or_else(|| {
+                "Quarry makes it when a disk that the pool selects is free; see `quarry disks`".to_owned()
+            }),
+            (None, Some(pool)) => {
+                format!("pool {pool} makes it when a disk that it selects is free; see `quarry disks`")
+            }
+            (None, None) => "create it (vgcreate), or correct the configuration".to_owned(),
         }
     }
 
@@ -235,7 +264,10 @@ impl Pool for LvmPool {
             on: self.config.volume_group.clone(),
             capabilities: CAPABILITIES,
             problems: self.overdue().into_iter().chain(self.orphan()).collect(),
-            enlarge: "add a disk to it (vgextend)".to_owned(),
+            enlarge: match &self.shared.made_by {
+                None => "add a disk to it (vgextend)".to_owned(),
+                Some(pool) => format!("add a disk that pool {pool} selects"),
+            },
             ..PoolState::default()
         };
         let (group, mark) = match self.group_with_mark().await {
@@ -261,6 +293,7 @@ impl Pool for LvmPool {
         state.metadata_free = group.metadata_free;
         state.problems.extend(state.space.closed.clone().filter(|why| !state.problems.contains(why)));
         state.problems.extend(capacity::withheld(&group));
+        state.problems.extend(self.maker.as_ref().and_then(group::Maker::problem));
         if self.shared.reporter == self.name {
             state.hints.extend(self.shared.hints(&group));
         }

@@ -2,6 +2,7 @@
 
 mod capacity;
 mod disks;
+mod empty_disks;
 mod expand;
 mod kinds;
 mod limits;
@@ -85,6 +86,11 @@ const ALL: &[Scenario] = &[
         "uninstall",
         "an uninstalled chart loses nothing; installed again it serves the same volumes",
         uninstall::run
+    ),
+    scenario!(
+        "empty-disks",
+        "from empty disks to the running pods of a StatefulSet, without a command on a host",
+        empty_disks::run
     ),
     scenario!("upgrade", "from an older commit to this one, and the controller back, under running pods", upgrade::run),
     scenario!("disks", "disks are plugged in, and a StatefulSet gets one for each pod", disks::run),

@@ -25,6 +25,14 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
         futures::future::try_join_all(imports).await.context("the images of the older Quarry")?;
     }
     install::uninstall(cluster).await?;
+    // docs/install.md: kubelet rejects the same driver on another socket as long as this one is there.
+    for worker in &cluster.workers {
+        worker
+            .vm
+            .sh("rm /var/lib/kubelet/plugins_registry/*@reg.sock")
+            .await
+            .context("the socket that the plugin left")?;
+    }
     install::install_chart(cluster, &old.chart, previous::TAG).await.context("the older chart")?;
     install::wait_running(cluster).await.context("the older Quarry")?;
 

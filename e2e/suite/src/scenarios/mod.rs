@@ -13,6 +13,7 @@ mod encrypted;
 mod expand;
 mod field;
 mod full_pool;
+mod group;
 mod hung_tools;
 mod in_use;
 mod kill;
@@ -48,6 +49,7 @@ pub const SWEEPS: &[&str] = &[
     "kill-at-every-thin-step",
     "kill-at-every-encrypted-step",
     "kill-at-every-pool-step",
+    "kill-at-every-group-step",
     "kill-during-expansion",
     "kill-tree-during",
     "kill-quarry-alone",
@@ -176,6 +178,18 @@ fn own() -> Vec<Scenario> {
             about: "disks that hold or may hold data, or are in use: each is rejected by name, and no byte changes",
             limit: minutes(15),
             run: |context| Box::pin(disk::refused::run(context)),
+        },
+        Scenario {
+            name: "volume-group",
+            about: "a volume group is made of empty disks, and extended; foreign disks, one taken out, and all of them gone",
+            limit: minutes(12),
+            run: |context| Box::pin(group::run(context)),
+        },
+        Scenario {
+            name: "group-refused",
+            about: "no disk that holds or may hold data becomes a part of a volume group: each is named, and no byte changes",
+            limit: minutes(20),
+            run: |context| Box::pin(group::refused::run(context)),
         },
         Scenario {
             name: "disk-pulled",
@@ -338,6 +352,12 @@ fn own() -> Vec<Scenario> {
             about: "quarry is killed at each fault point while it creates thin pools, and while it extends one",
             limit: minutes(30),
             run: |context| Box::pin(kill::thin_pool::points_of_pools(context)),
+        },
+        Scenario {
+            name: "kill-at-every-group-step",
+            about: "quarry is killed, or the power goes, while it makes a volume group and while it adds a disk to it",
+            limit: minutes(30),
+            run: |context| Box::pin(kill::group::points_of_groups(context)),
         },
         Scenario {
             name: "kill-during-expansion",

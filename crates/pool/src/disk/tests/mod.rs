@@ -10,6 +10,7 @@ mod list;
 mod lost;
 mod newer;
 mod not_free;
+mod selection;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -5,8 +5,8 @@
 //! would show blocks that were written after its instant. So the node has a note of its own, on the host's filesystem.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use quarry_lvm::kernel::Facts;
 use quarry_lvm::{LvUuid, SnapshotStatus, VgUuid, VolumeGroup};
+
+use crate::lvm::state_file;
 
 const FILE: &str = "invalid-snapshots";
 /// When it is written again after that failed.
@@ -98,20 +100,9 @@ fn parse(text: &str, file: &Path) -> BTreeSet<(VgUuid, LvUuid)> {
     known.collect()
 }
 
-/// Replaces the file, so that it survives a power cut.
 fn store(file: &Path, known: &BTreeSet<(VgUuid, LvUuid)>) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(folder)?;
-    let next = file.with_extension("next");
-    let mut text = format!("{HEAD}\n");
-    for (group, volume) in known {
-        text += &format!("{group} {volume}\n");
-    }
-    let mut written = File::create(&next)?;
-    written.write_all(text.as_bytes())?;
-    written.sync_all()?;
-    fs::rename(&next, file)?;
-    File::open(folder)?.sync_all()
+    let lines = known.iter().map(|(group, volume)| format!("{group} {volume}\n"));
+    state_file::replace(file, &format!("{HEAD}\n{}", lines.collect::<String>()))
 }
 
 #[cfg(test)]

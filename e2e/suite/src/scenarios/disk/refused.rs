@@ -21,10 +21,10 @@ const BUSES: [Bus; 3] = [Bus::Virtio, Bus::Nvme, Bus::Scsi];
 const SIZE: u64 = 64 * MIB;
 
 /// The contents of one disk, and the expected reason.
-struct Case<'a> {
-    disk: &'a Disk,
-    what: String,
-    words: Vec<&'static str>,
+pub struct Case<'a> {
+    pub disk: &'a Disk,
+    pub what: String,
+    pub words: Vec<&'static str>,
 }
 
 pub async fn run(context: Context) -> Passed {
@@ -72,7 +72,7 @@ pub async fn run(context: Context) -> Passed {
     ))
 }
 
-async fn make(node: &Node, signature: &Signature, disk: &Disk) -> Result<()> {
+pub async fn make(node: &Node, signature: &Signature, disk: &Disk) -> Result<()> {
     let (path, sector) = (disk.path(), u64::from(disk.block_size));
     match signature.make {
         Make::Tool(script) => drop(node.vm.sh(format!("exec >/dev/null; {}", script(&path, sector))).await?),
@@ -90,14 +90,14 @@ async fn make(node: &Node, signature: &Signature, disk: &Disk) -> Result<()> {
 }
 
 /// Makes every disk blank again.
-async fn blank(node: &Node, disks: &[Disk]) -> Result<()> {
+pub async fn blank(node: &Node, disks: &[Disk]) -> Result<()> {
     let paths: Vec<String> = disks.iter().map(Disk::path).collect();
     let script = "blkdiscard --force --zeroout $disk; sync $disk; blockdev --rereadpt $disk";
     node.vm.sh(format!("for disk in {}; do {script}; done; udevadm settle", paths.join(" "))).await.map(drop)
 }
 
 /// A checksum of each disk's bytes, as they are on the disk, a line each.
-async fn checksums(node: &Node, cases: &[Case<'_>]) -> Result<String> {
+pub async fn checksums(node: &Node, cases: &[Case<'_>]) -> Result<String> {
     let paths: Vec<String> = cases.iter().map(|case| case.disk.path()).collect();
     let script =
         format!("for disk in {}; do dd if=$disk bs=1M iflag=direct status=none | md5sum; done", paths.join(" "));
@@ -140,7 +140,7 @@ async fn refuse(node: &Node, disks: &[Disk], cases: &[Case<'_>]) -> Result<usize
 }
 
 /// Fails unless the message says of each disk why it is not free.
-async fn names_every_disk(node: &Node, cases: &[Case<'_>], message: &str) -> Result<()> {
+pub async fn names_every_disk(node: &Node, cases: &[Case<'_>], message: &str) -> Result<()> {
     let mut names = vec![("vda".to_owned(), "the root disk", vec!["is mounted on /"])];
     for case in cases {
         names.push((kernel_name(node, case.disk).await?, case.what.as_str(), case.words.clone()));

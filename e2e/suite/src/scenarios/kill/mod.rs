@@ -9,6 +9,7 @@ pub mod broken;
 pub mod copy;
 pub mod disk;
 pub mod expand;
+pub mod group;
 pub mod sweep;
 pub mod thin;
 pub mod thin_pool;
