@@ -271,7 +271,11 @@ impl LvmPool {
     /// The volume group, if it exists. `None`: that is not known.
     async fn existing_group(&self) -> Option<Option<Arc<VolumeGroup>>> {
         match self.shared.cache.view().await {
-            View::Found(group, _) => Some(Some(group)),
+            View::Found(group, _) => {
+                // What is noted about it must not be newer than what a power cut leaves of it.
+                self.flush_pending(&group).await.ok()?;
+                Some(Some(group))
+            }
             View::Missing(_) => Some(None),
             View::Absent(_) => None,
         }

@@ -150,7 +150,14 @@ async fn wait(
             node.vm.boot_again().await?;
         }
         node.serve().await?;
-        until(what, DONE, async || done(node).await).await?;
+        if let Err(error) = until(what, DONE, async || done(node).await).await {
+            let script = format!("cat {STATE}/volume-groups; pvs -a; lvs -a");
+            let state = node.vm.sh(script).await.unwrap_or_default();
+            return Err(error.context(format!(
+                "{state}\n{}",
+                node.http("/readyz").await.map_or_else(|error| error.to_string(), |(_, text)| text)
+            )));
+        }
     } else if armed {
         // A new process counts its points from the beginning.
         node.kill().await?;
