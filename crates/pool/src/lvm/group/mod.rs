@@ -361,7 +361,9 @@ impl LvmPool {
         require_no_orphan(disk)?;
         let uuid = new_uuid();
         let name = self.config.volume_group.clone();
-        maker.note(move |notes| notes.begin(&name, uuid)).await?;
+        // Not the link that udev makes for a label.
+        let lasting = disk.by_id.iter().find(|name| !name.starts_with("lvm-pv-uuid-")).cloned();
+        maker.note(move |notes| notes.begin(&name, uuid, lasting.as_deref())).await?;
         quarry_fault::point(|| "volume group:noted:after".to_owned());
         let prepared = self.make_pv(maker, disk, uuid).await;
         if prepared.is_err() {
