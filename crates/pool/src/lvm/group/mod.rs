@@ -214,6 +214,8 @@ impl LvmPool {
         if let Some(file) = group::devices_file().await.map_err(|error| error.to_string())? {
             return Err(devices_file(&self.config.volume_group, &file, &free));
         }
+        // If the pool cannot be changed now, no label is written that would have to be erased again.
+        drop(self.lock_and_read().await?);
         let mut prepared = Vec::new();
         for disk in free.into_iter().take(AT_ONCE) {
             if let Some(why) = maker.failure(disk) {
@@ -271,7 +273,11 @@ impl LvmPool {
     /// The volume group, if it exists. `None`: that is not known.
     async fn existing_group(&self) -> Option<Option<Arc<VolumeGroup>>> {
         match self.shared.cache.view().await {
-            View::Found(group, _) => Some(Some(group)),
+            View::Found(group, _) => {
+                // What is noted about it must not be newer than what a power cut leaves of it.
+                self.flush_pending(&group).await.ok()?;
+                Some(Some(group))
+            }
             View::Missing(_) => Some(None),
             View::Absent(_) => None,
         }
@@ -312,7 +318,7 @@ impl LvmPool {
             return Ok(false);
         }
         require_no_orphan(disk)?;
-        // No command of ours adds it now.
+        // While the pool is locked, this process runs no vgextend.
         let (_lock, group) = self.lock_and_read().await?;
         let held = maker.selection.hold(disk).await?;
         // Nothing else changes it now.
@@ -355,7 +361,9 @@ impl LvmPool {
         require_no_orphan(disk)?;
         let uuid = new_uuid();
         let name = self.config.volume_group.clone();
-        maker.note(move |notes| notes.begin(&name, uuid)).await?;
+        // Not the link that udev makes for a label.
+        let lasting = disk.by_id.iter().find(|name| !name.starts_with("lvm-pv-uuid-")).cloned();
+        maker.note(move |notes| notes.begin(&name, uuid, lasting.as_deref())).await?;
         quarry_fault::point(|| "volume group:noted:after".to_owned());
         let prepared = self.make_pv(maker, disk, uuid).await;
         if prepared.is_err() {
@@ -397,7 +405,10 @@ impl LvmPool {
         let mut added = self.add(maker, group, &ready).await;
         if added.is_err() && ready.len() > 1 {
             for disk in &ready {
-                let Some(group) = self.existing_group().await else { break };
+                let Some(group) = self.existing_group().await else {
+                    look.fail(maker, &disk.disk, "cannot be added now, because the volume group cannot be read");
+                    continue;
+                };
                 let is_member =
                     |group: &VolumeGroup| group.physical_volumes.iter().any(|found| found.uuid == disk.uuid);
                 if !group.as_deref().is_some_and(is_member)

@@ -20,8 +20,8 @@ use crate::lvm::state_file;
 
 const FILE: &str = "volume-groups";
 /// The first line of the file.
-const HEAD: &str = "# Volume groups that Quarry makes of disks. \"group NAME UUID\": it exists. \"disk NAME UUID\": a disk is \
-                    being added to it.";
+const HEAD: &str = "# Volume groups that Quarry makes of disks. \"group NAME UUID\": it exists. \"disk NAME UUID DISK\": a \
+                    disk is being added to it.";
 /// How many disks are remembered for a volume group: more than are added at once.
 const MOST: usize = 256;
 
@@ -49,7 +49,15 @@ struct Notes {
     /// The UUID of the volume group when it was last seen.
     group: Option<VgUuid>,
     /// The physical volumes that are being added, the oldest first.
-    adding: Vec<PvUuid>,
+    adding: Vec<Adding>,
+}
+
+/// A physical volume that is being added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Adding {
+    uuid: PvUuid,
+    /// A name of its disk that does not change.
+    disk: Option<String>,
 }
 
 impl GroupNotes {
@@ -66,7 +74,8 @@ impl GroupNotes {
     pub(super) fn of(&self, group: &str) -> Result<(Option<VgUuid>, Vec<PvUuid>), String> {
         let mut state = self.state.lock();
         let State { groups, .. } = self.read(&mut state)?;
-        Ok(groups.get(group).map(|notes| (notes.group, notes.adding.clone())).unwrap_or_default())
+        let uuids = |notes: &Notes| notes.adding.iter().map(|adding| adding.uuid).collect();
+        Ok(groups.get(group).map(|notes| (notes.group, uuids(notes))).unwrap_or_default())
     }
 
     /// Notes that the volume group exists.
@@ -77,24 +86,31 @@ impl GroupNotes {
         self.change(group, |notes| notes.group = Some(uuid))
     }
 
-    /// Notes that a physical volume is about to be made.
+    /// Notes that a physical volume is about to be made. `disk`: a name of the disk that does not change, if it has one.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub(super) fn begin(&self, group: &str, disk: PvUuid) -> Result<(), String> {
+    pub(super) fn begin(&self, group: &str, uuid: PvUuid, disk: Option<&str>) -> Result<(), String> {
         self.change(group, |notes| {
-            notes.adding.push(disk);
+            notes.adding.push(Adding { uuid, disk: disk.map(str::to_owned) });
             let surplus = notes.adding.len().saturating_sub(MOST);
             notes.adding.drain(..surplus);
         })
     }
 
-    /// Notes that physical volumes belong to the volume group, or do not exist.
+    /// Notes that physical volumes belong to the volume group, or do not exist. What was noted earlier about the same disks
+    /// is obsolete as well: a power cut can undo an unflushed label, and then the disk gets another one.
     ///
     /// # Errors
     /// The file cannot be written.
     pub(super) fn end(&self, group: &str, disks: &[PvUuid]) -> Result<(), String> {
-        self.change(group, |notes| notes.adding.retain(|adding| !disks.contains(adding)))
+        self.change(group, |notes| {
+            let is_one = |adding: &Adding| disks.contains(&adding.uuid);
+            let same: Vec<String> =
+                notes.adding.iter().filter(|adding| is_one(adding)).filter_map(|adding| adding.disk.clone()).collect();
+            let is_same = |adding: &Adding| adding.disk.as_ref().is_some_and(|disk| same.contains(disk));
+            notes.adding.retain(|adding| !is_one(adding) && !is_same(adding));
+        })
     }
 
     /// The path of the file.
@@ -153,7 +169,10 @@ fn text(state: &Groups) -> String {
     let mut text = format!("{HEAD}\n");
     for (name, Notes { group, adding }) in state {
         text.extend(group.iter().map(|uuid| format!("group {name} {uuid}\n")));
-        text.extend(adding.iter().map(|uuid| format!("disk {name} {uuid}\n")));
+        for Adding { uuid, disk } in adding {
+            let disk = disk.as_ref().map_or_else(String::new, |disk| format!(" {disk}"));
+            text += &format!("disk {name} {uuid}{disk}\n");
+        }
     }
     text
 }
@@ -163,11 +182,15 @@ fn parse(text: &str) -> Result<Groups, String> {
     let mut state = Groups::new();
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let invalid = || line.to_owned();
-        let [kind, name, uuid] = line.split(' ').collect::<Vec<_>>().try_into().map_err(|_| invalid())?;
-        let notes = state.entry(name.to_owned()).or_default();
-        match kind {
-            "group" => notes.group = Some(uuid.parse().map_err(|_| invalid())?),
-            "disk" => notes.adding.push(uuid.parse().map_err(|_| invalid())?),
+        match *line.split(' ').collect::<Vec<_>>() {
+            ["group", name, uuid] => {
+                state.entry(name.to_owned()).or_default().group = Some(uuid.parse().map_err(|_| invalid())?);
+            }
+            ["disk", name, uuid, ref disk @ ..] if disk.len() <= 1 => {
+                let disk = disk.first().map(|disk| (*disk).to_owned());
+                let adding = Adding { uuid: uuid.parse().map_err(|_| invalid())?, disk };
+                state.entry(name.to_owned()).or_default().adding.push(adding);
+            }
             _ => return Err(invalid()),
         }
     }
@@ -185,9 +208,9 @@ mod tests {
         let notes = GroupNotes::open(folder.path());
         assert_eq!(notes.of("vg"), Ok((None, vec![])));
         let (one, two): (PvUuid, PvUuid) = (uuid("1"), uuid("2"));
-        notes.begin("vg", one).unwrap();
-        notes.begin("vg", two).unwrap();
-        notes.begin("other", two).unwrap();
+        notes.begin("vg", one, Some("virtio-d1")).unwrap();
+        notes.begin("vg", two, None).unwrap();
+        notes.begin("other", two, None).unwrap();
         drop(notes);
         let notes = GroupNotes::open(folder.path());
         assert_eq!(notes.of("vg"), Ok((None, vec![one, two])));
@@ -207,9 +230,9 @@ mod tests {
         let (first, second) = (GroupNotes::open(folder.path()), GroupNotes::open(folder.path()));
         first.of("vg").unwrap();
         assert!(second.of("vg").unwrap_err().contains("another process"));
-        assert!(second.begin("vg", uuid("1")).is_err());
+        assert!(second.begin("vg", uuid("1"), None).is_err());
         drop(first);
-        second.begin("vg", uuid("1")).unwrap();
+        second.begin("vg", uuid("1"), None).unwrap();
     }
 
     #[test]
@@ -219,12 +242,32 @@ mod tests {
             fs::write(folder.path().join(FILE), text).unwrap();
             let notes = GroupNotes::open(folder.path());
             assert!(notes.of("vg").unwrap_err().contains("volume-groups cannot be used"), "{text:?}");
-            assert!(notes.begin("vg", uuid("1")).is_err());
+            assert!(notes.begin("vg", uuid("1"), None).is_err());
             assert_eq!(fs::read_to_string(folder.path().join(FILE)).unwrap(), text, "it is kept");
         }
         let blocked = folder.path().join("blocked");
         fs::write(&blocked, "not a folder").unwrap();
-        assert!(GroupNotes::open(&blocked).begin("vg", uuid("1")).is_err());
+        assert!(GroupNotes::open(&blocked).begin("vg", uuid("1"), None).is_err());
+    }
+
+    #[test]
+    fn what_was_noted_earlier_about_the_same_disk_is_obsolete() {
+        let folder = tempfile::tempdir().unwrap();
+        let notes = GroupNotes::open(folder.path());
+        for (label, disk) in [("1", Some("d1")), ("2", Some("d2")), ("3", None), ("4", Some("d1")), ("5", None)] {
+            notes.begin("vg", uuid(label), disk).unwrap();
+        }
+        notes.end("vg", &[uuid("4"), uuid("5")]).unwrap();
+        assert_eq!(
+            notes.of("vg"),
+            Ok((None, vec![uuid("2"), uuid("3")])),
+            "an unnamed disk is not known to be the same"
+        );
+        drop(notes);
+        let notes = GroupNotes::open(folder.path());
+        notes.begin("vg", uuid("6"), Some("d2")).unwrap();
+        notes.end("vg", &[uuid("6")]).unwrap();
+        assert_eq!(notes.of("vg"), Ok((None, vec![uuid("3")])), "the name of the disk is in the file");
     }
 
     #[test]
@@ -232,7 +275,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let notes = GroupNotes::open(folder.path());
         for number in 0..=MOST {
-            notes.begin("vg", uuid(&format!("x{number:03}"))).unwrap();
+            notes.begin("vg", uuid(&format!("x{number:03}")), None).unwrap();
         }
         let (_, adding) = notes.of("vg").unwrap();
         assert_eq!((adding.len(), adding[0]), (MOST, uuid("x001")));

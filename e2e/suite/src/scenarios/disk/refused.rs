@@ -27,9 +27,37 @@ pub struct Case<'a> {
     pub words: Vec<&'static str>,
 }
 
-pub async fn run(context: Context) -> Passed {
+/// The disks, in pairs with sectors of 512 and of 4096 bytes.
+pub fn pairs() -> Vec<Disk> {
     let pair = |(index, bus)| [512, 4096].map(|sector| disk(&format!("d{index}-{sector}"), bus, sector, SIZE));
-    let disks: Vec<Disk> = BUSES.into_iter().enumerate().flat_map(pair).collect();
+    BUSES.into_iter().enumerate().flat_map(pair).collect()
+}
+
+/// The signatures that are tried at once: one for each pair of disks.
+pub fn batches() -> impl Iterator<Item = &'static [Signature]> {
+    signatures::ALL.chunks(BUSES.len())
+}
+
+/// Writes each signature of a batch to a pair of disks.
+pub async fn cases<'a>(node: &Node, batch: &[Signature], disks: &'a [Disk]) -> Result<Vec<Case<'a>>> {
+    let mut cases = Vec::new();
+    for (signature, pair) in batch.iter().zip(disks.chunks(2)) {
+        for disk in pair {
+            make(node, signature, disk).await.with_context(|| format!("making {} on {disk}", signature.what))?;
+            let what = format!("{}, sectors of {}", signature.what, disk.block_size);
+            cases.push(Case { disk, what, words: signature.words.to_vec() });
+        }
+    }
+    Ok(cases)
+}
+
+/// A script that makes a blank disk look like one with a boot sector, so that it is not free.
+pub fn boot_sector(path: &str) -> String {
+    format!("printf '\\125\\252' | dd of={path} bs=1 seek=510 conv=notrunc,fsync status=none")
+}
+
+pub async fn run(context: Context) -> Passed {
+    let disks = pairs();
     let mut node = Node::on_disks("disk-refused", disks.clone()).await?;
     node.serve().await?;
     let all = capacity(SIZE) * i64::try_from(disks.len())?;
@@ -37,15 +65,8 @@ pub async fn run(context: Context) -> Passed {
     offered(&node, all).await?;
 
     let mut refusals = 0;
-    for batch in signatures::ALL.chunks(BUSES.len()) {
-        let mut cases = Vec::new();
-        for (signature, pair) in batch.iter().zip(disks.chunks(2)) {
-            for disk in pair {
-                make(&node, signature, disk).await.with_context(|| format!("making {} on {disk}", signature.what))?;
-                let what = format!("{}, sectors of {}", signature.what, disk.block_size);
-                cases.push(Case { disk, what, words: signature.words.to_vec() });
-            }
-        }
+    for batch in batches() {
+        let cases = cases(&node, batch, &disks).await?;
         refusals += refuse(&node, &disks, &cases).await?;
         blank(&node, &disks).await?;
         offered(&node, all).await?;
@@ -72,7 +93,7 @@ pub async fn run(context: Context) -> Passed {
     ))
 }
 
-pub async fn make(node: &Node, signature: &Signature, disk: &Disk) -> Result<()> {
+async fn make(node: &Node, signature: &Signature, disk: &Disk) -> Result<()> {
     let (path, sector) = (disk.path(), u64::from(disk.block_size));
     match signature.make {
         Make::Tool(script) => drop(node.vm.sh(format!("exec >/dev/null; {}", script(&path, sector))).await?),
@@ -108,8 +129,7 @@ pub async fn checksums(node: &Node, cases: &[Case<'_>]) -> Result<String> {
 /// other disks are prepared such that they are rejected as well.
 async fn refuse(node: &Node, disks: &[Disk], cases: &[Case<'_>]) -> Result<usize> {
     for disk in disks.iter().filter(|disk| cases.iter().all(|case| case.disk != *disk)) {
-        let boot_sector = format!("printf '\\125\\252' | dd of={} bs=1 seek=510 conv=notrunc status=none", disk.path());
-        node.vm.sh(boot_sector).await?;
+        node.vm.sh(boot_sector(&disk.path())).await?;
     }
     node.vm.sh("sync; udevadm settle").await?;
     let before = checksums(node, cases).await?;

@@ -3,49 +3,32 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use quarry_vm::{Bus, Disk};
+use anyhow::{Result, bail, ensure};
+use quarry_vm::Disk;
 use tonic::Code;
 
 use super::{config, members, nothing_left};
 use crate::csi::Ask;
 use crate::node::{GROUP, Node, STATE};
 use crate::scenario::{Context, Passed};
-use crate::scenarios::disk::refused::{Case, blank, checksums, make, names_every_disk};
-use crate::scenarios::disk::signatures;
+use crate::scenarios::disk::refused::{Case, batches, blank, boot_sector, cases, checksums, names_every_disk, pairs};
 use crate::scenarios::steps::until;
 
-const MIB: u64 = 1 << 20;
-/// The disks, in pairs with sectors of 512 and of 4096 bytes.
-const BUSES: [Bus; 3] = [Bus::Virtio, Bus::Nvme, Bus::Scsi];
-const SIZE: u64 = 64 * MIB;
 /// How long it may take until a state is known: the disks are looked at every five seconds.
 const KNOWN: Duration = Duration::from_secs(60);
 
 pub async fn run(context: Context) -> Passed {
-    let pair = |(index, bus)| {
-        [512, 4096].map(|sector| Disk::new(format!("d{index}-{sector}"), SIZE).bus(bus).block_size(sector))
-    };
-    let disks: Vec<Disk> = BUSES.into_iter().enumerate().flat_map(pair).collect();
+    let disks = pairs();
     let mut node = Node::on_blank_disks("group-refused", disks.clone()).await?;
     // Every disk, the root disk among them.
     node.configure(&config("transports: [virtio, nvme, scsi]", "")).await?;
     let mut refusals = 0;
-    for batch in signatures::ALL.chunks(BUSES.len()) {
+    for batch in batches() {
         blank(&node, &disks).await?;
-        let mut cases = Vec::new();
-        for (signature, pair) in batch.iter().zip(disks.chunks(2)) {
-            for disk in pair {
-                make(&node, signature, disk).await.with_context(|| format!("making {} on {disk}", signature.what))?;
-                let what = format!("{}, sectors of {}", signature.what, disk.block_size);
-                cases.push(Case { disk, what, words: signature.words.to_vec() });
-            }
-        }
+        let cases = cases(&node, batch, &disks).await?;
         // The last batch may have fewer signatures than there are disks.
-        for disk in disks.iter().skip(2 * batch.len()) {
-            node.vm
-                .sh(format!("printf '\\125\\252' | dd of={} bs=1 seek=510 conv=notrunc status=none", disk.path()))
-                .await?;
+        for disk in disks.iter().skip(cases.len()) {
+            node.vm.sh(boot_sector(&disk.path())).await?;
         }
         node.vm.sh("sync; udevadm settle").await?;
         let before = checksums(&node, &cases).await?;

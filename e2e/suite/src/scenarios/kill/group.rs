@@ -6,11 +6,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::{Disk, PowerCut};
 
-use super::{forget_points, points, was_killed};
+use super::{disarm, forget_points, points, was_killed};
 use crate::csi::Ask;
 use crate::node::{FAULTS, GROUP, Node, STATE, device};
 use crate::random::Random;
 use crate::scenario::{Context, Passed};
+use crate::scenarios::disk::refused::boot_sector;
 use crate::scenarios::group::{SELECT, members, nothing_left};
 use crate::scenarios::steps::{close, open, read, until, write};
 
@@ -100,9 +101,7 @@ async fn live(node: &mut Node, kill: Kill, exist: &mut [usize; 2]) -> Result<boo
     let mut killed = false;
 
     // A boot sector: it is not free.
-    node.vm
-        .sh(format!("printf '\\125\\252' | dd of={} bs=1 seek=510 conv=notrunc,fsync status=none", device(LAST)))
-        .await?;
+    node.vm.sh(boot_sector(&device(LAST))).await?;
     forget_points(node, at(Phase::Make).map(|(point, _)| point)).await?;
     node.serve().await?;
     killed |= wait(node, "the pools", at(Phase::Make), async |node: &Node| usable(node).await).await?;
@@ -139,8 +138,7 @@ async fn wait(
     done: impl AsyncFn(&Node) -> Result<bool>,
 ) -> Result<bool> {
     until(what, DONE, async || Ok(was_killed(node).await? || done(node).await?)).await?;
-    let armed =
-        !node.vm.sh(format!("ls {FAULTS}/kill-at 2>/dev/null || true; rm -f {FAULTS}/kill-at")).await?.is_empty();
+    let armed = disarm(node).await?;
     let killed = was_killed(node).await?;
     if killed {
         node.wait_for_end().await?;
@@ -150,7 +148,14 @@ async fn wait(
             node.vm.boot_again().await?;
         }
         node.serve().await?;
-        until(what, DONE, async || done(node).await).await?;
+        if let Err(error) = until(what, DONE, async || done(node).await).await {
+            let script = format!("cat {STATE}/volume-groups; pvs -a; lvs -a");
+            let state = node.vm.sh(script).await.unwrap_or_default();
+            return Err(error.context(format!(
+                "{state}\n{}",
+                node.http("/readyz").await.map_or_else(|error| error.to_string(), |(_, text)| text)
+            )));
+        }
     } else if armed {
         // A new process counts its points from the beginning.
         node.kill().await?;
@@ -171,12 +176,13 @@ async fn usable(node: &Node) -> Result<bool> {
     Ok(true)
 }
 
-/// Removes the volume group, and what is known about it.
+/// Removes the volume group, and what is known about it. The disks are flushed, or the power cut of the next life would
+/// bring the volume group back: lvm does not flush what it writes, and a plain `sync` flushes no disk that it bypassed.
 async fn remove_group(node: &mut Node) -> Result<()> {
     node.stop().await?;
     let disks = FIRST.iter().chain([&LAST]).map(|serial| device(serial)).collect::<Vec<_>>().join(" ");
     node.vm
-        .sh(format!("vgremove -qq -f -y {GROUP}; pvremove -qq {disks}; rm {STATE}/volume-groups; sync"))
+        .sh(format!("vgremove -qq -f -y {GROUP}; pvremove -qq {disks}; rm {STATE}/volume-groups; sync; sync {disks}"))
         .await
         .map(drop)
 }

@@ -154,6 +154,12 @@ pub async fn was_killed(node: &Node) -> Result<bool> {
     Ok(!node.vm.sh(format!("cat {FAULTS}/killed 2>/dev/null || true")).await?.is_empty())
 }
 
+/// Removes the armed point. Returns whether there was one: then quarry has not passed it.
+pub async fn disarm(node: &Node) -> Result<bool> {
+    let script = format!("ls {FAULTS}/kill-at 2>/dev/null || true; rm -f {FAULTS}/kill-at");
+    Ok(!node.vm.sh(script).await?.is_empty())
+}
+
 /// Waits until quarry was killed, or has done the rest of the step after its answer: a deletion's wiping, and the
 /// deactivation of a volume that was unstaged. Returns whether it was killed.
 async fn killed_by_the_end(node: &Node, step: Step, ask: &Ask) -> Result<bool> {
@@ -175,10 +181,6 @@ async fn killed_by_the_end(node: &Node, step: Step, ask: &Ask) -> Result<bool> {
 /// Ends well while a volume on LVM is active.
 fn is_active(ask: &Ask) -> String {
     format!("test -e /dev/mapper/{GROUP}-{}", ask.name.replace('-', "--"))
-}
-
-async fn disarm(node: &Node) -> Result<()> {
-    node.vm.sh(format!("rm -f {FAULTS}/kill-at")).await.map(drop)
 }
 
 /// One call with a kill. If it happened, quarry serves again afterwards.

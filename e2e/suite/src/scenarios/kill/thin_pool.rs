@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::{Config, Disk, Vm};
 
-use super::{forget_points, points, was_killed};
+use super::{disarm, forget_points, points, was_killed};
 use crate::csi::{Ask, MIB, Made, retry};
-use crate::node::{FAULTS, GROUP, Node};
+use crate::node::{GROUP, Node};
 use crate::random::Random;
 use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::{close, open, until};
@@ -115,8 +115,7 @@ async fn live(node: &mut Node, kill: Kill, exist: &mut [usize; 2]) -> Result<boo
 /// was killed.
 async fn wait(node: &mut Node, what: &str, done: impl AsyncFn(&Node) -> Result<bool>) -> Result<bool> {
     until(what, DONE, async || Ok(was_killed(node).await? || done(node).await?)).await?;
-    let armed =
-        !node.vm.sh(format!("ls {FAULTS}/kill-at 2>/dev/null || true; rm -f {FAULTS}/kill-at")).await?.is_empty();
+    let armed = disarm(node).await?;
     let killed = was_killed(node).await?;
     if killed {
         node.wait_for_end().await?;
