@@ -12,13 +12,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use quarry_exec::{Command, Output, Secret};
-use quarry_filesystem::{Probe, exclusive, on_own_thread, probe};
-use quarry_mount::remove_mapping_without_table;
+use quarry_filesystem::{Exclusive, Probe, lock, on_own_thread, probe};
+use quarry_mount::remove_unfinished_mapping;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::header::{self, Header};
-use crate::{Error, HEADER_SIZE, METADATA_SIZE, layer};
+use crate::{Error, HEADER_SIZE, Layer, METADATA_SIZE};
 
 /// The program, and the package that contains it.
 pub const TOOL: (&str, &str) = ("cryptsetup", "cryptsetup-bin");
@@ -39,10 +39,11 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The cryptsetup that derives a key. Each needs 64 MiB, and a host can open hundreds of volumes after a boot.
 static DERIVING: Semaphore = Semaphore::const_new(1);
+/// How long the others wait for one: deriving a key takes a second or two, so it hangs, on a disk that does not respond.
+const TURN: Duration = Duration::from_secs(30);
 
-/// Exit codes of cryptsetup.
-const WRONG_KEY: i32 = 2;
-const WRONG_DEVICE: i32 = 4;
+/// Exit codes of cryptsetup. The first one means a wrong key only when a device is opened.
+const NO_PERMISSION: i32 = 2;
 const BUSY: i32 = 5;
 
 fn command(action: &'static str) -> Command {
@@ -53,20 +54,30 @@ fn command(action: &'static str) -> Command {
         .deadline(DEADLINE)
 }
 
+/// Holds the device of a pool exclusively. First removes what a cryptsetup that was killed left: an unfinished dm-crypt
+/// device with that name, which would hold it forever. Blocks.
+///
+/// # Errors
+/// `Busy` of [`Error::Device`] if it is in use, also by an earlier cryptsetup, or as the open dm-crypt device.
+pub fn hold(device: &Path, name: &str) -> Result<Exclusive, Error> {
+    let locked = lock(device)?;
+    remove_unfinished_mapping(name).map_err(|source| Error::Mapping { name: name.to_owned(), source })?;
+    Ok(locked.claim()?)
+}
+
 /// Writes a LUKS2 header with that UUID and one key slot to a blank device, and returns when it is flushed. One with this
-/// UUID that an interrupted call left is written again.
+/// UUID that an interrupted call left is written again. `name`: that of the dm-crypt device.
 ///
 /// Only a volume that was never used may be passed: what is on the device cannot be read any more.
 ///
 /// # Errors
 /// [`Error::NotBlank`] if the device contains anything else; `Busy` of [`Error::Device`] if it is in use, also by an
 /// earlier cryptsetup.
-pub async fn format(device: &Path, uuid: Uuid, passphrase: &Secret) -> Result<(), Error> {
+pub async fn format(device: &Path, uuid: Uuid, name: &str, passphrase: &Secret) -> Result<(), Error> {
     check(passphrase)?;
     let attempted = "write a LUKS2 header to";
-    let one = DERIVING.acquire().await;
-    let node = device.to_owned();
-    let (held, found) = blocking(device, move || Ok((exclusive(&node)?, header::read(&node)?))).await?;
+    let (node, layer) = (device.to_owned(), name.to_owned());
+    let (held, found) = blocking(device, move || Ok((hold(&node, &layer)?, header::read(&node)?))).await?;
     let found = match found {
         Header::Unfinished { uuid: found } if found == uuid => None,
         Header::None => match probe(device).await? {
@@ -89,8 +100,7 @@ pub async fn format(device: &Path, uuid: Uuid, passphrase: &Secret) -> Result<()
         .on(device.display().to_string())
         .input(passphrase.clone())
         .holding(held.release_claim());
-    done(command.run().await, attempted, device)?;
-    drop(one);
+    done(derive(command).await, attempted, device)?;
     let node = device.to_owned();
     let found = blocking(device, move || {
         let failed = |source| Error::io("flush", &node, source);
@@ -104,24 +114,15 @@ pub async fn format(device: &Path, uuid: Uuid, passphrase: &Secret) -> Result<()
     }
 }
 
-/// Opens the device as a dm-crypt device with that name. `uuid`: that of its header. `discards`: whether discards on the
+/// Opens the device as a dm-crypt device with that name. `discards`: whether discards on the
 /// dm-crypt device reach the device below, which shows where nothing is stored.
 ///
 /// # Errors
 /// [`Error::WrongKey`]; `Busy` of [`Error::Device`] if the device is in use, or open already.
-pub async fn open(device: &Path, uuid: Uuid, name: &str, passphrase: &Secret, discards: bool) -> Result<(), Error> {
+pub async fn open(device: &Path, name: &str, passphrase: &Secret, discards: bool) -> Result<(), Error> {
     check(passphrase)?;
-    let attempted = "open the encrypted device";
-    let one = DERIVING.acquire().await;
-    let (node, mapper_uuid) = (device.to_owned(), layer::mapper_uuid(uuid, name));
-    let held = blocking(device, move || {
-        let held = exclusive(&node)?;
-        // A cryptsetup that was killed left it. Nothing can use it.
-        let removed = remove_mapping_without_table(&mapper_uuid);
-        removed.map_err(|error| Error::io("remove the unfinished mapping of", &node, std::io::Error::other(error)))?;
-        Ok(held)
-    })
-    .await?;
+    let (node, layer) = (device.to_owned(), name.to_owned());
+    let held = blocking(device, move || hold(&node, &layer)).await?;
     let command = command("open")
         .args(["--type", "luks2", "--key-file=-", "--disable-keyring"])
         .args(discards.then_some("--allow-discards"))
@@ -130,9 +131,21 @@ pub async fn open(device: &Path, uuid: Uuid, name: &str, passphrase: &Secret, di
         .on(device.display().to_string())
         .input(passphrase.clone())
         .holding(held.release_claim());
-    let opened = done(command.run().await, attempted, device);
-    drop(one);
-    opened
+    match derive(command).await {
+        Ok(Output { code: NO_PERMISSION, .. }) => Err(Error::WrongKey { device: device.to_owned() }),
+        other => done(other, "open the encrypted device", device),
+    }
+}
+
+/// Runs a cryptsetup that derives a key, when no other one does so.
+async fn derive(command: Command) -> Result<Output, quarry_exec::Error> {
+    let turn = DERIVING.acquire().await;
+    let mut running = Box::pin(command.run());
+    if let Ok(ended) = tokio::time::timeout(TURN, &mut running).await {
+        return ended;
+    }
+    drop(turn);
+    running.await
 }
 
 /// Gives the dm-crypt device with that name the size that its device below allows.
@@ -144,16 +157,18 @@ pub async fn resize(name: &str) -> Result<(), Error> {
     done(command.run().await, "resize the encrypted device", Path::new(name))
 }
 
-/// Closes the dm-crypt device with that name. Succeeds if it does not exist.
+/// Closes a dm-crypt device: the kernel overwrites its key. Reads nothing from the device below, which may be gone, so
+/// cryptsetup is not needed. Succeeds if it does not exist. Blocks.
 ///
 /// # Errors
 /// [`Error::Busy`] while something has it open.
-pub async fn close(name: &str) -> Result<(), Error> {
-    let command = command("close").arg(name).on(name);
-    match command.run().await {
-        Ok(Output { code: WRONG_DEVICE, .. }) if layer::named(name).is_none() => Ok(()),
-        other => done(other, "close the encrypted device", Path::new(name)),
-    }
+pub fn close(layer: &Layer) -> Result<(), Error> {
+    quarry_mount::remove_mapping(&layer.uuid, &layer.name).map_err(|error| match error {
+        quarry_mount::Error::Busy { .. } => {
+            Error::Busy { attempted: "close the encrypted device", on: layer.node.clone() }
+        }
+        source => Error::Mapping { name: layer.name.clone(), source },
+    })
 }
 
 fn check(passphrase: &Secret) -> Result<(), Error> {
@@ -168,7 +183,6 @@ fn done(result: Result<Output, quarry_exec::Error>, attempted: &'static str, on:
     let failed = |source| Error::Command { attempted, on: on.to_owned(), source };
     let output = result.map_err(failed)?;
     match output.code {
-        WRONG_KEY => Err(Error::WrongKey { device: on.to_owned() }),
         BUSY => Err(Error::Busy { attempted, on: on.to_owned() }),
         _ => output.require_success().map(drop).map_err(failed),
     }

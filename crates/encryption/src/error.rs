@@ -36,6 +36,14 @@ pub enum Error {
         /// On what.
         on: PathBuf,
     },
+    /// The kernel did not remove a dm-crypt device.
+    #[error("cannot remove the dm-crypt device {name}: {source}; `dmsetup info {name}` shows its state")]
+    Mapping {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: quarry_mount::Error,
+    },
     /// cryptsetup succeeded, but the result is not there.
     #[error("cryptsetup reported success, but {device:?} contains {found}")]
     Unverified {

@@ -21,6 +21,8 @@ const SECTOR: u64 = 4096;
 pub struct Layer {
     /// Its device-mapper name.
     pub name: String,
+    /// Its device-mapper UUID.
+    pub uuid: String,
     /// Its node.
     pub node: PathBuf,
     /// Its size in bytes.
@@ -54,11 +56,6 @@ fn name_in(uuid: &str) -> Option<&str> {
     (is_simple(header) && is_simple(name.strip_prefix(NAME)?)).then_some(name)
 }
 
-/// The device-mapper UUID of the device with that name, made from the header with that UUID.
-pub(crate) fn mapper_uuid(header: Uuid, name: &str) -> String {
-    format!("{UUID}{}-{name}", header.simple())
-}
-
 /// Quarry's dm-crypt device on a pool's device. `None`: it is not open.
 #[must_use]
 pub fn on(raw: &Path) -> Option<Layer> {
@@ -84,7 +81,7 @@ fn layer(folder: &Path) -> Option<Layer> {
     let size = read("size")?.parse::<u64>().ok()?.saturating_mul(512);
     // The kernel's own node. cryptsetup, or udev, makes another one under /dev/mapper.
     let node = Path::new("/dev").join(number.kernel_name()?);
-    (size > 0 && Device::of_node(&node) == Some(number)).then_some(Layer { name, node, size })
+    (size > 0 && Device::of_node(&node) == Some(number)).then_some(Layer { name, uuid, node, size })
 }
 
 #[cfg(test)]
@@ -96,7 +93,7 @@ mod tests {
     #[test]
     fn the_device_mapper_uuid_shows_the_volume() {
         let (header, name) = (Uuid::from_u128(7), layer_name(ID));
-        let uuid = mapper_uuid(header, &name);
+        let uuid = format!("{UUID}{}-{name}", header.simple());
         assert!(is_of(&uuid, ID) && is_of(&format!("{uuid}\n"), ID));
         assert!(!is_of(&uuid, "v1:abcdefghij:node-1:pvc-2"));
         // The kernel takes names of up to 127 bytes and UUIDs of up to 128.
@@ -127,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_layer_is_smaller_if_a_whole_sector_is_missing() {
-        let layer = Layer { name: String::new(), node: PathBuf::new(), size: 4 << 20 };
+        let layer = Layer { name: String::new(), uuid: String::new(), node: PathBuf::new(), size: 4 << 20 };
         let raw = HEADER_SIZE + (4 << 20);
         assert!(!layer.is_smaller(raw) && !layer.is_smaller(raw + 4095) && !layer.is_smaller(0));
         assert!(layer.is_smaller(raw + 4096));

@@ -11,7 +11,7 @@ mod error;
 mod header;
 mod layer;
 
-pub use cryptsetup::{TOOL, close, format, open, resize};
+pub use cryptsetup::{TOOL, close, format, hold, open, resize};
 pub use error::Error;
 pub use header::{Header, read as header};
 pub use layer::{Layer, is_of, layer_name, named, on};

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::ops::{Deref, Range};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -57,24 +57,43 @@ impl Deref for Exclusive {
     }
 }
 
+/// A device whose lock is held, without the kernel's claim: see [`Exclusive`]. No program that Quarry started works on
+/// it.
+#[derive(Debug)]
+pub struct Locked {
+    device: PathBuf,
+    lock: OwnedFd,
+}
+
+impl Locked {
+    /// Takes the kernel's claim, too.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if it is mounted or something else holds it.
+    pub fn claim(self) -> Result<Exclusive, Error> {
+        let flags = if safeguards() { libc::O_EXCL } else { 0 };
+        let claim = open(&self.device, flags).map_err(|source| not_exclusive(&self.device, source))?;
+        Ok(Exclusive { claim, lock: self.lock })
+    }
+}
+
 /// Opens a device exclusively: before a wipe, before mkfs, and before the filesystem of an earlier mkfs is
 /// adopted (that mkfs may still be writing).
 ///
 /// # Errors
 /// [`Error::Busy`] if it is mounted or something else holds it.
 pub fn exclusive(device: &Path) -> Result<Exclusive, Error> {
-    let attempted = "get exclusive access to";
-    let busy = || Error::Busy { attempted, device: device.to_owned() };
-    let failed = |source: std::io::Error| match source.raw_os_error() {
-        Some(libc::EBUSY | libc::EAGAIN | libc::EACCES) => busy(),
-        _ => Error::io(attempted, device, source),
-    };
-    let open = |flags| File::options().read(true).write(true).custom_flags(flags).open(device);
-    let safeguard = !quarry_fault::disabled("exclusive");
-
     // The lock first: a process that holds the lock without the claim is about to start mkfs.
-    let lock = OwnedFd::from(open(0).map_err(|source| Error::io(attempted, device, source))?);
-    if safeguard {
+    lock(device)?.claim()
+}
+
+/// Takes the lock of a device, to remove what a program that was killed left on it before [`Locked::claim`].
+///
+/// # Errors
+/// [`Error::Busy`] if a program that Quarry started still works on it.
+pub fn lock(device: &Path) -> Result<Locked, Error> {
+    let lock = OwnedFd::from(open(device, 0).map_err(|source| Error::io(EXCLUSIVELY, device, source))?);
+    if safeguards() {
         let whole = libc::flock {
             l_type: libc::F_WRLCK as i16,
             l_whence: libc::SEEK_SET as i16,
@@ -82,10 +101,30 @@ pub fn exclusive(device: &Path) -> Result<Exclusive, Error> {
             l_len: 0,
             l_pid: 0,
         };
-        fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole)).map_err(|errno| failed(errno.into()))?;
+        fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole)).map_err(|errno| not_exclusive(device, errno.into()))?;
     }
-    let claim = open(if safeguard { libc::O_EXCL } else { 0 }).map_err(failed)?;
-    Ok(Exclusive { claim, lock })
+    Ok(Locked { device: device.to_owned(), lock })
+}
+
+/// What an attempt to hold a device is called in messages.
+const EXCLUSIVELY: &str = "get exclusive access to";
+
+fn open(device: &Path, flags: i32) -> std::io::Result<File> {
+    File::options().read(true).write(true).custom_flags(flags).open(device)
+}
+
+fn not_exclusive(device: &Path, source: std::io::Error) -> Error {
+    match source.raw_os_error() {
+        Some(libc::EBUSY | libc::EAGAIN | libc::EACCES) => {
+            Error::Busy { attempted: EXCLUSIVELY, device: device.to_owned() }
+        }
+        _ => Error::io(EXCLUSIVELY, device, source),
+    }
+}
+
+/// Whether devices are really held: a test shows what happens if they are not.
+fn safeguards() -> bool {
+    !quarry_fault::disabled("exclusive")
 }
 
 /// Opens a device of which another part is in use, to write to these bytes of it. Nothing else that uses this function,

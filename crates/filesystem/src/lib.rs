@@ -31,7 +31,7 @@ mod zero;
 pub use adopt::check_before_adoption;
 pub use condition::check_mounted;
 pub use coverage::{Coverage, Obstacle};
-pub use device::{Exclusive, device_size, exclusive, exclusive_range};
+pub use device::{Exclusive, Locked, device_size, exclusive, exclusive_range, lock};
 pub use error::Error;
 pub use grow::{coverage, grow, limit_of_growth};
 pub use kinds::{Superblock, tools};

@@ -46,6 +46,7 @@ pub use label::{GroupId, Label};
 pub use locate::Locator;
 pub use lookup::Lookup;
 pub use name::vg_name_fits;
+pub use nested::release_nested_on;
 pub use raid::{ImageState, RaidStatus, raid_status};
 pub use report::{ParseError, parse};
 pub use search::{ALL_VOLUME_GROUPS, all_volume_groups};

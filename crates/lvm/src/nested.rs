@@ -34,9 +34,21 @@ pub(crate) async fn release(group: &VolumeGroup, volume: LvUuid) {
     let group_uuid = group.uuid;
     // Opening a loop device may block on the disk below it. The volume cannot be removed in that case anyway.
     let found = tokio::task::spawn_blocking(move || Kernel::new("/sys").nested_on(group_uuid, volume)).await;
-    for Nested { major, minor, name } in found.unwrap_or_default() {
+    remove(found.unwrap_or_default(), &group.name).await;
+}
+
+/// Like [`release`], for all logical volumes that are built on a device of which nothing belongs to a pool. `device`:
+/// its name according to the kernel, such as `dm-7`.
+pub async fn release_nested_on(device: &str) {
+    let name = device.to_owned();
+    let found = tokio::task::spawn_blocking(move || Kernel::new("/sys").all_on(&name)).await;
+    remove(found.unwrap_or_default(), device).await;
+}
+
+async fn remove(found: Vec<Nested>, below: &str) {
+    for Nested { major, minor, name } in found {
         let command = Command::mutation("dmsetup").args(["remove", "--major", &major, "--minor", &minor]);
-        match command.on(&group.name).run().await {
+        match command.on(below).run().await {
             Ok(output) if output.success() => {
                 tracing::info!(name, "deactivated an unused logical volume inside a volume that is being removed");
             }
@@ -68,19 +80,30 @@ impl Kernel {
         let Some(device) = devices.iter().find(|name| self.read(name, "dm/uuid").as_ref() == Some(&whole)) else {
             return Vec::new();
         };
-        let loops: Vec<(String, String)> =
-            devices.iter().filter_map(|name| Some((name.clone(), self.backing(name)?))).collect();
+        let loops = self.loops(&devices);
         let mut found = Vec::new();
         // If the volume group itself has something on it (a snapshot, a conversion), lvm decides.
-        if self.collect(device, &own, &loops, DEPTH, &mut found) { found } else { Vec::new() }
+        if self.collect(device, Some(&own), &loops, DEPTH, &mut found) { found } else { Vec::new() }
+    }
+
+    /// All logical volumes that are built on a device, the uppermost first.
+    fn all_on(&self, device: &str) -> Vec<Nested> {
+        let loops = self.loops(&names(&self.sys.join("block")));
+        let mut found = Vec::new();
+        if self.collect(device, None, &loops, DEPTH, &mut found) { found } else { Vec::new() }
+    }
+
+    /// The loop devices, with the numbers of the block devices behind them.
+    fn loops(&self, devices: &[String]) -> Vec<(String, String)> {
+        devices.iter().filter_map(|name| Some((name.clone(), self.backing(name)?))).collect()
     }
 
     /// Adds the devices that are built on a device. Returns false if one of them belongs to the volume group
-    /// itself.
+    /// itself, whose devices have that prefix.
     fn collect(
         &self,
         device: &str,
-        own: &str,
+        own: Option<&str>,
         loops: &[(String, String)],
         depth: usize,
         found: &mut Vec<Nested>,
@@ -95,7 +118,7 @@ impl Kernel {
         }
         above.iter().all(|name| {
             let uuid = self.read(name, "dm/uuid").unwrap_or_default();
-            if uuid.starts_with(own) || !self.collect(name, own, loops, depth, found) {
+            if own.is_some_and(|own| uuid.starts_with(own)) || !self.collect(name, own, loops, depth, found) {
                 return false;
             }
             let numbers = self.read(name, "dev");
@@ -216,6 +239,10 @@ mod tests {
             host.add_holder(above, below);
         }
         assert_eq!(host.nested(), ["t-m", "t-m_rimage_0", "t-m_rimage_1"]);
+        // On an image of the mirror, as on the open device of an encrypted volume.
+        let names = |device| Kernel::new(host.0.path()).all_on(device).into_iter().map(|nested| nested.name);
+        assert_eq!(names("dm-4").collect::<Vec<_>>(), ["t-m"]);
+        assert_eq!(names("dm-6").count(), 0);
     }
 
     #[test]
@@ -229,7 +256,7 @@ mod tests {
         host.device("dm-9", "254:9", "LVM-tenants", "t-inner");
         let loops = [("loop0".to_owned(), "254:3".to_owned())];
         let mut found = Vec::new();
-        assert!(Kernel::new(host.0.path()).collect("dm-3", OWN, &loops, DEPTH, &mut found));
+        assert!(Kernel::new(host.0.path()).collect("dm-3", Some(OWN), &loops, DEPTH, &mut found));
         assert_eq!(found.iter().map(|nested| nested.name.as_str()).collect::<Vec<_>>(), ["t-inner"]);
     }
 

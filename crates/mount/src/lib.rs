@@ -24,7 +24,8 @@ mod unmount;
 
 pub use error::{Attempt, Error};
 pub use mapper::{
-    Mapping, READ_ONLY_UUID, map_read_only, read_only_mappings, remove_mapping_without_table, unmap_read_only,
+    Mapping, READ_ONLY_UUID, map_read_only, read_only_mappings, remove_mapping, remove_unfinished_mapping,
+    unmap_read_only,
 };
 pub use mountinfo::{
     Device, Entry, NotADevice, all_at, at, mounts_of_device, open_mounted, parse, publications_of_block, table,

@@ -11,6 +11,7 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -77,11 +78,12 @@ pub fn map_read_only(device: Device, key: &str) -> Result<PathBuf, Error> {
     }
     let sectors = sectors_of(device)?;
     // A mapping whose creation was interrupted is not in sysfs until it has a table.
-    if !exists(&uuid)? {
-        call(&uuid, "create", &mut Request::new(&uuid, true), ioctl::dev_create)?;
+    let subject = Subject::Uuid(&uuid);
+    if status(subject)?.is_none() {
+        call(subject, "create", &mut Request::create(&uuid), ioctl::dev_create)?;
     }
     let mut table = Request::linear(&uuid, sectors, device);
-    let loaded = call(&uuid, "load", &mut table, ioctl::table_load);
+    let loaded = call(subject, "load", &mut table, ioctl::table_load);
     loaded.map_err(|error| match error {
         Error::Syscall { source: Errno::EBUSY, .. } => {
             // Without a table it maps nothing, and it is Quarry's own.
@@ -90,7 +92,7 @@ pub fn map_read_only(device: Device, key: &str) -> Result<PathBuf, Error> {
         }
         error => error,
     })?;
-    call(&uuid, "resume", &mut Request::new(&uuid, false), ioctl::dev_suspend)?;
+    call(subject, "resume", &mut Request::of(subject), ioctl::dev_suspend)?;
     match find()? {
         Some(mapping) if maps(mapping.device, device) => node_of(mapping.device),
         made => Err(Error::Unverified {
@@ -106,20 +108,24 @@ pub fn map_read_only(device: Device, key: &str) -> Result<PathBuf, Error> {
 /// # Errors
 /// [`Error::Busy`] while it is open.
 pub fn unmap_read_only(key: &str) -> Result<(), Error> {
-    let uuid = format!("{READ_ONLY_UUID}{key}");
-    if !exists(&uuid)? {
+    remove(Subject::Uuid(&format!("{READ_ONLY_UUID}{key}")), "remove the read-only mapping")
+}
+
+/// Removes a device-mapper device. Succeeds if it does not exist.
+fn remove(subject: Subject<'_>, attempted: &'static str) -> Result<(), Error> {
+    if status(subject)?.is_none() {
         return Ok(());
     }
     let mut tries = 0;
     loop {
         tries += 1;
-        match call(&uuid, "remove", &mut Request::new(&uuid, false), ioctl::dev_remove) {
+        match call(subject, "remove", &mut Request::of(subject), ioctl::dev_remove) {
             Err(Error::Syscall { source: Errno::ENXIO, .. }) | Ok(()) => return Ok(()),
             Err(Error::Syscall { source: Errno::EBUSY, .. }) if tries < TRIES => std::thread::sleep(PAUSE),
             Err(Error::Syscall { source: Errno::EBUSY, .. }) => {
                 return Err(Error::Busy {
-                    attempted: "remove the read-only mapping",
-                    target: PathBuf::from(uuid),
+                    attempted,
+                    target: PathBuf::from(subject.as_str()),
                     holders: " by a program that has it open, or by a loop device on it".to_owned(),
                 });
             }
@@ -128,25 +134,42 @@ pub fn unmap_read_only(key: &str) -> Result<(), Error> {
     }
 }
 
-/// Removes the device-mapper device with that UUID if it has no table: its creation was interrupted, so nothing can use
-/// it. Does nothing if it does not exist, or has a table.
+/// Removes the device-mapper device with that UUID, which may belong to another program, and its node under
+/// `/dev/mapper`. Reads nothing from the devices below. Succeeds if it does not exist.
+///
+/// # Errors
+/// [`Error::Busy`] while it is open.
+pub fn remove_mapping(uuid: &str, name: &str) -> Result<(), Error> {
+    remove(Subject::Uuid(uuid), "remove the device-mapper device")?;
+    remove_node(name);
+    Ok(())
+}
+
+/// Removes the device-mapper device with that name if it has no active table: the program that made it was killed on the
+/// way, so nothing can use it, but it may hold the devices below. Does nothing if it does not exist, or has a table.
 ///
 /// # Errors
 /// The error of the system call.
-pub fn remove_mapping_without_table(uuid: &str) -> Result<(), Error> {
-    if !exists(uuid)? {
-        return Ok(());
-    }
-    let block = Path::new("/sys/block");
-    for entry in fs::read_dir(block).map_err(|error| Error::io("list", block, &error))?.flatten() {
-        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
-        if read("dm/uuid").trim() == uuid && read("size").trim() != "0" {
-            return Ok(());
+pub fn remove_unfinished_mapping(name: &str) -> Result<(), Error> {
+    let subject = Subject::Name(name);
+    match status(subject)? {
+        Some(flags) if flags & ACTIVE == 0 => {
+            remove(subject, "remove the unfinished device-mapper device")?;
+            remove_node(name);
+            Ok(())
         }
+        _ => Ok(()),
     }
-    match call(uuid, "remove", &mut Request::new(uuid, false), ioctl::dev_remove) {
-        Err(Error::Syscall { source: Errno::ENXIO, .. }) | Ok(()) => Ok(()),
-        Err(error) => Err(error),
+}
+
+/// Removes the node that libdevmapper makes if it does not wait for udev. Quarry uses the kernel's own nodes.
+fn remove_node(name: &str) {
+    let node = Path::new(CONTROL).with_file_name(name);
+    let is_node = fs::symlink_metadata(&node)
+        .is_ok_and(|found| found.file_type().is_symlink() || found.file_type().is_block_device());
+    if is_node {
+        // A node that stays is harmless: the next device of that name replaces it.
+        let _ = fs::remove_file(&node);
     }
 }
 
@@ -234,14 +257,42 @@ struct Request {
 
 /// Read-only; also the flag of a table.
 const READ_ONLY: u32 = 1;
+/// `DM_ACTIVE_PRESENT_FLAG`: it has an active table.
+const ACTIVE: u32 = 1 << 5;
 /// Disables udev's rules for device-mapper (links), for subsystems, for disks (links by content) and for
 /// others (LVM, md, mounts). With the last flag, udev remembers this for events that others cause.
 const LEAVE_ALONE: u32 = (0x01 | 0x02 | 0x04 | 0x08 | 0x40) << 16;
 
+/// How a request identifies its device: by one of the two.
+#[derive(Clone, Copy)]
+enum Subject<'a> {
+    Uuid(&'a str),
+    Name(&'a str),
+}
+
+impl<'a> Subject<'a> {
+    fn as_str(self) -> &'a str {
+        match self {
+            Self::Uuid(text) | Self::Name(text) => text,
+        }
+    }
+}
+
 impl Request {
-    /// A request for the device with that UUID. Only the request that creates the device contains its name.
-    fn new(uuid: &str, named: bool) -> Self {
-        let name = if named { uuid.to_ascii_lowercase() } else { String::new() };
+    /// A request for an existing device.
+    fn of(subject: Subject<'_>) -> Self {
+        match subject {
+            Subject::Uuid(uuid) => Self::new("", uuid),
+            Subject::Name(name) => Self::new(name, ""),
+        }
+    }
+
+    /// The request that creates the device with that UUID, and the name that Quarry gives it.
+    fn create(uuid: &str) -> Self {
+        Self::new(&uuid.to_ascii_lowercase(), uuid)
+    }
+
+    fn new(name: &str, uuid: &str) -> Self {
         Self {
             header: Header {
                 version: [4, 0, 0],
@@ -253,7 +304,7 @@ impl Request {
                 event_nr: LEAVE_ALONE,
                 padding: 0,
                 dev: 0,
-                name: text(&name),
+                name: text(name),
                 uuid: text(uuid),
                 data: [0; 7],
             },
@@ -264,7 +315,7 @@ impl Request {
 
     /// A read-only table that maps the whole device.
     fn linear(uuid: &str, sectors: u64, device: Device) -> Self {
-        let mut request = Self::new(uuid, false);
+        let mut request = Self::of(Subject::Uuid(uuid));
         request.header.flags = READ_ONLY;
         request.header.event_nr = 0;
         request.header.target_count = 1;
@@ -299,27 +350,32 @@ mod ioctl {
 type Call = unsafe fn(i32, *mut Header) -> nix::Result<i32>;
 
 /// Makes one ioctl that changes something.
-fn call(uuid: &str, what: &'static str, request: &mut Request, ioctl: Call) -> Result<(), Error> {
+fn call(subject: Subject<'_>, what: &'static str, request: &mut Request, ioctl: Call) -> Result<(), Error> {
     let control = control().map_err(|error| Error::io("open", Path::new(CONTROL), &error))?;
     quarry_fault::point(|| format!("mapper:{what}:before"));
     let result = make(&control, request, ioctl);
     quarry_fault::point(|| format!("mapper:{what}:after"));
-    result.map_err(|source| Error::Syscall { attempted: Attempt::Other(what), on: PathBuf::from(uuid), source })
+    let on = || PathBuf::from(subject.as_str());
+    result.map_err(|source| Error::Syscall { attempted: Attempt::Other(what), on: on(), source })
 }
 
-/// Whether a mapping with that UUID exists, even without a table. If there is no device-mapper, or Quarry
-/// cannot access it, Quarry has made none.
-fn exists(uuid: &str) -> Result<bool, Error> {
+/// The flags of a mapping, even of one without a table. `None`: it does not exist. If there is no device-mapper, or
+/// Quarry cannot access it, Quarry has made none.
+fn status(subject: Subject<'_>) -> Result<Option<u32>, Error> {
     let control = match control() {
         Ok(control) => control,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => return Ok(false),
-        Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => return Ok(false),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => return Ok(None),
         Err(error) => return Err(Error::io("open", Path::new(CONTROL), &error)),
     };
-    match make(&control, &mut Request::new(uuid, false), ioctl::dev_status) {
-        Ok(()) => Ok(true),
-        Err(Errno::ENXIO) => Ok(false),
-        Err(source) => Err(Error::Syscall { attempted: Attempt::Other("look up"), on: PathBuf::from(uuid), source }),
+    let mut request = Request::of(subject);
+    match make(&control, &mut request, ioctl::dev_status) {
+        Ok(()) => Ok(Some(request.header.flags)),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(source) => {
+            let on = PathBuf::from(subject.as_str());
+            Err(Error::Syscall { attempted: Attempt::Other("look up"), on, source })
+        }
     }
 }
 

@@ -170,10 +170,13 @@ impl Host {
         if let Some(device) = device.clone() {
             self.require_unused(id, device).await?;
         }
-        if record.encryption.is_some() {
-            self.erase_encrypted(&pool, &volume).await?;
-        }
-        if let Err(mut error) = pool.remove(&volume).await {
+        let removed = async {
+            if record.encryption.is_some() {
+                self.erase_encrypted(id, &pool, &volume).await?;
+            }
+            pool.remove(&volume).await
+        };
+        if let Err(mut error) = removed.await {
             self.publisher().refresh_soon(pool.name());
             if let (Reason::InUse, Some(device)) = (error.reason, &device) {
                 // The pool removes its own device, so what holds that one is in the way.

@@ -18,7 +18,7 @@ use crate::agent::unused;
 use crate::device::{self, VolumeDevice};
 use crate::errors;
 use crate::host::Host;
-use crate::kernel::Kernel;
+use crate::kernel::{HeldDevice, Kernel};
 use crate::read_only;
 
 /// The key of the passphrase in the node-stage secret.
@@ -29,7 +29,8 @@ const NAMED: &str = "csi.storage.k8s.io/node-stage-secret-name and -namespace in
 
 impl Host {
     /// Opens an encrypted volume, unless it is open, and returns its devices. The first stage of a `new` volume writes the
-    /// header. The caller's task holds the volume's name.
+    /// header. `mounted`: whether it is used through its filesystem, whose discards the class may let through. The
+    /// caller's task holds the volume's name.
     ///
     /// # Errors
     /// `Precondition` if the passphrase is missing or wrong, or if the device does not contain the volume's header:
@@ -41,17 +42,23 @@ impl Host {
         volume: &PoolVolume,
         record: &Record,
         passphrase: Option<&Secret>,
+        mounted: bool,
     ) -> Result<VolumeDevice> {
         let kernel = self.kernel();
         let found = device::activate(&**kernel, pool, volume).await?;
         if let Some(layer) = &found.layer {
-            fit(kernel, &found.raw, layer).await?;
+            if let Err(error) = fit(kernel, &found.raw, layer).await {
+                // It works as before. NodeExpandVolume reports the error.
+                tracing::warn!(volume = volume.name, %error, "an encrypted volume does not have its new size yet");
+            }
             return Ok(found);
         }
+        let name = layer_name(&id.to_string());
+        self.close_stale_layer(id, &name).await?;
         let passphrase = passphrase.ok_or_else(|| {
             Error::precondition(format!(
-                "it is encrypted, and the call has no secret with the key {PASSPHRASE:?}; nothing was changed: name the \
-                 Secret ({NAMED})"
+                "it is encrypted, and the call has no secret with the key {PASSPHRASE:?}; nothing was changed: name a \
+                 Secret that has it ({NAMED})"
             ))
         })?;
         let uuid = header_uuid(&volume.uuid());
@@ -59,10 +66,10 @@ impl Host {
             (Header::Complete { uuid: own }, _) if own == uuid => {}
             (Header::Unfinished { uuid: own }, State::New) if own == uuid => {
                 tracing::warn!(volume = volume.name, "writing the LUKS2 header again: its creation was interrupted");
-                kernel.format_encrypted(&found.raw, uuid, passphrase).await?;
+                kernel.format_encrypted(&found.raw, uuid, &name, passphrase).await?;
             }
             // Whether it is blank is checked there.
-            (Header::None, State::New) => kernel.format_encrypted(&found.raw, uuid, passphrase).await?,
+            (Header::None, State::New) => kernel.format_encrypted(&found.raw, uuid, &name, passphrase).await?,
             (other, State::New) => {
                 return Err(Error::precondition(format!(
                     "it is new, but it contains {}, which Quarry did not make; nothing was changed: if this data is not \
@@ -78,11 +85,18 @@ impl Host {
                 )));
             }
         }
-        let discards = record.discard.is_some_and(|discard| discard != Discard::None);
-        let name = layer_name(&id.to_string());
-        let opened = kernel.open_encrypted(&found.raw, uuid, &name, passphrase, discards).await;
-        opened.map_err(|error| match error.reason {
-            Reason::Precondition => error.context(format_args!("the Secret named by {NAMED}")),
+        let discards = mounted && record.discard.is_some_and(|discard| discard != Discard::None);
+        let opened = kernel.open_encrypted(&found.raw, &name, passphrase, discards).await;
+        opened.map_err(|error| match (error.reason, record.state) {
+            (Reason::Precondition, State::Ready) => error.context(format_args!("the Secret named by {NAMED}")),
+            (Reason::Precondition, State::New) => {
+                let mut error = error.context(format_args!("the Secret named by {NAMED}"));
+                error.message.push_str(
+                    "; the volume was never used: restore the passphrase of its first stage, or delete the volume and \
+                     request it again",
+                );
+                error
+            }
             _ => error,
         })?;
         let opened = VolumeDevice::on(&**kernel, found.raw);
@@ -90,6 +104,35 @@ impl Host {
             Some(_) => Ok(opened),
             None => Err(Error::host(format!("cryptsetup opened {}, but sysfs does not show it", opened.raw.display()))),
         }
+    }
+
+    /// Closes the open device of the volume if it is on another device than the volume is now: its disk was pulled while
+    /// it was open, and is back under another number.
+    async fn close_stale_layer(&self, id: &VolumeId, name: &str) -> Result<()> {
+        match self.unused_layer(id, name).await? {
+            None => Ok(()),
+            Some((layer, Ok(()))) => {
+                tracing::warn!(volume = %id, name = layer.name, "closing an encrypted device whose disk is gone");
+                self.kernel().close_encrypted(&layer).await
+            }
+            Some((layer, Err(error))) => Err(error.context(format_args!(
+                "its disk was gone and is back as another device, but the encrypted device on the old one, {}, is still \
+                 open",
+                layer.name
+            ))),
+        }
+    }
+
+    /// The dm-crypt device with that name, and whether nothing uses it that this process can see. Asks only the kernel.
+    async fn unused_layer(&self, id: &VolumeId, name: &str) -> Result<Option<(Layer, Result<()>)>> {
+        let (kernel, wanted, name) = (Arc::clone(self.kernel()), id.clone(), name.to_owned());
+        errors::blocking(move || {
+            let Some(layer) = kernel.layer_named(&name) else { return Ok(None) };
+            let checked =
+                unused(&*kernel, &layer.node).and_then(|()| read_only::require_unpublished(&*kernel, &wanted));
+            Ok(Some((layer, checked)))
+        })
+        .await
     }
 
     /// Gives the open device of an encrypted volume its size after an expansion. The next stage does this, too.
@@ -103,60 +146,88 @@ impl Host {
         }
     }
 
-    /// Closes the device of an encrypted volume after it was unstaged, so that the kernel forgets the key. Keeps it while
-    /// it is used elsewhere. Asks only the kernel, so it works without the pool, and for any volume. The caller's task
-    /// holds the volume's name.
-    pub(crate) async fn close_encrypted(&self, id: &VolumeId) -> Result<()> {
-        let (kernel, wanted, name) = (Arc::clone(self.kernel()), id.clone(), layer_name(&id.to_string()));
-        let unused = errors::blocking(move || {
-            let Some(layer) = kernel.layer_named(&name) else { return Ok(None) };
-            let checked =
-                unused(&*kernel, &layer.node).and_then(|()| read_only::require_unpublished(&*kernel, &wanted));
-            Ok(Some((layer, checked)))
-        });
-        match unused.await? {
-            None => Ok(()),
-            Some((layer, Ok(()))) => self.kernel().close_encrypted(&layer.name).await,
-            Some((_, Err(error))) => {
-                tracing::info!(volume = %id, %error, "an encrypted volume stays open");
-                Ok(())
+    /// Closes the device of an encrypted volume after it was unstaged, so that the kernel forgets the key. If it is used
+    /// elsewhere, it stays open. Asks only the kernel, so it works without the pool, and for any volume. The caller's
+    /// task holds the volume's name.
+    pub(crate) async fn close_encrypted(&self, id: &VolumeId) {
+        let closed = async {
+            match self.unused_layer(id, &layer_name(&id.to_string())).await? {
+                None => Ok(()),
+                Some((_, Err(error))) => Err(error),
+                Some((layer, Ok(()))) => self.kernel().close_encrypted(&layer).await,
             }
+        };
+        if let Err(error) = closed.await {
+            // The volume is unmounted, so its pod can end. The next unstage, or its deletion, closes it.
+            tracing::warn!(volume = %id, %error, "an encrypted volume stays open, and the kernel keeps its key");
         }
     }
 
     /// Makes an encrypted volume unreadable before it is removed: closes it, and overwrites its key slots and its header.
-    /// Nothing may use it. A volume whose storage is lost is left as it is.
+    /// Nothing may use it. What cannot be overwritten, because its disk is lost or fails, is logged.
     ///
     /// # Errors
     /// As [`Pool::check_removable`]; `UnderWay` if something holds the device.
-    pub(crate) async fn erase_encrypted(&self, pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Result<()> {
-        if let Health::Lost(why) | Health::Incomplete(why) = &volume.health {
-            tracing::warn!(volume = volume.name, why, "the keys of a deleted volume are not erased");
-            return Ok(());
+    pub(crate) async fn erase_encrypted(&self, id: &VolumeId, pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Result<()> {
+        let (kernel, name) = (self.kernel(), layer_name(&id.to_string()));
+        if let Some((layer, unused)) = self.unused_layer(id, &name).await? {
+            unused?;
+            kernel.close_encrypted(&layer).await?;
         }
         pool.check_removable(volume).await?;
-        let kernel = self.kernel();
-        let VolumeDevice { raw, layer, .. } = device::activate(&**kernel, pool, volume).await?;
-        if let Some(layer) = layer {
-            kernel.close_encrypted(&layer.name).await?;
-        }
-        if header(kernel, &raw).await? == Header::None {
-            return Ok(());
-        }
-        let kernel = Arc::clone(kernel);
+        let raw = match (device::activate(&**kernel, pool, volume).await, &volume.health) {
+            (Ok(device), _) => device.raw,
+            (Err(error), Health::Lost(_) | Health::Incomplete(_)) => {
+                tracing::warn!(volume = volume.name, %error, "the keys of a deleted volume are not erased");
+                return Ok(());
+            }
+            (Err(error), Health::Whole | Health::Degraded(_)) => return Err(error),
+        };
+        let (kernel, pool, volume) = (Arc::clone(kernel), Arc::clone(pool), volume.clone());
         errors::blocking(move || {
-            let held = kernel.exclusive(&raw)?;
-            for bytes in ERASURE {
-                held.zero_range(bytes)?;
-                held.flush().map_err(|error| {
-                    Error::host(format!("cannot flush the erasure of the keys: {error}; see the kernel log"))
-                })?;
+            let held = kernel.hold_encrypted(&raw, &name)?;
+            // While it is held, its node stays the same.
+            if pool.device(&volume)?.as_ref() != Some(&raw) {
+                return Err(Error::new(Reason::UnderWay, "its device has just changed; retry"));
+            }
+            match (kernel.header(&raw), volume.record()?.state) {
+                // It was never staged.
+                (Ok(Header::None), State::New) => return Ok(()),
+                (Ok(Header::Complete { uuid } | Header::Unfinished { uuid }), _)
+                    if uuid != header_uuid(&volume.uuid()) =>
+                {
+                    tracing::warn!(volume = volume.name, %uuid, "a deleted volume contains a LUKS2 header of another \
+                                                                 device, which is not erased");
+                    return Ok(());
+                }
+                // Damaged, or erased by hand in part: key slots may be left.
+                _ => {}
+            }
+            if let Err(error) = erase(&*held) {
+                tracing::error!(volume = volume.name, %error, "keys of a deleted volume may be left on its disk");
             }
             Ok(())
         })
         .await
         .map_err(|error| error.context("erasing its keys"))
     }
+}
+
+/// How many bytes are overwritten at once: a bad sector must not save key slots elsewhere.
+const PIECE: usize = 1 << 20;
+
+/// Overwrites the key slots, then the header. Goes on after an error, which is returned in the end.
+fn erase(held: &dyn HeldDevice) -> Result<()> {
+    let mut result = Ok(());
+    for bytes in ERASURE {
+        for start in bytes.clone().step_by(PIECE) {
+            let end = bytes.end.min(start.saturating_add(PIECE as u64));
+            result = held.zero_range(start..end).and(result);
+        }
+        let flushed = held.flush().map_err(|error| Error::host(format!("cannot flush zeros to it: {error}")));
+        result = flushed.and(result);
+    }
+    result
 }
 
 /// The header on a pool's device.
@@ -173,4 +244,55 @@ async fn fit(kernel: &Arc<dyn Kernel>, raw: &Path, layer: &Layer) -> Result<()> 
         return Ok(());
     }
     kernel.resize_encrypted(&layer.name).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::ops::Range;
+
+    use parking_lot::Mutex;
+    use quarry_encryption::HEADER_SIZE;
+
+    use super::*;
+
+    /// A device with a bad sector.
+    struct Bad {
+        sector: u64,
+        zeroed: Mutex<Vec<Range<u64>>>,
+    }
+
+    impl HeldDevice for Bad {
+        fn wipe_signatures(&self) -> Result<()> {
+            Ok(())
+        }
+
+        fn zero_range(&self, bytes: Range<u64>) -> Result<()> {
+            if bytes.contains(&self.sector) {
+                return Err(Error::host(format!("bad sector {}", self.sector)));
+            }
+            self.zeroed.lock().push(bytes);
+            Ok(())
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_key_slots_beside_a_bad_sector_are_erased() {
+        let erased = |sector| {
+            let device = Bad { sector, zeroed: Mutex::default() };
+            let result = erase(&device);
+            let bytes: u64 = device.zeroed.lock().iter().map(|bytes| bytes.end - bytes.start).sum();
+            (result.map_err(|error| error.message), bytes)
+        };
+        assert_eq!(erased(HEADER_SIZE), (Ok(()), HEADER_SIZE));
+        let (first, last) = (ERASURE[0].start, ERASURE[1].end - 1);
+        let missing = |sector, bytes| (Err(format!("bad sector {sector}")), HEADER_SIZE - bytes);
+        assert_eq!(erased(first), missing(first, 1 << 20));
+        // The two copies of the header.
+        assert_eq!(erased(last), missing(last, ERASURE[1].end));
+    }
 }

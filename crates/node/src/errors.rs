@@ -77,9 +77,15 @@ pub(crate) fn encryption(error: quarry_encryption::Error) -> Error {
         Encryption::Io { ref source, .. } if source.raw_os_error().is_some_and(is_device_failure) => {
             Reason::Unavailable
         }
-        Encryption::Unverified { .. } | Encryption::Command { .. } | Encryption::Io { .. } => Reason::Host,
+        Encryption::Unverified { .. }
+        | Encryption::Command { .. }
+        | Encryption::Mapping { .. }
+        | Encryption::Io { .. } => Reason::Host,
     };
-    Error::new(reason, error.to_string())
+    match &error {
+        Encryption::Busy { on, .. } => Error::new(reason, format!("{error}{}", held_by(on))),
+        _ => Error::new(reason, error.to_string()),
+    }
 }
 
 /// A failed write of zeros to a new volume. The sectors are bad, so a retry on the same sectors would fail

@@ -88,28 +88,11 @@ fn mkfs_options(context: &BTreeMap<String, String>) -> String {
     context.get(MKFS_OPTIONS).cloned().unwrap_or_default()
 }
 
-/// The passphrase among the secrets of a call.
-///
-/// # Errors
-/// `InvalidRequest` if there is another key instead: it is probably misspelt. No message contains a value.
-fn passphrase(secrets: BTreeMap<String, String>) -> Result<Option<Secret>> {
-    let mut found = None;
-    let mut others = Vec::new();
-    for (key, value) in secrets {
-        // The other values are overwritten, too.
-        let secret = Secret::new(value.into_bytes());
-        if key == PASSPHRASE {
-            found = Some(secret);
-        } else {
-            others.push(key);
-        }
-    }
-    match (&found, others.first()) {
-        (None, Some(other)) => Err(Error::invalid(format!(
-            "the secrets have the key {other:?}, but not {PASSPHRASE:?}: see docs/encryption.md"
-        ))),
-        _ => Ok(found),
-    }
+/// The passphrase among the secrets of a call. A Secret of a volume that is not encrypted may have any keys.
+fn passphrase(secrets: BTreeMap<String, String>) -> Option<Secret> {
+    // The other values are overwritten, too.
+    let secrets = secrets.into_iter().map(|(key, value)| (key, Secret::new(value.into_bytes())));
+    secrets.fold(None, |found, (key, secret)| if key == PASSPHRASE { Some(secret) } else { found })
 }
 
 #[tonic::async_trait]
@@ -122,7 +105,7 @@ impl csi::node_server::Node for NodeService {
             let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
             let mut request = request.into_inner();
             // First, so that they are overwritten in any case.
-            let passphrase = passphrase(std::mem::take(&mut request.secrets))?;
+            let passphrase = passphrase(std::mem::take(&mut request.secrets));
             required("volume_id", &request.volume_id)?;
             let stage = Stage {
                 staging: path("staging_target_path", &request.staging_target_path)?,
@@ -312,10 +295,9 @@ mod tests {
         let secrets = |pairs: &[(&str, &str)]| {
             passphrase(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
         };
-        assert_eq!(secrets(&[]).unwrap(), None);
-        assert_eq!(secrets(&[("passphrase", "a b\n"), ("x", "y")]).unwrap(), Some(Secret::new(b"a b\n".to_vec())));
-        let error = secrets(&[("Passphrase", "hunter2")]).unwrap_err();
-        assert!(error.message.contains("\"Passphrase\"") && !error.message.contains("hunter2"), "{error}");
+        assert_eq!(secrets(&[]), None);
+        assert_eq!(secrets(&[("passphrase", "a b\n"), ("x", "y")]), Some(Secret::new(b"a b\n".to_vec())));
+        assert_eq!(secrets(&[("Passphrase", "hunter2")]), None);
     }
 
     #[test]

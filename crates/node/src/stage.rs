@@ -65,7 +65,8 @@ impl Host {
             None => device::activate(&**self.kernel(), &pool, &volume).await?,
             Some(_) => {
                 let passphrase = stage.passphrase.as_ref();
-                self.open_encrypted(&stage.id, &pool, &volume, &record, passphrase).await?
+                let mounted = stage.capability.access == AccessType::Mount;
+                self.open_encrypted(&stage.id, &pool, &volume, &record, passphrase, mounted).await?
             }
         };
         let device = device.usable(&record)?;

@@ -2,7 +2,7 @@
 //! was renamed, or is no longer configured. A new kind is added to each function.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use quarry_mount::Entry;
 use quarry_volume::StorageId;
@@ -26,6 +26,15 @@ pub fn tools(configured: &[PoolConfig]) -> impl Iterator<Item = (&'static str, &
 /// The kernel's tables cannot be read, or the device exists without a valid node.
 pub fn device_in_kernel(storage: &StorageId, name: &str) -> io::Result<Option<PathBuf>> {
     Ok(lvm::active(storage, name)?.map(|active| active.node))
+}
+
+/// Removes from the kernel's device table all unused logical volumes that are built on a device above a pool's own, such
+/// as the open device of an encrypted volume: a tenant can create a volume group there, which the host's udev activates.
+/// `device`: its node. Nothing on any disk changes.
+pub async fn release_nested_on(device: &Path) {
+    if let Some(name) = device.file_name().and_then(|name| name.to_str()) {
+        quarry_lvm::release_nested_on(name).await;
+    }
 }
 
 /// Whether this can be a mount of a volume: of its filesystem, or of its device node. Ask this only if the

@@ -381,9 +381,10 @@ pub trait Pool: Send + Sync {
     }
 
     /// Checks that [`Pool::remove`] would remove the volume now: for what has to be done first and cannot be undone.
+    /// Nothing of Quarry has its device open.
     ///
     /// # Errors
-    /// As [`Pool::remove`], except `InUse`.
+    /// As [`Pool::remove`].
     async fn check_removable(&self, _volume: &PoolVolume) -> Result<()> {
         Ok(())
     }

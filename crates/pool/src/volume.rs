@@ -148,10 +148,13 @@ impl PoolVolume {
         match &self.record {
             Recorded::Here(record) => Ok(record),
             Recorded::Newer(version) => Err(Error::precondition(format!(
-                "volume {} was written by a newer Quarry (record version {version}, this one knows {}): it can only \
-                 be unpublished and unstaged; upgrade Quarry on this node",
+                "volume {} was written by a newer Quarry (record version {version}{}): it can only be unpublished and \
+                 unstaged; upgrade Quarry on this node",
                 self.name,
-                crate::record::NEWEST
+                match crate::record::NEWEST {
+                    newest if *version > newest => format!(", this one knows {newest}"),
+                    _ => " with fields that this one does not know".to_owned(),
+                }
             ))),
             Recorded::Broken(why) => Err(Error::precondition(format!(
                 "the record of volume {} is invalid ({why}), so the volume is not changed: {}",

@@ -11,7 +11,7 @@ use quarry_filesystem::{
     self as filesystem, Coverage, Exclusive, Mounted, Probe, Superblock, Trimmed, Trouble, Usage, UuidStep,
 };
 use quarry_mount::{self as mount, Device, Entry, Mapping};
-use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
+use quarry_volume::{Filesystem, MakeOptions, Reason, Result, VolumeId};
 use uuid::Uuid;
 
 use super::{DeviceCopy, Encryptions, Filesystems, HeldDevice, Mounts};
@@ -123,27 +123,34 @@ impl Encryptions for Linux {
         encryption::header(raw).map_err(errors::encryption)
     }
 
-    async fn format_encrypted(&self, raw: &Path, uuid: Uuid, passphrase: &Secret) -> Result<()> {
-        encryption::format(raw, uuid, passphrase).await.map_err(errors::encryption)
+    async fn format_encrypted(&self, raw: &Path, uuid: Uuid, name: &str, passphrase: &Secret) -> Result<()> {
+        encryption::format(raw, uuid, name, passphrase).await.map_err(errors::encryption)
     }
 
-    async fn open_encrypted(
-        &self,
-        raw: &Path,
-        uuid: Uuid,
-        name: &str,
-        passphrase: &Secret,
-        discards: bool,
-    ) -> Result<()> {
-        encryption::open(raw, uuid, name, passphrase, discards).await.map_err(errors::encryption)
+    async fn open_encrypted(&self, raw: &Path, name: &str, passphrase: &Secret, discards: bool) -> Result<()> {
+        encryption::open(raw, name, passphrase, discards).await.map_err(errors::encryption)
     }
 
     async fn resize_encrypted(&self, name: &str) -> Result<()> {
         encryption::resize(name).await.map_err(errors::encryption)
     }
 
-    async fn close_encrypted(&self, name: &str) -> Result<()> {
-        encryption::close(name).await.map_err(errors::encryption)
+    async fn close_encrypted(&self, layer: &Layer) -> Result<()> {
+        let close = || {
+            let layer = layer.clone();
+            errors::blocking(move || encryption::close(&layer).map_err(errors::encryption))
+        };
+        match close().await {
+            Err(error) if error.reason == Reason::UnderWay => {
+                quarry_pool::release_nested_on(&layer.node).await;
+                close().await
+            }
+            closed => closed,
+        }
+    }
+
+    fn hold_encrypted(&self, raw: &Path, name: &str) -> Result<Arc<dyn HeldDevice>> {
+        Ok(Arc::new(encryption::hold(raw, name).map_err(errors::encryption)?))
     }
 }
 

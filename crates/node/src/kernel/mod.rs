@@ -122,24 +122,21 @@ pub(crate) trait Encryptions: Send + Sync {
     /// What is at the place of a LUKS2 header on a pool's device. Blocks.
     fn header(&self, raw: &Path) -> Result<Header>;
 
-    /// Writes a header with that UUID to a blank device, or over one with this UUID that no key opens.
-    async fn format_encrypted(&self, raw: &Path, uuid: Uuid, passphrase: &Secret) -> Result<()>;
+    /// Writes a header with that UUID to a blank device, or over one with this UUID that no key opens. `name`: that of the
+    /// dm-crypt device.
+    async fn format_encrypted(&self, raw: &Path, uuid: Uuid, name: &str, passphrase: &Secret) -> Result<()>;
 
     /// Opens the device as the dm-crypt device with that name.
-    async fn open_encrypted(
-        &self,
-        raw: &Path,
-        uuid: Uuid,
-        name: &str,
-        passphrase: &Secret,
-        discards: bool,
-    ) -> Result<()>;
+    async fn open_encrypted(&self, raw: &Path, name: &str, passphrase: &Secret, discards: bool) -> Result<()>;
 
     /// Gives the dm-crypt device with that name the size that its device below allows.
     async fn resize_encrypted(&self, name: &str) -> Result<()>;
 
-    /// Closes the dm-crypt device with that name.
-    async fn close_encrypted(&self, name: &str) -> Result<()>;
+    /// Closes a dm-crypt device. Unused logical volumes in it that the host activated do not prevent that.
+    async fn close_encrypted(&self, layer: &Layer) -> Result<()>;
+
+    /// Opens a pool's device exclusively, of which the dm-crypt device would have that name. Blocks.
+    fn hold_encrypted(&self, raw: &Path, name: &str) -> Result<Arc<dyn HeldDevice>>;
 }
 
 /// The contents of block devices. The functions have the semantics of those of the same name in the crate

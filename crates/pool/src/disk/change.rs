@@ -248,6 +248,23 @@ impl Inner {
         .await
     }
 
+    /// See [`crate::Pool::check_removable`].
+    pub(super) async fn check_removable(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
+        let wanted = volume.clone();
+        let what = format!("volume {} is being checked", volume.name);
+        self.with_lock(volume.disk()?, what, |inner, lock| async move {
+            inner.invalidate();
+            let view = inner.view().await?;
+            let (disk, _, now) = inner.current(&view, &wanted)?;
+            lock.set_disk(&disk.name);
+            now.record()?;
+            refuse_used(&disk, &now)?;
+            // The kernel knows of uses that its tables do not show.
+            blocking(move || super::create::hold(&*inner.disks, &disk).map(drop)).await
+        })
+        .await
+    }
+
     async fn remove_locked(self: &Arc<Self>, volume: &PoolVolume, lock: &VolumeLock) -> Result<()> {
         self.invalidate();
         let view = self.view().await?;

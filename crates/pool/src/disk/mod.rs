@@ -457,9 +457,7 @@ impl Pool for DiskPool {
     }
 
     async fn check_removable(&self, volume: &PoolVolume) -> Result<()> {
-        let view = self.inner.view().await?;
-        let (_, _, now) = self.inner.current(&view, volume)?;
-        now.record().map(drop)
+        self.inner.check_removable(volume).await
     }
 
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {

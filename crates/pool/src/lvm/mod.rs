@@ -546,7 +546,8 @@ impl Pool for LvmPool {
         self.check_complete(&group)?;
         snapshot::check_none(&self.name, &group, &current, "removed")?;
         thin::check_no_clone(&self.name, &group, &current)?;
-        removal::check_removable(&self.name, &group, found)
+        removal::check_removable(&self.name, &group, found)?;
+        removal::require_closed(&self.name, &group, found).await
     }
 
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {

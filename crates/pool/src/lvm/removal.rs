@@ -1,5 +1,7 @@
 //! Removes one of Quarry's logical volumes, and nothing else with it.
 
+use std::time::Duration;
+
 use quarry_lvm::{LogicalVolume, LvUuid, VolumeGroup, commands};
 use quarry_volume::{Error, Reason, Result};
 
@@ -86,6 +88,24 @@ pub(super) fn check_removable(pool: &str, group: &VolumeGroup, volume: &LogicalV
             named(&newer)
         ),
     }))
+}
+
+/// How often, and after which pause, an open logical volume is looked at again: udev may read it for a moment.
+const LOOKS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Fails if anything has the logical volume open: lvm would not remove it.
+pub(super) async fn require_closed(pool: &str, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
+    for _ in 0..LOOKS {
+        if quarry_lvm::open_count(group.uuid, volume.uuid).is_none_or(|count| count == 0) {
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Err(Error::new(
+        Reason::InUse,
+        format!("pool {pool}: {}/{} is not removed, because it is in use", group.name, volume.name),
+    ))
 }
 
 /// Whether a newer Quarry created the logical volume: a volume or anything else.

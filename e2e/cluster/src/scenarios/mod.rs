@@ -3,6 +3,7 @@
 mod capacity;
 mod disks;
 mod empty_disks;
+mod encrypted;
 mod expand;
 mod kinds;
 mod limits;
@@ -113,6 +114,11 @@ const ALL: &[Scenario] = &[
         "limits",
         "I/O limits in the cgroups of pods, with both cgroup drivers; a VolumeAttributesClass changes them",
         limits::run
+    ),
+    scenario!(
+        "encrypted",
+        "encrypted volumes with a Secret for each claim; pods wait for their Secret and for the right passphrase",
+        encrypted::run
     ),
     scenario!("node-gone", "a node that is gone for good does not block claims or pods", power::gone),
 ];

@@ -324,10 +324,28 @@ fn own() -> Vec<Scenario> {
             run: |context| Box::pin(kill::copy::points_of_copies(context)),
         },
         Scenario {
-            name: "encrypted",
-            about: "lives of encrypted volumes on every storage: no key and no plain byte is seen, and no header is left",
-            limit: minutes(25),
-            run: |context| Box::pin(encrypted::run(context)),
+            name: "encrypted-thin",
+            about: "lives of encrypted volumes in a thin pool: no key and no plain byte is seen, and no header is left",
+            limit: minutes(20),
+            run: |context| Box::pin(encrypted::thin(context)),
+        },
+        Scenario {
+            name: "encrypted-disks",
+            about: "the same on whole disks",
+            limit: minutes(20),
+            run: |context| Box::pin(encrypted::disks(context)),
+        },
+        Scenario {
+            name: "encrypted-lvm",
+            about: "the same on LVM, with every filesystem and layout",
+            limit: minutes(20),
+            run: |context| Box::pin(encrypted::lvm(context)),
+        },
+        Scenario {
+            name: "encrypted-interference",
+            about: "encrypted volumes, and what tenants, operators and a killed cryptsetup do to them",
+            limit: minutes(15),
+            run: |context| Box::pin(encrypted::interference(context)),
         },
         Scenario {
             name: "encrypted-refused",

@@ -1,14 +1,15 @@
 //! The machine has no encrypted devices: the scenario `encrypted` tests those.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use quarry_encryption::Header;
+use quarry_encryption::{Header, Layer};
 use quarry_exec::Secret;
 use quarry_volume::{Error, Result};
 use uuid::Uuid;
 
 use super::Process;
-use crate::kernel::Encryptions;
+use crate::kernel::{Encryptions, HeldDevice};
 
 fn impossible<T>() -> Result<T> {
     Err(Error::host("the machine in memory has no encrypted devices"))
@@ -20,11 +21,11 @@ impl Encryptions for Process {
         impossible()
     }
 
-    async fn format_encrypted(&self, _raw: &Path, _uuid: Uuid, _passphrase: &Secret) -> Result<()> {
+    async fn format_encrypted(&self, _raw: &Path, _uuid: Uuid, _name: &str, _passphrase: &Secret) -> Result<()> {
         impossible()
     }
 
-    async fn open_encrypted(&self, _: &Path, _: Uuid, _: &str, _: &Secret, _: bool) -> Result<()> {
+    async fn open_encrypted(&self, _raw: &Path, _name: &str, _passphrase: &Secret, _discards: bool) -> Result<()> {
         impossible()
     }
 
@@ -32,7 +33,11 @@ impl Encryptions for Process {
         impossible()
     }
 
-    async fn close_encrypted(&self, _name: &str) -> Result<()> {
+    async fn close_encrypted(&self, _layer: &Layer) -> Result<()> {
+        impossible()
+    }
+
+    fn hold_encrypted(&self, _raw: &Path, _name: &str) -> Result<Arc<dyn HeldDevice>> {
         impossible()
     }
 }
