@@ -39,7 +39,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The cryptsetup that derives a key. Each needs 64 MiB, and a host can open hundreds of volumes after a boot.
 static DERIVING: Semaphore = Semaphore::const_new(1);
-/// How long the others wait for one: deriving a key takes a second or two, so it hangs, on a disk that does not respond.
+/// How long the next one waits for it: deriving a key takes a second or two, so it hangs, on a disk that does not respond.
 const TURN: Duration = Duration::from_secs(30);
 
 /// Exit codes of cryptsetup. The first one means a wrong key only when a device is opened.
@@ -98,9 +98,8 @@ pub async fn format(device: &Path, uuid: Uuid, name: &str, passphrase: &Secret) 
         .args(derivation)
         .arg(device)
         .on(device.display().to_string())
-        .input(passphrase.clone())
-        .holding(held.release_claim());
-    done(derive(command).await, attempted, device)?;
+        .input(passphrase.clone());
+    done(derive(command, held).await, attempted, device)?;
     let node = device.to_owned();
     let found = blocking(device, move || {
         let failed = |source| Error::io("flush", &node, source);
@@ -129,18 +128,17 @@ pub async fn open(device: &Path, name: &str, passphrase: &Secret, discards: bool
         .arg(device)
         .arg(name)
         .on(device.display().to_string())
-        .input(passphrase.clone())
-        .holding(held.release_claim());
-    match derive(command).await {
+        .input(passphrase.clone());
+    match derive(command, held).await {
         Ok(Output { code: NO_PERMISSION, .. }) => Err(Error::WrongKey { device: device.to_owned() }),
         other => done(other, "open the encrypted device", device),
     }
 }
 
-/// Runs a cryptsetup that derives a key, when no other one does so.
-async fn derive(command: Command) -> Result<Output, quarry_exec::Error> {
+/// Runs a cryptsetup that derives a key, when no other one does so. Until then, the device is held.
+async fn derive(command: Command, held: Exclusive) -> Result<Output, quarry_exec::Error> {
     let turn = DERIVING.acquire().await;
-    let mut running = Box::pin(command.run());
+    let mut running = Box::pin(command.holding(held.release_claim()).run());
     if let Ok(ended) = tokio::time::timeout(TURN, &mut running).await {
         return ended;
     }
@@ -148,13 +146,15 @@ async fn derive(command: Command) -> Result<Output, quarry_exec::Error> {
     running.await
 }
 
-/// Gives the dm-crypt device with that name the size that its device below allows.
+/// Gives the dm-crypt device with that name the size that the device below it allows.
 ///
 /// # Errors
-/// cryptsetup fails.
-pub async fn resize(name: &str) -> Result<(), Error> {
-    let command = command("resize").arg(name).on(name);
-    done(command.run().await, "resize the encrypted device", Path::new(name))
+/// `Busy` of [`Error::Device`] while an earlier cryptsetup works on the device: it may have read its earlier size.
+pub async fn resize(device: &Path, name: &str) -> Result<(), Error> {
+    let node = device.to_owned();
+    let locked = blocking(device, move || Ok(lock(&node)?)).await?;
+    let command = command("resize").arg(name).on(device.display().to_string()).holding(locked.into_lock());
+    done(command.run().await, "resize the encrypted device on", device)
 }
 
 /// Closes a dm-crypt device: the kernel overwrites its key. Reads nothing from the device below, which may be gone, so

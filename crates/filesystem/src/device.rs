@@ -66,6 +66,12 @@ pub struct Locked {
 }
 
 impl Locked {
+    /// The lock alone, for a program that inherits it.
+    #[must_use]
+    pub fn into_lock(self) -> OwnedFd {
+        self.lock
+    }
+
     /// Takes the kernel's claim, too.
     ///
     /// # Errors

@@ -37,8 +37,9 @@ pub(crate) async fn release(group: &VolumeGroup, volume: LvUuid) {
     remove(found.unwrap_or_default(), &group.name).await;
 }
 
-/// Like [`release`], for all logical volumes that are built on a device of which nothing belongs to a pool. `device`:
-/// its name according to the kernel, such as `dm-7`.
+/// Like [`release`], for all logical volumes that are built on a device of which nothing belongs to a pool. Reads only
+/// sysfs, so it never waits for a disk; it does not see what is on loop devices. `device`: its name according to the
+/// kernel, such as `dm-7`.
 pub async fn release_nested_on(device: &str) {
     let name = device.to_owned();
     let found = tokio::task::spawn_blocking(move || Kernel::new("/sys").all_on(&name)).await;
@@ -80,22 +81,17 @@ impl Kernel {
         let Some(device) = devices.iter().find(|name| self.read(name, "dm/uuid").as_ref() == Some(&whole)) else {
             return Vec::new();
         };
-        let loops = self.loops(&devices);
+        let loops: Vec<(String, String)> =
+            devices.iter().filter_map(|name| Some((name.clone(), self.backing(name)?))).collect();
         let mut found = Vec::new();
         // If the volume group itself has something on it (a snapshot, a conversion), lvm decides.
         if self.collect(device, Some(&own), &loops, DEPTH, &mut found) { found } else { Vec::new() }
     }
 
-    /// All logical volumes that are built on a device, the uppermost first.
+    /// All logical volumes that are built on a device, the uppermost first; not those on loop devices.
     fn all_on(&self, device: &str) -> Vec<Nested> {
-        let loops = self.loops(&names(&self.sys.join("block")));
         let mut found = Vec::new();
-        if self.collect(device, None, &loops, DEPTH, &mut found) { found } else { Vec::new() }
-    }
-
-    /// The loop devices, with the numbers of the block devices behind them.
-    fn loops(&self, devices: &[String]) -> Vec<(String, String)> {
-        devices.iter().filter_map(|name| Some((name.clone(), self.backing(name)?))).collect()
+        if self.collect(device, None, &[], DEPTH, &mut found) { found } else { Vec::new() }
     }
 
     /// Adds the devices that are built on a device. Returns false if one of them belongs to the volume group

@@ -28,8 +28,8 @@ pub(crate) const PASSPHRASE: &str = "passphrase";
 const NAMED: &str = "csi.storage.k8s.io/node-stage-secret-name and -namespace in the StorageClass, and in the PV";
 
 impl Host {
-    /// Opens an encrypted volume, unless it is open, and returns its devices. The first stage of a `new` volume writes the
-    /// header. `mounted`: whether it is used through its filesystem, whose discards the class may let through. The
+    /// Opens an encrypted volume, unless it is open, and returns its devices, and whether this call opened it. The first
+    /// stage of a `new` volume writes the header. `mounted`: whether it is used through its filesystem, whose discards the class may let through. The
     /// caller's task holds the volume's name.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ impl Host {
         record: &Record,
         passphrase: Option<&Secret>,
         mounted: bool,
-    ) -> Result<VolumeDevice> {
+    ) -> Result<(VolumeDevice, bool)> {
         let kernel = self.kernel();
         let found = device::activate(&**kernel, pool, volume).await?;
         if let Some(layer) = &found.layer {
@@ -51,7 +51,7 @@ impl Host {
                 // It works as before. NodeExpandVolume reports the error.
                 tracing::warn!(volume = volume.name, %error, "an encrypted volume does not have its new size yet");
             }
-            return Ok(found);
+            return Ok((found, false));
         }
         let name = layer_name(&id.to_string());
         self.close_stale_layer(id, &name).await?;
@@ -101,7 +101,7 @@ impl Host {
         })?;
         let opened = VolumeDevice::on(&**kernel, found.raw);
         match opened.layer {
-            Some(_) => Ok(opened),
+            Some(_) => Ok((opened, true)),
             None => Err(Error::host(format!("cryptsetup opened {}, but sysfs does not show it", opened.raw.display()))),
         }
     }
@@ -181,7 +181,12 @@ impl Host {
                 tracing::warn!(volume = volume.name, %error, "the keys of a deleted volume are not erased");
                 return Ok(());
             }
-            (Err(error), Health::Whole | Health::Degraded(_)) => return Err(error),
+            (Err(error), Health::Whole | Health::Degraded(_)) => {
+                return Err(error.context(
+                    "its keys must be erased before it is removed, and for that its device is needed (mend what \
+                     prevents that, or remove the volume by hand)",
+                ));
+            }
         };
         let (kernel, pool, volume) = (Arc::clone(kernel), Arc::clone(pool), volume.clone());
         errors::blocking(move || {
@@ -193,9 +198,7 @@ impl Host {
             match (kernel.header(&raw), volume.record()?.state) {
                 // It was never staged.
                 (Ok(Header::None), State::New) => return Ok(()),
-                (Ok(Header::Complete { uuid } | Header::Unfinished { uuid }), _)
-                    if uuid != header_uuid(&volume.uuid()) =>
-                {
+                (Ok(Header::Complete { uuid }), _) if uuid != header_uuid(&volume.uuid()) => {
                     tracing::warn!(volume = volume.name, %uuid, "a deleted volume contains a LUKS2 header of another \
                                                                  device, which is not erased");
                     return Ok(());
@@ -205,6 +208,9 @@ impl Host {
             }
             if let Err(error) = erase(&*held) {
                 tracing::error!(volume = volume.name, %error, "keys of a deleted volume may be left on its disk");
+            } else if let Health::Degraded(why) = &volume.health {
+                // What is written does not reach an image that has failed.
+                tracing::error!(volume = volume.name, why, "keys of a deleted volume may be left on a failed disk");
             }
             Ok(())
         })
@@ -243,7 +249,7 @@ async fn fit(kernel: &Arc<dyn Kernel>, raw: &Path, layer: &Layer) -> Result<()> 
     if !layer.is_smaller(size) || quarry_fault::disabled("fit-encrypted") {
         return Ok(());
     }
-    kernel.resize_encrypted(&layer.name).await
+    kernel.resize_encrypted(raw, &layer.name).await
 }
 
 #[cfg(test)]

@@ -61,8 +61,8 @@ impl Host {
 
     async fn stage_now(&self, stage: Stage) -> Result<()> {
         let (Located { pool, mut volume }, record) = self.usable(&stage.id, &stage.capability).await?;
-        let device = match record.encryption {
-            None => device::activate(&**self.kernel(), &pool, &volume).await?,
+        let (device, opened) = match record.encryption {
+            None => (device::activate(&**self.kernel(), &pool, &volume).await?, false),
             Some(_) => {
                 let passphrase = stage.passphrase.as_ref();
                 let mounted = stage.capability.access == AccessType::Mount;
@@ -70,9 +70,26 @@ impl Host {
             }
         };
         let device = device.usable(&record)?;
+        let staged = self.stage_device(&stage, &pool, &mut volume, &record, &device).await;
+        if opened && staged.as_ref().is_err_and(|error| error.reason.is_final()) {
+            // After a final error, kubelet does not unstage it.
+            self.close_encrypted(&stage.id).await;
+        }
+        staged
+    }
+
+    /// Makes the filesystem at the first use, and mounts it. `device`: the node through which the volume is used.
+    async fn stage_device(
+        &self,
+        stage: &Stage,
+        pool: &Arc<dyn Pool>,
+        volume: &mut PoolVolume,
+        record: &Record,
+        device: &Path,
+    ) -> Result<()> {
         let Some(kind) = record.filesystem.filter(|_| stage.capability.access == AccessType::Mount) else {
-            let staged = stage_block(&pool, &mut volume, &record).await;
-            self.refresh_after_first_use(&pool, &record);
+            let staged = stage_block(pool, volume, record).await;
+            self.refresh_after_first_use(pool, record);
             return staged;
         };
         let options = MountOptions::parse(kind, &stage.capability.mount_flags)?.with_discard(kind, record.discard)?;
@@ -80,21 +97,20 @@ impl Host {
             true => Check::Read,
             false => Check::Write,
         };
-        if self.staged(&stage, &device, check).await?.is_none() {
+        if self.staged(stage, device, check).await?.is_none() {
             match record.state {
                 State::New => {
                     let made =
-                        make_or_adopt(self.kernel(), &pool, &mut volume, &record, kind, &device, &stage.mkfs_options)
-                            .await;
-                    self.refresh_after_first_use(&pool, &record);
+                        make_or_adopt(self.kernel(), pool, volume, record, kind, device, &stage.mkfs_options).await;
+                    self.refresh_after_first_use(pool, record);
                     made?;
                 }
-                State::Ready => verify(self.kernel(), &volume, kind, &device).await?,
+                State::Ready => verify(self.kernel(), volume, kind, device).await?,
             }
         }
         // If something is mounted already, `mount_filesystem` checks that it is this volume with these
         // options.
-        let (kernel, node, staging) = (Arc::clone(self.kernel()), device.clone(), stage.staging.clone());
+        let (kernel, node, staging) = (Arc::clone(self.kernel()), device.to_owned(), stage.staging.clone());
         let mounted = errors::blocking(move || {
             kernel.mount_filesystem(&node, &staging, kind, &options.to_words())?;
             kernel.at(&staging)
@@ -102,9 +118,9 @@ impl Host {
         .await?;
         match mounted {
             Some(mounted) => {
-                self.require_working(&stage, mounted, check).await?;
+                self.require_working(stage, mounted, check).await?;
                 if check == Check::Write {
-                    self.grow_staged(&stage.id, &volume, kind, &device, &stage.staging).await;
+                    self.grow_staged(&stage.id, volume, kind, device, &stage.staging).await;
                 }
                 Ok(())
             }
@@ -261,7 +277,7 @@ async fn make_or_adopt(
         None => match kernel.probe(device).await? {
             Probe::Blank => {
                 if record.needs_no_zeroes() {
-                    wipe_noise(kernel, device).await?;
+                    wipe_noise(kernel, pool, volume, device).await?;
                 }
                 make(kernel, record, kind, device, uuid, mkfs_options).await?;
             }
@@ -285,9 +301,17 @@ async fn make_or_adopt(
 }
 
 /// Wipes the places of signatures on an encrypted device that was never written to: what is below reads as noise.
-async fn wipe_noise(kernel: &Arc<dyn Kernel>, device: &Path) -> Result<()> {
-    let (kernel, device) = (Arc::clone(kernel), device.to_owned());
-    errors::blocking(move || kernel.exclusive(&device)?.wipe_signatures()).await
+async fn wipe_noise(kernel: &Arc<dyn Kernel>, pool: &Arc<dyn Pool>, volume: &PoolVolume, device: &Path) -> Result<()> {
+    let (kernel, pool, volume, device) = (Arc::clone(kernel), Arc::clone(pool), volume.clone(), device.to_owned());
+    errors::blocking(move || {
+        let held = kernel.exclusive(&device)?;
+        // While it is held, its node stays the same.
+        match device::active(&*kernel, &pool, &volume)? {
+            Some(now) if now.layer.is_some() && now.top == device => held.wipe_signatures(),
+            _ => Err(Error::new(Reason::UnderWay, "its device has just changed; retry")),
+        }
+    })
+    .await
 }
 
 async fn make(

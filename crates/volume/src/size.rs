@@ -28,6 +28,20 @@ impl SizeRange {
         }
     }
 
+    /// The same with the default size as the minimum, if there is none: less if the limit requires it.
+    #[must_use]
+    pub fn with_default(self) -> Self {
+        /// More than the extents of any layout, so that rounding up does not exceed the limit.
+        const STEP: u64 = 64 << 20;
+        match self.required {
+            0 => Self {
+                required: self.limit.map_or(DEFAULT_SIZE, |limit| DEFAULT_SIZE.min(limit / STEP * STEP)).max(1),
+                ..self
+            },
+            _ => self,
+        }
+    }
+
     /// Parses the two fields of a CSI `CapacityRange`, where 0 means "not set".
     ///
     /// # Errors
@@ -157,6 +171,10 @@ mod tests {
         assert_eq!(range(1, None).choose(4 * MIB).unwrap(), 4 * MIB);
         assert_eq!(range(4 * MIB, None).choose(4 * MIB).unwrap(), 4 * MIB);
         assert_eq!(range(0, None).choose(4 * MIB).unwrap(), DEFAULT_SIZE);
+        let larger = |limit| range(0, limit).with_default().larger_by(16 * MIB).choose(4 * MIB).unwrap();
+        assert_eq!(larger(None), DEFAULT_SIZE + 16 * MIB);
+        assert_eq!(larger(Some(501 * MIB)), (448 + 16) * MIB);
+        assert_eq!(larger(Some(5 * MIB)), (4 + 16) * MIB);
         assert_eq!(range(0, Some(9 * MIB)).choose(4 * MIB).unwrap(), 8 * MIB);
         assert_eq!(range(5 * MIB, Some(7 * MIB)).choose(4 * MIB).unwrap_err().reason, Reason::SizeOutOfRange);
         assert_eq!(range(0, Some(MIB)).choose(4 * MIB).unwrap_err().reason, Reason::SizeOutOfRange);

@@ -9,7 +9,9 @@ mod known;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quarry_volume::{Capacity, Change, Greeting, Parameters, PoolState, Snapshot, SnapshotId, Volume, VolumeId};
+use quarry_volume::{
+    Capacity, Change, ENCRYPTION, Greeting, Parameters, PoolState, Snapshot, SnapshotId, Volume, VolumeId,
+};
 use tokio::time::Instant;
 
 use self::known::{Ages, Items};
@@ -145,8 +147,14 @@ impl Memory {
         match self.disconnected.map(|since| since.elapsed()) {
             Some(length) if length > RESTARTING => return Some(Capacity::default()),
             Some(length) if length > TRUSTED => return None,
-            _ => self.greeting.as_ref()?,
-        };
+            _ => {
+                let greeting = self.greeting.as_ref()?;
+                // It may never get it: its host does not have the tool.
+                if parameters.encryption.is_some() && !greeting.capabilities.iter().any(|one| one == ENCRYPTION) {
+                    return Some(Capacity::default());
+                }
+            }
+        }
         let named = |pool: &&PoolState| parameters.pool.as_ref().is_none_or(|name| pool.name == *name);
         let asked = self.pools().filter(named);
         Some(asked.fold(Capacity::default(), |sum, pool| sum.and(pool.capacity(parameters))))

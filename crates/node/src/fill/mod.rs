@@ -149,7 +149,11 @@ impl Host {
     /// # Errors
     /// `SizeOutOfRange` if the spec permits no volume of that size; otherwise as for [`Self::check_source`].
     pub(crate) async fn sized(&self, spec: &VolumeSpec) -> Result<VolumeSpec> {
-        let mut sized = VolumeSpec { size: spec.size.larger_by(spec.overhead()), ..spec.clone() };
+        let size = match spec.overhead() {
+            0 => spec.size,
+            overhead => spec.size.with_default().larger_by(overhead),
+        };
+        let mut sized = VolumeSpec { size, ..spec.clone() };
         let Some(source) = spec.source.as_ref().filter(|_| spec.size.required == 0) else { return Ok(sized) };
         let of_source = |error: Error| error.context(format_args!("it is to be filled from {source}"));
         sized.size.required = self.content(source).await.map_err(of_source)?.size;

@@ -131,8 +131,8 @@ impl Encryptions for Linux {
         encryption::open(raw, name, passphrase, discards).await.map_err(errors::encryption)
     }
 
-    async fn resize_encrypted(&self, name: &str) -> Result<()> {
-        encryption::resize(name).await.map_err(errors::encryption)
+    async fn resize_encrypted(&self, raw: &Path, name: &str) -> Result<()> {
+        encryption::resize(raw, name).await.map_err(errors::encryption)
     }
 
     async fn close_encrypted(&self, layer: &Layer) -> Result<()> {

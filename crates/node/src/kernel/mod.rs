@@ -129,8 +129,8 @@ pub(crate) trait Encryptions: Send + Sync {
     /// Opens the device as the dm-crypt device with that name.
     async fn open_encrypted(&self, raw: &Path, name: &str, passphrase: &Secret, discards: bool) -> Result<()>;
 
-    /// Gives the dm-crypt device with that name the size that its device below allows.
-    async fn resize_encrypted(&self, name: &str) -> Result<()>;
+    /// Gives the dm-crypt device with that name the size that the device below it allows.
+    async fn resize_encrypted(&self, raw: &Path, name: &str) -> Result<()>;
 
     /// Closes a dm-crypt device. Unused logical volumes in it that the host activated do not prevent that.
     async fn close_encrypted(&self, layer: &Layer) -> Result<()>;

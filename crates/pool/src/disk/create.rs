@@ -161,7 +161,7 @@ impl Inner {
     /// # Errors
     /// `SizeOutOfRange` if the filesystem needs more than the limit.
     pub(super) fn range(&self, spec: &VolumeSpec) -> Result<SizeRange> {
-        let least = spec.filesystem.map_or(0, minimum_size);
+        let least = spec.filesystem.map_or(0, |kind| minimum_size(kind).saturating_add(spec.overhead()));
         match (spec.filesystem, spec.size.limit) {
             (Some(kind), Some(limit)) if limit < least => Err(Error::new(
                 Reason::SizeOutOfRange,

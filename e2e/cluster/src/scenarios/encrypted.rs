@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::{lies_on, node_of, volumes_on};
-use crate::cluster::{Cluster, text};
+use crate::cluster::Cluster;
 use crate::objects::{class, stateful_set, with};
 use crate::space::Space;
 use crate::worker::{Worker, until};

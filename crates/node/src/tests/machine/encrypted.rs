@@ -29,7 +29,7 @@ impl Encryptions for Process {
         impossible()
     }
 
-    async fn resize_encrypted(&self, _name: &str) -> Result<()> {
+    async fn resize_encrypted(&self, _raw: &Path, _name: &str) -> Result<()> {
         impossible()
     }
 

@@ -1,8 +1,10 @@
 //! Encrypted volumes: nothing readable is on the disks, the key is nowhere to be seen, a wrong key changes nothing, and
 //! after a deletion no key is left.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
-use quarry_vm::{Bus, Disk};
+use quarry_vm::{Bus, Command, Disk};
 use tonic::Code;
 
 pub use self::others::interference;
@@ -127,11 +129,13 @@ async fn not_logged(node: &Node) -> Result<()> {
 /// How often the lines of a file are on the disks of the machine, besides its root disk.
 async fn on_disks(node: &Node, file: &str) -> Result<u64> {
     let script = format!(
-        "sync; root=$(mountpoint -d /); for f in /sys/block/vd* /sys/block/sd* /sys/block/nvme*; do [ -e $f/dev ] || continue; \
+        "sync; export LC_ALL=C; root=$(mountpoint -d /); for f in /sys/block/vd* /sys/block/sd* /sys/block/nvme*; do [ -e $f/dev ] || continue; \
          [ $(cat $f/dev) != $root ] || continue; dd if=/dev/${{f##*/}} bs=1M iflag=direct status=none | \
          tr '\\0' '\\n' | grep -caFf {file} || true; done | awk '{{ sum += $1 }} END {{ print sum + 0 }}'"
     );
-    Ok(node.vm.sh(script).await?.trim().parse()?)
+    // An emulated processor is slow.
+    let search = Command::sh(script).timeout(Duration::from_secs(600));
+    Ok(node.vm.check(search).await?.trim().parse()?)
 }
 
 /// Creates, uses, expands and deletes a volume.

@@ -39,11 +39,7 @@ async fn nested_group(node: &Node) -> Result<()> {
     let group = "pvcreate -qq -y $top && vgcreate -qq tenant $top && lvcreate -qq -y -Wn -l 1 -n inner tenant";
     for script in [group, "vgchange -qq -ay tenant"] {
         open(node, &made).await?;
-        node.vm
-            .sh(format!(
-                "top=$(dmsetup ls --target crypt -o blkdevname | sed 's/.*(\\(.*\\))/\\/dev\\/\\1/'); {script}"
-            ))
-            .await?;
+        node.vm.sh(format!("top=/dev/$(grep -l quarry-crypt /sys/block/dm-*/dm/name | cut -d/ -f4); {script}")).await?;
         node.vm.sh("dmsetup info tenant-inner").await.context("it is not active")?;
         close(node, &made).await?;
         node.vm.sh("! dmsetup info tenant-inner 2>/dev/null").await.context("it is still active")?;
@@ -80,7 +76,7 @@ async fn left_devices(node: &Node) -> Result<()> {
     node.vm.sh(format!("{stale}; setsid sh -c 'exec sleep 1000 </dev/mapper/{name}' >/dev/null 2>&1 &")).await?;
     let staged = node.csi.stage(&made).await;
     refused("a stale device in use", staged, Code::Aborted, "in use")?;
-    node.vm.sh("pkill -f 'sleep 1000'").await?;
+    node.vm.sh("pkill -f 'sleep 100[0]'").await?;
     open(node, &made).await?;
     close(node, &made).await?;
     inactive(node, &made).await?;
@@ -102,7 +98,7 @@ async fn open_elsewhere(node: &Node) -> Result<()> {
     refused("an open device", deleted, Code::FailedPrecondition, "in use")?;
     let opens = format!("printf %s '{KEY}' | cryptsetup open --test-passphrase --key-file - {raw}");
     node.vm.sh(opens).await.context("its keys were erased")?;
-    node.vm.sh("pkill -f 'sleep 1000'").await?;
+    node.vm.sh("pkill -f 'sleep 100[0]'").await?;
     open(node, &made).await?;
     read(node, &made).await?;
     close(node, &made).await?;
