@@ -163,7 +163,9 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use quarry_volume::{AccessTypes, ExtentSize, Extents, Layout, PoolCapabilities, Space, StorageId, Wipe};
+    use quarry_volume::{
+        AccessTypes, Encryption, ExtentSize, Extents, Layout, PoolCapabilities, Space, StorageId, Wipe,
+    };
 
     use super::*;
 
@@ -279,6 +281,19 @@ mod tests {
         let available = |class| memory.capacity(&class).unwrap().available;
         assert_eq!(available(class(None)), 107);
         assert_eq!([wiping(None), wiping(Some("p")), wiping(Some("q"))].map(available), [7, 0, 7]);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_cannot_encrypt_has_no_room_for_encrypted_volumes() {
+        const MIB: u64 = 1 << 20;
+        let mut memory = Memory::new();
+        let encrypted = Parameters { encryption: Some(Encryption::Luks2), ..class(None) };
+        memory.full_state(greeting("1"), change(1, 100 * MIB, &[], &[]));
+        assert_eq!(memory.capacity(&encrypted).unwrap().available, 0);
+        let capabilities = vec![ENCRYPTION.to_owned()];
+        let able = Greeting { capabilities, ..greeting("2") };
+        memory.full_state(able, change(1, 100 * MIB, &[], &[]));
+        assert_eq!(memory.capacity(&encrypted).unwrap().available, 84 * MIB, "without a header");
     }
 
     #[tokio::test(start_paused = true)]
