@@ -43,10 +43,10 @@ static DERIVING: Semaphore = Semaphore::const_new(1);
 const TURN: Duration = Duration::from_secs(30);
 
 /// Exit codes of cryptsetup. The first one means a wrong key only when a device is opened.
-const NO_PERMISSION: i32 = 2;
+pub(crate) const NO_PERMISSION: i32 = 2;
 const BUSY: i32 = 5;
 
-fn command(action: &'static str) -> Command {
+pub(crate) fn command(action: &'static str) -> Command {
     Command::mutation(TOOL.0)
         .subcommand(action)
         .arg("--batch-mode")
@@ -89,13 +89,12 @@ pub async fn format(device: &Path, uuid: Uuid, name: &str, passphrase: &Secret) 
     if let Some(found) = found {
         return Err(Error::NotBlank { device: device.to_owned(), found });
     }
-    let derivation: &[&str] = if passphrase.len() < RANDOM_KEY { &FOR_PASSPHRASE } else { &FOR_RANDOM_KEY };
     let command = command("luksFormat")
         .args(["--type", "luks2", "--key-file=-", "--uuid"])
         .arg(uuid.to_string())
         .args(["--cipher", "aes-xts-plain64", "--key-size", "512", "--hash", "sha256"])
         .args(["--luks2-metadata-size", &METADATA_SIZE.to_string(), "--offset", &(HEADER_SIZE / 512).to_string()])
-        .args(derivation)
+        .args(derivation(passphrase))
         .arg(device)
         .on(device.display().to_string())
         .input(passphrase.clone());
@@ -171,7 +170,12 @@ pub fn close(layer: &Layer) -> Result<(), Error> {
     })
 }
 
-fn check(passphrase: &Secret) -> Result<(), Error> {
+/// How a key is derived from the passphrase.
+pub(crate) fn derivation(passphrase: &Secret) -> &'static [&'static str] {
+    if passphrase.len() < RANDOM_KEY { &FOR_PASSPHRASE } else { &FOR_RANDOM_KEY }
+}
+
+pub(crate) fn check(passphrase: &Secret) -> Result<(), Error> {
     match passphrase.len() {
         1..=Secret::MAX => Ok(()),
         length => Err(Error::Passphrase { length }),
@@ -179,7 +183,11 @@ fn check(passphrase: &Secret) -> Result<(), Error> {
 }
 
 /// The result of a cryptsetup that has ended.
-fn done(result: Result<Output, quarry_exec::Error>, attempted: &'static str, on: &Path) -> Result<(), Error> {
+pub(crate) fn done(
+    result: Result<Output, quarry_exec::Error>,
+    attempted: &'static str,
+    on: &Path,
+) -> Result<(), Error> {
     let failed = |source| Error::Command { attempted, on: on.to_owned(), source };
     let output = result.map_err(failed)?;
     match output.code {
@@ -188,7 +196,7 @@ fn done(result: Result<Output, quarry_exec::Error>, attempted: &'static str, on:
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     device: &Path,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {

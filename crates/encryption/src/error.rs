@@ -11,6 +11,28 @@ pub enum Error {
         /// The device.
         device: PathBuf,
     },
+    /// The old and the new passphrase are the same.
+    #[error("the old and the new passphrase are the same; nothing was changed")]
+    SamePassphrase,
+    /// The volume is not open on this host.
+    #[error(
+        "cannot change the passphrase of volume {volume}: it is not open on this host; do it on the volume's node, while a \
+         pod uses the volume"
+    )]
+    NotOpen {
+        /// The identifier of the volume.
+        volume: String,
+    },
+    /// The device below an open dm-crypt device does not contain its header.
+    #[error("the encrypted device {name} is open, but {device:?} contains {found}; nothing was changed")]
+    OtherHeader {
+        /// The name of the open device.
+        name: String,
+        /// The device below.
+        device: PathBuf,
+        /// What it contains.
+        found: String,
+    },
     /// The device contains something else, so no header is written to it.
     #[error(
         "cannot write a LUKS2 header to {device:?}: it is not blank, it contains {found}; nothing was changed: find out \

@@ -30,6 +30,21 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// The node of the device below. `None`: it is gone, or there are several.
+    #[must_use]
+    pub fn below(&self) -> Option<PathBuf> {
+        let slaves = Path::new("/sys/class/block").join(self.node.file_name()?).join("slaves");
+        let mut names = fs::read_dir(slaves).ok()?.flatten().map(|entry| entry.file_name());
+        let node = Path::new("/dev").join(names.next()?);
+        names.next().is_none().then_some(node)
+    }
+
+    /// The UUID of the header that it was opened with.
+    #[must_use]
+    pub fn header_uuid(&self) -> Option<Uuid> {
+        Uuid::try_parse(self.uuid.strip_prefix(UUID)?.split_once('-')?.0).ok()
+    }
+
     /// Whether it is smaller than it can be on a device of `raw` bytes, which has grown.
     #[must_use]
     pub fn is_smaller(&self, raw: u64) -> bool {
@@ -96,6 +111,8 @@ mod tests {
         let uuid = format!("{UUID}{}-{name}", header.simple());
         assert!(is_of(&uuid, ID) && is_of(&format!("{uuid}\n"), ID));
         assert!(!is_of(&uuid, "v1:abcdefghij:node-1:pvc-2"));
+        let layer = Layer { name: name.clone(), uuid: uuid.clone(), node: PathBuf::new(), size: 0 };
+        assert_eq!(layer.header_uuid(), Some(header));
         // The kernel takes names of up to 127 bytes and UUIDs of up to 128.
         assert!(uuid.len() < 128, "{uuid}");
     }

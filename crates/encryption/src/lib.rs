@@ -10,12 +10,14 @@ mod cryptsetup;
 mod error;
 mod header;
 mod layer;
+mod rekey;
 
 pub use cryptsetup::{TOOL, close, format, hold, open, resize};
 pub use error::Error;
 pub use header::{Header, read as header};
 pub use layer::{Layer, is_of, layer_name, named, on};
 use quarry_volume::Encryption;
+pub use rekey::{Rekeyed, rekey};
 
 /// How many bytes at the beginning of the pool's device are not available to the user, because they belong to the
 /// header: its two copies and the key slots. This is cryptsetup's default.

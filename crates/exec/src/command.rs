@@ -2,7 +2,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub struct Command {
     pub(crate) mutation: bool,
     pub(crate) deadline: Duration,
     pub(crate) subject: Option<String>,
-    pub(crate) held: Option<Arc<OwnedFd>>,
+    pub(crate) held: Vec<Arc<OwnedFd>>,
     pub(crate) input: Option<Secret>,
     pub(crate) environment: Vec<(&'static str, &'static str)>,
 }
@@ -43,7 +44,7 @@ impl Command {
             mutation: false,
             deadline: QUERY_DEADLINE,
             subject: None,
-            held: None,
+            held: Vec::new(),
             input: None,
             environment: Vec::new(),
         }
@@ -60,7 +61,7 @@ impl Command {
             mutation: true,
             deadline: MUTATION_DEADLINE,
             subject: None,
-            held: None,
+            held: Vec::new(),
             input: None,
             environment: Vec::new(),
         }
@@ -118,8 +119,20 @@ impl Command {
     /// Passes an open file to the started process, and to no other: a lock on the file (flock or OFD) is then
     /// held as long as the command runs, even if this process dies first.
     pub fn holding(mut self, file: OwnedFd) -> Self {
-        self.held = Some(Arc::new(file));
+        self.held.push(Arc::new(file));
         self
+    }
+
+    /// Adds an argument that is the path of a file with a secret, for a command that needs another one than its standard
+    /// input. The file is a pipe: it can be read once, and by nothing but the command. See [`Self::input`].
+    ///
+    /// # Errors
+    /// There is no pipe, or the secret is too long for one.
+    pub fn secret_argument(mut self, secret: &Secret) -> io::Result<Self> {
+        let pipe = OwnedFd::from(secret.pipe()?);
+        let path = format!("/dev/fd/{}", pipe.as_raw_fd());
+        self.held.push(Arc::new(pipe));
+        Ok(self.arg(path))
     }
 
     /// Gives the command a secret as its standard input, which it reads to the end. Nothing else shows the secret: no

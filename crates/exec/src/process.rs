@@ -109,9 +109,7 @@ impl Streams {
             .unchecked()
             .before_spawn(move |child| {
                 child.arg0(name).process_group(0);
-                if let Some(held) = &held {
-                    keep_open(child, std::sync::Arc::clone(held));
-                }
+                held.iter().for_each(|held| keep_open(child, std::sync::Arc::clone(held)));
                 Ok(())
             });
         Ok(expression)

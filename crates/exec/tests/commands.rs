@@ -267,3 +267,13 @@ async fn a_held_file_is_open_only_in_its_own_command() {
     let shows = |output: &Output| String::from_utf8_lossy(&output.stdout).contains(path.to_str().unwrap());
     assert!(shows(&held) && !shows(&other));
 }
+
+#[tokio::test]
+async fn two_secrets_reach_a_command() {
+    let secrets = ["first", "second\n"].map(|text| Secret::new(text.as_bytes().to_vec()));
+    let [first, second] = secrets;
+    let command = Command::query("sh").args(["-c", "cat; cat \"$1\"", "sh"]).input(first);
+    let output = command.secret_argument(&second).unwrap().run().await.unwrap();
+    assert_eq!(output.stdout, b"firstsecond\n");
+    assert!(!output.command.contains("second"), "{}", output.command);
+}

@@ -70,9 +70,12 @@ pub(crate) fn encryption(error: quarry_encryption::Error) -> Error {
     use quarry_encryption::Error as Encryption;
     let reason = match error {
         Encryption::Device(error) => return filesystem(error),
-        Encryption::WrongKey { .. } | Encryption::NotBlank { .. } | Encryption::Passphrase { .. } => {
-            Reason::Precondition
-        }
+        Encryption::WrongKey { .. }
+        | Encryption::NotBlank { .. }
+        | Encryption::Passphrase { .. }
+        | Encryption::SamePassphrase
+        | Encryption::NotOpen { .. }
+        | Encryption::OtherHeader { .. } => Reason::Precondition,
         Encryption::Busy { .. } => Reason::UnderWay,
         Encryption::Io { ref source, .. } if source.raw_os_error().is_some_and(is_device_failure) => {
             Reason::Unavailable

@@ -5,6 +5,7 @@ mod certificates;
 mod child;
 mod controller;
 mod csi;
+mod encryption;
 mod host;
 mod kubernetes;
 mod logging;
@@ -51,6 +52,8 @@ enum Command {
     Disks(view::Disks),
     /// Show what is wrong in the cluster and how to fix it; exits with failure if there are errors.
     Doctor(view::Common),
+    /// Change the passphrases of encrypted volumes.
+    Encryption(encryption::Tool),
     /// Serve CSI Node on this host, and give the controller access to its storage.
     Node(node::Args),
     /// List the nodes that the controller knows, and whether it can reach them.
@@ -94,6 +97,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let _ = std::io::stdout().write_all(answer.as_bytes());
         }
         Command::Controller(args) => serve(controller::run(args))?,
+        Command::Encryption(tool) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(encryption::run(tool))?;
+        }
         Command::Disks(args) => return child::run(|| ask(view::Question::Disks(args))),
         Command::Doctor(args) => return ask(view::Question::Doctor(args)),
         Command::Node(args) => serve(node::run(args))?,

@@ -6,7 +6,7 @@ use tonic::Code;
 use super::super::steps::{close, open};
 use super::{DISK, HEADER, KEY, PASSPHRASE, not_logged, start};
 use crate::csi::{Ask, Made, refused, retry};
-use crate::node::Node;
+use crate::node::{BINARY, Node};
 use crate::scenario::{Context, Passed};
 
 /// How often a wrong passphrase is tried.
@@ -52,13 +52,22 @@ async fn wrong_keys(node: &Node) -> Result<()> {
     refused("an empty key", staged, Code::FailedPrecondition, "0 bytes")?;
     ensure!(node.vm.sh(sum).await? == before, "a wrong key changed bytes");
 
-    // The passphrase is changed as docs/encryption.md says.
-    let script = format!(
-        "umask 077; printf %s '{KEY}' >/run/old; printf %s '{PASSPHRASE}' >/run/new; cryptsetup luksAddKey --pbkdf pbkdf2 \
-         --pbkdf-force-iterations 100000 --key-file /run/old {raw} /run/new; cryptsetup open --test-passphrase \
-         --key-file /run/new {raw} && cryptsetup luksRemoveKey {raw} /run/old"
-    );
-    node.vm.sh(script).await.context("changing the passphrase")?;
+    // The passphrase is changed as docs/encryption.md says, while the volume is used.
+    open(node, &made).await?;
+    rekey(node, &made, KEY, PASSPHRASE, "--keep-old", ["was added", "was kept"]).await?;
+    close(node, &made).await?;
+    open(node, &wrong(PASSPHRASE)).await.context("the new passphrase, next to the old one")?;
+    close(node, &made).await?;
+    open(node, &made).await.context("the old passphrase, next to the new one")?;
+    rekey(node, &made, KEY, PASSPHRASE, "", ["opened the volume already", "was removed"]).await?;
+    rekey(node, &made, KEY, PASSPHRASE, "", ["opened the volume already", "did not open"]).await?;
+    for (old, new, why) in [(KEY, "another", "opens no key slot"), (PASSPHRASE, PASSPHRASE, "are the same")] {
+        let error = rekey(node, &made, old, new, "", ["", ""]).await.expect_err("it was changed");
+        ensure!(format!("{error:#}").contains(why), "{error:#}");
+    }
+    close(node, &made).await?;
+    let error = rekey(node, &made, PASSPHRASE, KEY, "", ["", ""]).await.expect_err("it was changed");
+    ensure!(format!("{error:#}").contains("is not open on this host"), "{error:#}");
     attempt(KEY).await.context("the old passphrase")?;
     let made = wrong(PASSPHRASE);
     open(node, &made).await.context("the new passphrase")?;
@@ -66,6 +75,23 @@ async fn wrong_keys(node: &Node) -> Result<()> {
     close(node, &made).await?;
     retry(|| node.csi.delete(&made.id)).await?;
     node.expect_empty().await
+}
+
+/// Changes the passphrase of an open volume, and checks what is said about the new and the old one.
+async fn rekey(node: &Node, made: &Made, old: &str, new: &str, option: &str, said: [&str; 2]) -> Result<()> {
+    node.vm.write("/run/old", old.as_bytes(), 0o600).await?;
+    node.vm.write("/run/new", new.as_bytes(), 0o600).await?;
+    let script = format!(
+        "{{ base64 -w 0 /run/old; echo; base64 -w 0 /run/new; }} | {BINARY} encryption rekey --volume {} {option}",
+        made.id
+    );
+    let output = node.vm.sh(script).await?;
+    let lines: Vec<&str> = output.lines().collect();
+    ensure!(
+        lines.len() == 2 && lines.iter().zip(said).all(|(line, said)| line.contains(said)),
+        "it said {output:?}, not {said:?}"
+    );
+    Ok(())
 }
 
 /// What Quarry did not write is never overwritten, and a lost header is never replaced.
