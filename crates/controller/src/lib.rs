@@ -20,7 +20,9 @@ mod snapshots;
 mod view;
 
 pub use cluster::{Cluster, Parts};
-pub use environment::{AlwaysElected, Claims, Election, Endpoint, Fate, NoKubernetes, Nodes, Roster, RosterSource};
+pub use environment::{
+    Abandoned, AlwaysElected, Claims, Election, Endpoint, Fate, NoKubernetes, Nodes, Roster, RosterSource,
+};
 pub use files::{FileElection, follow_agents, read_agents};
 pub use member::Timing;
 pub use service::ControllerService;

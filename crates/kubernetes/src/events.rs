@@ -8,6 +8,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Resource as _};
+use quarry_controller::Abandoned;
 use quarry_volume::VolumeId;
 
 use crate::ask::{LIMIT, ask};
@@ -34,16 +35,44 @@ impl EventReporter {
         Self { connection: connection.clone(), index: claims.index(), driver: driver.to_owned() }
     }
 
+    /// Whether the PersistentVolume of this volume has the annotation with which an operator confirms that its storage is
+    /// gone for good: `DRIVER/storage-gone`, with the identifier of the storage.
+    pub(crate) async fn is_storage_gone(&self, id: &VolumeId) -> bool {
+        let Some(name) = self.index.volume_of(&id.to_string()) else { return false };
+        let api = Api::<PersistentVolume>::all(self.connection.client.clone());
+        match ask(LIMIT, api.get_opt(&name)).await {
+            Ok(volume) => volume.is_some_and(|volume| {
+                let is_it = volume
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.csi.as_ref())
+                    .is_some_and(|csi| csi.driver == self.driver && csi.volume_handle == id.to_string());
+                let confirmed = volume.annotations().get(&format!("{}/storage-gone", self.driver));
+                is_it && confirmed.is_some_and(|storage| *storage == id.storage.to_string())
+            }),
+            Err(error) => {
+                tracing::warn!(volume = %id, "cannot read whether its storage is gone for good: {error}");
+                false
+            }
+        }
+    }
+
     /// Reports on the PersistentVolume (or, if it does not exist, on this controller's pod) that a volume was
-    /// abandoned because its node is gone for good. A failure to report is logged; it does not fail the
-    /// deletion.
-    pub(crate) async fn report_abandoned(&self, id: &VolumeId, now: SystemTime) {
-        let note = format!(
-            "volume {id} was abandoned: its node {} is gone for good (no Node object and no pod of the node plugin for \
-             five minutes), so nothing was deleted from its disks. If the host returns under this name, the volume \
-             still exists: `quarry volumes --orphans` lists it",
-            id.node
-        );
+    /// abandoned. A failure to report is logged; it does not fail the deletion.
+    pub(crate) async fn report_abandoned(&self, id: &VolumeId, why: Abandoned, now: SystemTime) {
+        let (node, storage) = (&id.node, &id.storage);
+        let why = match why {
+            Abandoned::NodeGone => format!(
+                "its node {node} is gone for good (no Node object and no pod of the node plugin for five minutes), so \
+                 nothing was deleted from its disks. If the host returns under this name"
+            ),
+            Abandoned::StorageGone => format!(
+                "no pool of node {node} has storage {storage}, and an operator has confirmed that it is gone for good, so \
+                 nothing was deleted. If the disks return"
+            ),
+        };
+        let note =
+            format!("volume {id} was abandoned: {why}, the volume still exists: `quarry volumes --orphans` lists it");
         tracing::warn!(volume = %id, node = id.node, "{note}");
         let regarding = match self.volume(&id.to_string()).await {
             Some(reference) => reference,
