@@ -12,6 +12,7 @@ mod health;
 mod member;
 mod memory;
 mod metrics;
+mod node_loss;
 mod orphans;
 mod paging;
 mod placement;
@@ -25,5 +26,6 @@ pub use environment::{
 };
 pub use files::{FileElection, follow_agents, read_agents};
 pub use member::Timing;
+pub use node_loss::{NodeLoss, Released, Releases, release_lost};
 pub use service::ControllerService;
 pub use view::{Finding, Level, ViewService};

@@ -19,6 +19,14 @@ use crate::guard::timestamp;
 /// Events on cluster-scoped objects are kept in this namespace, as `kubectl describe` expects.
 const CLUSTER_EVENTS: &str = "default";
 
+/// What an event says.
+pub(crate) struct Notice {
+    pub(crate) regarding: ObjectReference,
+    pub(crate) reason: &'static str,
+    pub(crate) action: &'static str,
+    pub(crate) note: String,
+}
+
 /// Writes events.
 ///
 /// Not kube's `Recorder`: that merges events that differ only in their text, and one node that is gone for
@@ -78,11 +86,17 @@ impl EventReporter {
             Some(reference) => reference,
             None => self.own_pod().await,
         };
-        let event = self.event(regarding, note, now);
+        self.write(Notice { regarding, reason: "VolumeGivenUp", action: "DeleteVolume", note }, now).await;
+    }
+
+    /// Writes an event. A failure is logged.
+    pub(crate) async fn write(&self, notice: Notice, now: SystemTime) {
+        let event = self.event(notice, now);
         let namespace = event.metadata.namespace.as_deref().unwrap_or(CLUSTER_EVENTS);
         let api = Api::<Event>::namespaced(self.connection.client.clone(), namespace);
         if let Err(error) = ask(LIMIT, api.create(&PostParams::default(), &event)).await {
-            tracing::warn!(volume = %id, "cannot write an Event about the abandoned volume: {error}");
+            let about = event.regarding.as_ref().and_then(|regarding| regarding.name.as_deref());
+            tracing::warn!(about, reason = event.reason, "cannot write an Event: {error}");
         }
     }
 
@@ -108,7 +122,8 @@ impl EventReporter {
         }
     }
 
-    fn event(&self, regarding: ObjectReference, mut note: String, now: SystemTime) -> Event {
+    fn event(&self, notice: Notice, now: SystemTime) -> Event {
+        let Notice { regarding, reason, action, mut note } = notice;
         // The API rejects longer notes and names.
         note.truncate(note.floor_char_boundary(1024));
         let mut about = regarding.name.clone().unwrap_or_default();
@@ -121,8 +136,8 @@ impl EventReporter {
             },
             event_time: Some(MicroTime(timestamp(now))),
             type_: Some("Warning".to_owned()),
-            reason: Some("VolumeGivenUp".to_owned()),
-            action: Some("DeleteVolume".to_owned()),
+            reason: Some(reason.to_owned()),
+            action: Some(action.to_owned()),
             note: Some(note),
             regarding: Some(regarding),
             reporting_controller: Some(self.driver.clone()),
