@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::environment::{Claims, Election, Endpoint, Fate, Nodes, Roster, RosterSource};
+use crate::environment::{Abandoned, Claims, Election, Endpoint, Fate, Nodes, Roster, RosterSource};
 use crate::member::{Member, Timing};
 use crate::memory::RESTARTING;
 use crate::metrics::Placements;
@@ -244,23 +244,28 @@ impl Cluster {
     }
 
     /// Deletes a volume on the node that holds it. On a node that is gone for good there is nothing left
-    /// to delete.
+    /// to delete, and neither on storage of which an operator has confirmed that.
     ///
     /// # Errors
     /// `Unavailable`, immediately, if the node cannot be reached but may come back.
     pub async fn delete(&self, id: &VolumeId, wait: Duration) -> Result<()> {
         match self.agent(&id.node) {
-            Ok((member, agent, instance)) => {
-                let change = agent.delete(id, wait).await?;
-                member.reply(&instance, change);
-                Ok(())
-            }
+            Ok((member, agent, instance)) => match agent.delete(id, wait).await {
+                Ok(change) => {
+                    member.reply(&instance, change);
+                    Ok(())
+                }
+                Err(error) if error.storage_absent && self.inner.nodes.is_storage_gone(id).await => {
+                    self.inner.nodes.report_abandoned(id, Abandoned::StorageGone).await;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
             Err(error) => {
                 if self.inner.nodes.fate(&id.node).await != Fate::Gone {
                     return Err(error.context(format_args!("deleting volume {id}")));
                 }
-                tracing::warn!(volume = %id, node = id.node, "abandoned: its node is gone for good");
-                self.inner.nodes.report_abandoned(id).await;
+                self.inner.nodes.report_abandoned(id, Abandoned::NodeGone).await;
                 Ok(())
             }
         }

@@ -44,8 +44,23 @@ pub trait Nodes: Send + Sync {
     /// know the node have been queried.
     async fn fate(&self, node: &str) -> Fate;
 
-    /// Reports, for example as an event, that a volume was abandoned because its node is gone for good.
-    async fn report_abandoned(&self, id: &VolumeId);
+    /// Whether an operator has confirmed that the storage of this volume is gone for good. Asked only when its node does not
+    /// have that storage.
+    async fn is_storage_gone(&self, _id: &VolumeId) -> bool {
+        false
+    }
+
+    /// Reports, for example as an event, that a volume was abandoned.
+    async fn report_abandoned(&self, id: &VolumeId, why: Abandoned);
+}
+
+/// Why a volume counts as deleted although nothing was deleted from any disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abandoned {
+    /// Its node is gone for good.
+    NodeGone,
+    /// Its node does not have its storage, and an operator has confirmed that it is gone for good.
+    StorageGone,
 }
 
 /// The election of the controller that selects nodes for requests that permit several: one at a time.
@@ -79,7 +94,7 @@ impl Nodes for NoKubernetes {
         Fate::Unknown
     }
 
-    async fn report_abandoned(&self, _id: &VolumeId) {}
+    async fn report_abandoned(&self, _id: &VolumeId, _why: Abandoned) {}
 }
 
 impl Claims for NoKubernetes {

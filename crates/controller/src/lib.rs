@@ -12,6 +12,7 @@ mod health;
 mod member;
 mod memory;
 mod metrics;
+mod node_loss;
 mod orphans;
 mod paging;
 mod placement;
@@ -20,8 +21,11 @@ mod snapshots;
 mod view;
 
 pub use cluster::{Cluster, Parts};
-pub use environment::{AlwaysElected, Claims, Election, Endpoint, Fate, NoKubernetes, Nodes, Roster, RosterSource};
+pub use environment::{
+    Abandoned, AlwaysElected, Claims, Election, Endpoint, Fate, NoKubernetes, Nodes, Roster, RosterSource,
+};
 pub use files::{FileElection, follow_agents, read_agents};
 pub use member::Timing;
+pub use node_loss::{NodeLoss, Released, Releases, release_lost};
 pub use service::ControllerService;
 pub use view::{Finding, Level, ViewService};

@@ -8,6 +8,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Resource as _};
+use quarry_controller::Abandoned;
 use quarry_volume::VolumeId;
 
 use crate::ask::{LIMIT, ask};
@@ -17,6 +18,14 @@ use crate::guard::timestamp;
 
 /// Events on cluster-scoped objects are kept in this namespace, as `kubectl describe` expects.
 const CLUSTER_EVENTS: &str = "default";
+
+/// What an event says.
+pub(crate) struct Notice {
+    pub(crate) regarding: ObjectReference,
+    pub(crate) reason: &'static str,
+    pub(crate) action: &'static str,
+    pub(crate) note: String,
+}
 
 /// Writes events.
 ///
@@ -34,26 +43,60 @@ impl EventReporter {
         Self { connection: connection.clone(), index: claims.index(), driver: driver.to_owned() }
     }
 
+    /// Whether the PersistentVolume of this volume has the annotation with which an operator confirms that its storage is
+    /// gone for good: `DRIVER/storage-gone`, with the identifier of the storage.
+    pub(crate) async fn is_storage_gone(&self, id: &VolumeId) -> bool {
+        let Some(name) = self.index.volume_of(&id.to_string()) else { return false };
+        let api = Api::<PersistentVolume>::all(self.connection.client.clone());
+        match ask(LIMIT, api.get_opt(&name)).await {
+            Ok(volume) => volume.is_some_and(|volume| {
+                let is_it = volume
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.csi.as_ref())
+                    .is_some_and(|csi| csi.driver == self.driver && csi.volume_handle == id.to_string());
+                let confirmed = volume.annotations().get(&format!("{}/storage-gone", self.driver));
+                is_it && confirmed.is_some_and(|storage| *storage == id.storage.to_string())
+            }),
+            Err(error) => {
+                tracing::warn!(volume = %id, "cannot read whether its storage is gone for good: {error}");
+                false
+            }
+        }
+    }
+
     /// Reports on the PersistentVolume (or, if it does not exist, on this controller's pod) that a volume was
-    /// abandoned because its node is gone for good. A failure to report is logged; it does not fail the
-    /// deletion.
-    pub(crate) async fn report_abandoned(&self, id: &VolumeId, now: SystemTime) {
-        let note = format!(
-            "volume {id} was abandoned: its node {} is gone for good (no Node object and no pod of the node plugin for \
-             five minutes), so nothing was deleted from its disks. If the host returns under this name, the volume \
-             still exists: `quarry volumes --orphans` lists it",
-            id.node
-        );
+    /// abandoned. A failure to report is logged; it does not fail the deletion.
+    pub(crate) async fn report_abandoned(&self, id: &VolumeId, why: Abandoned, now: SystemTime) {
+        let (node, storage) = (&id.node, &id.storage);
+        let why = match why {
+            Abandoned::NodeGone => format!(
+                "its node {node} is gone for good (no Node object and no pod of the node plugin for five minutes), so \
+                 nothing was deleted from its disks. If the host returns under this name"
+            ),
+            Abandoned::StorageGone => format!(
+                "no pool of node {node} has storage {storage}, and an operator has confirmed that it is gone for good, so \
+                 nothing was deleted. If the disks return"
+            ),
+        };
+        let note =
+            format!("volume {id} was abandoned: {why}, the volume still exists: `quarry volumes --orphans` lists it");
         tracing::warn!(volume = %id, node = id.node, "{note}");
         let regarding = match self.volume(&id.to_string()).await {
             Some(reference) => reference,
             None => self.own_pod().await,
         };
-        let event = self.event(regarding, note, now);
+        self.write(Notice { regarding, reason: "VolumeGivenUp", action: "DeleteVolume", note }, now).await;
+    }
+
+    /// Writes an event. A failure is logged.
+    pub(crate) async fn write(&self, notice: Notice, now: SystemTime) {
+        let event = self.event(notice, now);
         let namespace = event.metadata.namespace.as_deref().unwrap_or(CLUSTER_EVENTS);
         let api = Api::<Event>::namespaced(self.connection.client.clone(), namespace);
         if let Err(error) = ask(LIMIT, api.create(&PostParams::default(), &event)).await {
-            tracing::warn!(volume = %id, "cannot write an Event about the abandoned volume: {error}");
+            let about = event.regarding.as_ref().and_then(|regarding| regarding.name.as_deref());
+            tracing::warn!(about, reason = event.reason, "cannot write an Event: {error}");
         }
     }
 
@@ -79,7 +122,8 @@ impl EventReporter {
         }
     }
 
-    fn event(&self, regarding: ObjectReference, mut note: String, now: SystemTime) -> Event {
+    fn event(&self, notice: Notice, now: SystemTime) -> Event {
+        let Notice { regarding, reason, action, mut note } = notice;
         // The API rejects longer notes and names.
         note.truncate(note.floor_char_boundary(1024));
         let mut about = regarding.name.clone().unwrap_or_default();
@@ -92,8 +136,8 @@ impl EventReporter {
             },
             event_time: Some(MicroTime(timestamp(now))),
             type_: Some("Warning".to_owned()),
-            reason: Some("VolumeGivenUp".to_owned()),
-            action: Some("DeleteVolume".to_owned()),
+            reason: Some(reason.to_owned()),
+            action: Some(action.to_owned()),
             note: Some(note),
             regarding: Some(regarding),
             reporting_controller: Some(self.driver.clone()),

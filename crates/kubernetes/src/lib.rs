@@ -7,6 +7,7 @@
 //! | [`ClusterNodes`] | watches the Nodes: ready, not ready, gone for good |
 //! | [`VolumeClaims`] | watches the PersistentVolumes, and the VolumeSnapshotContents if requested: which volumes and snapshots are wanted |
 //! | [`LeaseElection`] | a Lease: elects the controller that selects nodes |
+//! | [`ClaimReleases`] | deletes the claims of volumes on lost nodes, if the controller may |
 //! | [`SecretStore`] | three Secrets: the certificates of controller and nodes |
 //!
 //! Nothing about a volume is stored here: the disks are the database.
@@ -32,6 +33,8 @@
 //! | | `persistentvolumes` | get, list, watch | which volumes are claimed; events on them |
 //! | `snapshot.storage.k8s.io` | `volumesnapshotcontents` | list, watch | which snapshots are wanted, if requested |
 //!
+//! With `--release-on-node-loss` also `persistentvolumeclaims` get, delete, and `events.k8s.io` `events` create.
+//!
 //! In the namespace `default` (a Role), where events on PersistentVolumes are kept: `events.k8s.io` `events` create.
 
 mod absence;
@@ -44,6 +47,7 @@ mod events;
 mod follow;
 mod guard;
 mod nodes;
+mod release;
 mod secrets;
 mod snapshots;
 
@@ -55,4 +59,5 @@ pub use discovery::Discovery;
 pub use election::{LeaseElection, Settings as ElectionSettings};
 pub use guard::{Clock, system_clock};
 pub use nodes::{ClusterNodes, PATIENCE};
+pub use release::ClaimReleases;
 pub use secrets::SecretStore;

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use parking_lot::Mutex;
-use quarry_controller::{Fate, Nodes};
+use quarry_controller::{Abandoned, Fate, Nodes};
 use quarry_volume::VolumeId;
 use tokio::time::Instant;
 
@@ -197,8 +197,12 @@ impl Nodes for ClusterNodes {
         fate
     }
 
-    async fn report_abandoned(&self, id: &VolumeId) {
-        self.reporter.report_abandoned(id, (self.clock)()).await;
+    async fn is_storage_gone(&self, id: &VolumeId) -> bool {
+        self.reporter.is_storage_gone(id).await
+    }
+
+    async fn report_abandoned(&self, id: &VolumeId, why: Abandoned) {
+        self.reporter.report_abandoned(id, why, (self.clock)()).await;
     }
 }
 

@@ -149,12 +149,15 @@ impl Host {
     }
 
     async fn delete_now(&self, id: &VolumeId) -> Result<Change> {
-        let Some(Located { pool, volume }) = self.locate(id).await? else {
+        let located = self.locate(id).await;
+        if matches!(&located, Ok(None)) || located.as_ref().is_err_and(|error| error.storage_absent) {
             // Quarry does not remove a volume without its tag. But a mounted volume is not reported as
             // deleted.
             if let Some(active) = device::active_in_kernel(&**self.kernel(), id) {
                 self.require_unused(id, active).await?;
             }
+        }
+        let Some(Located { pool, volume }) = located? else {
             let pool = self.pool_of(id).await?;
             return Ok(self.publisher().changed(pool.name(), id, None).await);
         };

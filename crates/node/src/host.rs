@@ -278,14 +278,17 @@ impl Host {
                 break;
             }
         }
-        let why = if unread.is_empty() {
-            "no pool of this node has the storage that its identifier names (were the disks or the configuration \
-             replaced?)"
-                .to_owned()
+        let attempted = format!("it cannot be looked up on node {}", self.node());
+        Err(if unread.is_empty() {
+            Error::storage_absent(format!(
+                "{attempted}: no pool of this node has storage {wanted}, which its identifier names (were the disks or the \
+                 configuration replaced?); if that storage will not come back, see \"When a node is lost\" in \
+                 docs/operating.md"
+            ))
         } else {
-            format!("its storage may belong to a pool that cannot be read now: {}", unread.join("; "))
-        };
-        Err(Error::unavailable(format!("it cannot be looked up on node {}: {why}", self.node())))
+            let why = unread.join("; ");
+            Error::unavailable(format!("{attempted}: its storage may belong to a pool that cannot be read now: {why}"))
+        })
     }
 
     /// Finds the volume that an earlier CreateVolume made under this name: first in the requested pool, which

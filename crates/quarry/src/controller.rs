@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use quarry_agent::TlsDial;
 use quarry_controller::{
     AlwaysElected, Cluster, ControllerService, Election, FileElection, NoKubernetes, Parts, Timing, ViewService,
-    follow_agents,
+    follow_agents, release_lost,
 };
 use quarry_identity::{IdentityService, Readiness};
 use quarry_page::LoopbackAddress;
@@ -111,10 +111,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         let problems = of.problems();
         Box::pin(async move { problems })
     });
+    let loss = kubernetes.as_ref().and_then(kubernetes::Kubernetes::node_loss);
+    let service = ControllerService::new(cluster, topology_key).releasing_claims(loss.is_some());
+    if let Some(loss) = loss {
+        tokio::spawn(release_lost(loss, shutdown.stopping()));
+    }
     let server = tonic::transport::Server::builder()
         .layer(metrics.layer())
         .add_service(IdentityServer::new(IdentityService::new(args.driver, ready)))
-        .add_service(ControllerServer::new(ControllerService::new(cluster, topology_key)))
+        .add_service(ControllerServer::new(service))
         .serve_with_incoming_shutdown(listener, shutdown.stopping().cancelled_owned());
     shutdown.bound(server).await.transpose().context("serving CSI Controller")?;
     if let Some(api) = kubernetes {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use quarry_agent::Dial;
 use quarry_certificates::Store;
-use quarry_controller::{Parts, RosterSource, Timing};
+use quarry_controller::{NodeLoss, Parts, RosterSource, Timing};
 use quarry_kubernetes::{
-    ClusterNodes, Connection, Discovery, ElectionSettings, LeaseElection, Options, SecretStore, VolumeClaims,
-    system_clock,
+    ClaimReleases, ClusterNodes, Connection, Discovery, ElectionSettings, LeaseElection, Options, SecretStore,
+    VolumeClaims, system_clock,
 };
 
 /// The options of a controller in Kubernetes.
@@ -39,6 +39,10 @@ pub(crate) struct Args {
     /// installed.
     #[arg(long)]
     snapshot_contents: bool,
+    /// Delete the claims of volumes whose node is gone for good, if their class has `onNodeLoss: release`
+    /// (docs/operating.md).
+    #[arg(long)]
+    release_on_node_loss: bool,
     /// The prefix of the names of the three Secrets with certificates.
     #[arg(long, default_value = "quarry", value_name = "PREFIX")]
     secrets: String,
@@ -52,6 +56,7 @@ pub(crate) struct Kubernetes {
     claims: Arc<VolumeClaims>,
     nodes: Arc<ClusterNodes>,
     election: Arc<LeaseElection>,
+    releases: Option<Arc<ClaimReleases>>,
 }
 
 /// Connects, and starts to follow the objects that a controller needs.
@@ -72,7 +77,9 @@ pub(crate) async fn connect(args: Args, driver: &str) -> anyhow::Result<Kubernet
     let nodes = Arc::new(ClusterNodes::start(&connection, &discovery, &claims, driver, system_clock()));
     let settings = ElectionSettings { name: args.lease, ..ElectionSettings::default() };
     let election = Arc::new(LeaseElection::new(&connection, settings, system_clock()));
-    Ok(Kubernetes { connection, secrets: args.secrets, discovery, claims, nodes, election })
+    let releases = ClaimReleases::new(&connection, &claims, driver, system_clock());
+    let releases = args.release_on_node_loss.then(|| Arc::new(releases));
+    Ok(Kubernetes { connection, secrets: args.secrets, discovery, claims, nodes, election, releases })
 }
 
 /// The store of the certificates, for commands that need nothing else of Kubernetes.
@@ -110,6 +117,16 @@ impl Kubernetes {
             claims: self.claims.clone(),
             only: None,
         }
+    }
+
+    /// What is needed to delete the claims of volumes on lost nodes; `None` if they are kept.
+    pub(crate) fn node_loss(&self) -> Option<NodeLoss> {
+        Some(NodeLoss {
+            nodes: self.nodes.clone(),
+            claims: self.claims.clone(),
+            election: self.election.clone(),
+            releases: self.releases.clone()?,
+        })
     }
 
     /// Releases what other controllers wait for.

@@ -74,6 +74,8 @@ pub struct Error {
     pub message: String,
     /// Why the node was unreachable, if that was the failure.
     pub unreachable: Option<Unreachable>,
+    /// Whether the node has read all its pools, and none of them is the storage that the request names. It may come back.
+    pub storage_absent: bool,
 }
 
 /// `Result` with [`Error`].
@@ -82,7 +84,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error with this reason and message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), unreachable: None }
+        Self { reason, message: message.into(), unreachable: None, storage_absent: false }
     }
 
     /// An invalid request.
@@ -113,6 +115,11 @@ impl Error {
     /// An unreachable node.
     pub fn unreachable(cause: Unreachable, message: impl Into<String>) -> Self {
         Self { unreachable: Some(cause), ..Self::unavailable(message) }
+    }
+
+    /// Storage that no pool of the node has.
+    pub fn storage_absent(message: impl Into<String>) -> Self {
+        Self { storage_absent: true, ..Self::unavailable(message) }
     }
 
     /// The same error, with a reason after which the caller retries. For a creation that leaves a volume

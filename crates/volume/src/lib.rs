@@ -39,7 +39,9 @@ pub use layout::Layout;
 pub use limits::{IoLimits, LimitChanges, Rate};
 pub use name::{is_plain_name, safe_name};
 pub use options::{MakeOptions, MountOptions, OptionError, check_options};
-pub use parameters::{KNOWN as KNOWN_PARAMETERS, MKFS_OPTIONS, Parameters, VolumeSpec, parameters_hash};
+pub use parameters::{
+    KNOWN as KNOWN_PARAMETERS, MKFS_OPTIONS, ON_NODE_LOSS, Parameters, RELEASE, VolumeSpec, parameters_hash,
+};
 pub use size::{DEFAULT_SIZE, SizeRange, parse_size, show_size};
 pub use snapshot::{
     ContentSource, CowSize, KNOWN_SNAPSHOT_PARAMETERS, Snapshot, SnapshotId, SnapshotMethod, SnapshotParameters,

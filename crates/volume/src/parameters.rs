@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The keys that a StorageClass may set, documented in docs/storageclass.md.
-pub const KNOWN: [&str; 14] = [
+pub const KNOWN: [&str; 15] = [
     "pool",
     "layout",
     "stripes",
@@ -23,9 +23,17 @@ pub const KNOWN: [&str; 14] = [
     "readIops",
     "writeIops",
     LIMITS,
+    ON_NODE_LOSS,
 ];
 /// The key that says how volumes are encrypted.
 const ENCRYPTION: &str = "encryption";
+/// The key that says what happens to a volume's claim when its node is gone for good; also in the volume's context, from
+/// which the controller reads it then.
+pub const ON_NODE_LOSS: &str = "onNodeLoss";
+/// Its value for a claim that is deleted.
+pub const RELEASE: &str = "release";
+/// Its value for a claim that stays. The default.
+const KEEP: &str = "keep";
 /// The key that says whether the I/O limits must be in force.
 const LIMITS: &str = "limits";
 /// Its value for a volume that no pod may use without its limits.
@@ -60,6 +68,8 @@ pub struct Parameters {
     pub limits: IoLimits,
     /// Whether a pod may use the volume only where its limits are in force.
     pub requires_limits: bool,
+    /// Whether the controller deletes a volume's claim when the volume's node is gone for good.
+    pub release_on_node_loss: bool,
 }
 
 impl Parameters {
@@ -95,17 +105,30 @@ impl Parameters {
             encryption.map_err(|error| Error::invalid(format!("StorageClass parameter {ENCRYPTION:?}: {error}")))?;
         let mkfs_options = own.get(MKFS_OPTIONS).copied().unwrap_or_default();
         let limits = IoLimits::default().with(&LimitChanges::read(|key| own.get(key).copied())?);
-        let requires_limits = match own.get(LIMITS).copied() {
-            None | Some(PREFERRED) => false,
-            Some(REQUIRED) => true,
-            Some(other) => {
-                return Err(Error::invalid(format!(
-                    "StorageClass parameter {LIMITS:?} is {other:?}: use {REQUIRED} or {PREFERRED}"
-                )));
-            }
-        };
+        let requires_limits = is(&own, LIMITS, REQUIRED, PREFERRED)?;
+        let release_on_node_loss = is(&own, ON_NODE_LOSS, RELEASE, KEEP)?;
         let mkfs_options = fold(mkfs_options);
-        Ok(Self { pool, layout, mkfs_options, wipe, discard, encryption, limits, requires_limits })
+        Ok(Self {
+            pool,
+            layout,
+            mkfs_options,
+            wipe,
+            discard,
+            encryption,
+            limits,
+            requires_limits,
+            release_on_node_loss,
+        })
+    }
+}
+
+/// Whether a key has the first of two values. The second one is the default.
+fn is(own: &BTreeMap<&str, &str>, key: &str, yes: &str, no: &str) -> Result<bool> {
+    match own.get(key).copied() {
+        Some(value) if value == yes => Ok(true),
+        None => Ok(false),
+        Some(value) if value == no => Ok(false),
+        Some(other) => Err(Error::invalid(format!("StorageClass parameter {key:?} is {other:?}: use {yes} or {no}"))),
     }
 }
 
@@ -260,6 +283,17 @@ mod tests {
             let error = parse(&[("encryption", word)]).unwrap_err();
             assert_eq!(error.reason, crate::Reason::InvalidRequest, "{word}");
             assert!(error.message.contains("\"encryption\": ") && error.message.contains("luks2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_class_sets_what_happens_when_a_node_is_lost() {
+        assert!(!parse(&[]).unwrap().release_on_node_loss);
+        assert!(!parse(&[("onNodeLoss", "keep")]).unwrap().release_on_node_loss);
+        assert!(parse(&[("onNodeLoss", "release")]).unwrap().release_on_node_loss);
+        for word in ["", "true", "Release", "delete"] {
+            let error = parse(&[("onNodeLoss", word)]).unwrap_err();
+            assert!(error.message.contains("use release or keep"), "{error}");
         }
     }
 

@@ -13,6 +13,8 @@ use crate::text::truncated;
 
 /// The metadata of a status that names an [`Unreachable`].
 const UNREACHABLE: &str = "quarry-unreachable";
+/// The metadata of a status that says that the storage in the request is absent: [`Error::storage_absent`].
+const STORAGE_ABSENT: &str = "quarry-storage-absent";
 
 /// The gRPC code of a reason (CSI 1.13, "Error Scheme").
 #[must_use]
@@ -61,10 +63,13 @@ pub fn reason(code: Code) -> Option<Reason> {
 /// together to 8 KiB, so a longer message is truncated.
 #[must_use]
 pub fn write(error: Error) -> Status {
-    let Error { reason, message, unreachable } = error;
+    let Error { reason, message, unreachable, storage_absent } = error;
     let mut status = Status::new(code(reason), truncated(message));
     if let Some(cause) = unreachable {
         status.metadata_mut().insert(UNREACHABLE, MetadataValue::from_static(cause.as_str()));
+    }
+    if storage_absent {
+        status.metadata_mut().insert(STORAGE_ABSENT, MetadataValue::from_static("true"));
     }
     status
 }
@@ -77,6 +82,7 @@ pub fn read(status: &Status) -> Option<Error> {
         reason: reason(status.code())?,
         message: status.message().to_owned(),
         unreachable: name.and_then(Unreachable::parse),
+        storage_absent: status.metadata().contains_key(STORAGE_ABSENT),
     })
 }
 
@@ -144,6 +150,14 @@ mod tests {
             let expected = if [1, 4, 10, 14].contains(&(code(reason) as i32)) { reason } else { Reason::Unavailable };
             assert_eq!((error.reason, error.message.as_str()), (expected, "why"), "{reason:?}");
         }
+    }
+
+    #[test]
+    fn absent_storage_is_sent_beside_the_message() {
+        let absent = write(Error::storage_absent("why").context("deleting"));
+        assert_eq!((absent.code(), absent.message()), (Code::Unavailable, "deleting: why"));
+        assert!(read(&absent).unwrap().storage_absent);
+        assert!(!read(&write(Error::unavailable("why"))).unwrap().storage_absent);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::installation::{Failures, SNAPSHOTTER};
-use crate::objects::{Objects, argument, container, is, list, text};
+use crate::objects::{Objects, argument, container, has_argument, is, list, text};
 
 pub(crate) fn check(source: &str, objects: &Objects, controller: &Value, wrong: &mut Failures) {
     let account = text(controller, "/spec/template/spec/serviceAccountName");
@@ -53,6 +53,12 @@ pub(crate) fn check(source: &str, objects: &Objects, controller: &Value, wrong: 
     wrong.must("the Leases of the controller and its sidecars may be read and updated", kept);
     resizer(objects, &rules, controller, wrong);
     snapshotter(&rules, controller, wrong);
+    let releases = quarry.is_some_and(|quarry| has_argument(quarry, "--release-on-node-loss"));
+    let deletes = about(&rules, "persistentvolumeclaims").any(|rule| is(rule, "/verbs", vec!["get", "delete"]));
+    wrong.must(
+        "the controller may delete claims if it releases those of lost nodes, and only then",
+        releases == deletes,
+    );
 }
 
 /// The snapshotter reads and updates snapshots, and the provisioner those to restore; only if there is a snapshotter.

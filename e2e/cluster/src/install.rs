@@ -83,6 +83,15 @@ pub async fn install_with_snapshotter(cluster: &Cluster) -> Result<()> {
     install_values(cluster, &Path::new(ROOT).join("deploy/chart"), images::QUARRY, &pools(cluster), more).await
 }
 
+/// As [`install`], with a controller that releases the claims of lost nodes.
+///
+/// # Errors
+/// As [`install`].
+pub async fn install_releasing(cluster: &Cluster) -> Result<()> {
+    let more = json!({ "controller": { "releaseOnNodeLoss": true } });
+    install_values(cluster, &Path::new(ROOT).join("deploy/chart"), images::QUARRY, &pools(cluster), more).await
+}
+
 /// As [`install`], with one pool more.
 ///
 /// # Errors

@@ -10,7 +10,8 @@ use std::time::Duration;
 use quarry_proto::csi::v1 as csi;
 use quarry_transport::deadline;
 use quarry_volume::{
-    AccessType, AccessTypes, Error, LimitChanges, Parameters, Result, SizeRange, SnapshotId, Usage, Volume, VolumeId,
+    AccessType, AccessTypes, Error, LimitChanges, ON_NODE_LOSS, Parameters, RELEASE, Result, SizeRange, SnapshotId,
+    Usage, Volume, VolumeId,
 };
 use quarry_wire::csi::{capabilities, capability};
 use quarry_wire::field::{existing_snapshot, existing_volume, required, signed};
@@ -30,13 +31,21 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(50);
 pub struct ControllerService {
     cluster: Cluster,
     topology_key: String,
+    releases_claims: bool,
 }
 
 impl ControllerService {
     /// The service in front of `cluster`; `topology_key` is the key of the topology segments that name nodes.
     #[must_use]
     pub fn new(cluster: Cluster, topology_key: impl Into<String>) -> Self {
-        Self { cluster, topology_key: topology_key.into() }
+        Self { cluster, topology_key: topology_key.into(), releases_claims: false }
+    }
+
+    /// Sets whether the claims of lost nodes are released: see [`crate::release_lost`]. Otherwise a class that asks for it
+    /// is rejected.
+    #[must_use]
+    pub fn releasing_claims(self, releases_claims: bool) -> Self {
+        Self { releases_claims, ..self }
     }
 
     fn describe(&self, volume: &Volume, context: BTreeMap<String, String>) -> csi::Volume {
@@ -64,7 +73,13 @@ impl csi::controller_server::Controller for ControllerService {
             let (spec, capabilities, usage) = spec(&request)?;
             check_all_options(&capabilities, usage, &spec.class)?;
             let candidates = placement::candidates(request.accessibility_requirements.as_ref(), &self.topology_key);
-            let context = context(&spec.class.mkfs_options);
+            if spec.class.release_on_node_loss && !self.releases_claims {
+                return Err(Error::invalid(format!(
+                    "StorageClass parameter {ON_NODE_LOSS:?} is {RELEASE:?}, but the controller runs without \
+                     --release-on-node-loss (in the chart: controller.releaseOnNodeLoss)"
+                )));
+            }
+            let context = context(&spec.class);
             let volume = placement::place(&self.cluster, spec, candidates, wait).await?;
             Ok(csi::CreateVolumeResponse { volume: Some(self.describe(&volume, context)) })
         })

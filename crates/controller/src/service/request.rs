@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use quarry_proto::csi::v1 as csi;
 use quarry_volume::{
-    Capability, ContentSource, Error, LimitChanges, MKFS_OPTIONS, Parameters, Result, SizeRange, Usage, Volume,
-    VolumeSpec, check_options,
+    Capability, ContentSource, Error, LimitChanges, MKFS_OPTIONS, ON_NODE_LOSS, Parameters, RELEASE, Result, SizeRange,
+    Usage, Volume, VolumeSpec, check_options,
 };
 use quarry_wire::csi::capabilities;
 use quarry_wire::field::{existing_snapshot, existing_volume, required};
@@ -64,13 +64,11 @@ pub(super) fn spec(request: &csi::CreateVolumeRequest) -> Result<(VolumeSpec, Ve
     Ok((spec, capabilities, usage))
 }
 
-/// The context that a volume takes to its node.
-pub(super) fn context(mkfs_options: &str) -> BTreeMap<String, String> {
-    if mkfs_options.is_empty() {
-        BTreeMap::new()
-    } else {
-        BTreeMap::from([(MKFS_OPTIONS.to_owned(), mkfs_options.to_owned())])
-    }
+/// The context of a new volume: what its node needs to know, and what the controller needs if that node is lost.
+pub(super) fn context(class: &Parameters) -> BTreeMap<String, String> {
+    let options = (!class.mkfs_options.is_empty()).then(|| (MKFS_OPTIONS.to_owned(), class.mkfs_options.clone()));
+    let on_node_loss = class.release_on_node_loss.then(|| (ON_NODE_LOSS.to_owned(), RELEASE.to_owned()));
+    options.into_iter().chain(on_node_loss).collect()
 }
 
 /// What a new volume is filled with.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use quarry_controller::{ControllerService, Fate};
+use quarry_controller::{Abandoned, ControllerService, Fate};
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
+use quarry_volume::{StorageId, VolumeId};
 use tonic::{Code, Request, Status};
 
 use crate::support::{self, World, capacity, create, delete, until};
@@ -349,8 +350,34 @@ async fn a_node_that_is_permanently_gone_blocks_nothing() {
     world.fates.lock().unwrap().insert("a".into(), Fate::Gone);
     assert_eq!(create(&service, "w", 10, &["a"], &["a"]).await.unwrap_err().code(), Code::ResourceExhausted);
     delete(&service, &volume.volume_id).await.unwrap();
-    assert_eq!(world.given_up.lock().unwrap().len(), 1);
+    assert_eq!(world.given_up.lock().unwrap()[0].1, Abandoned::NodeGone);
     assert_eq!(node_of(&create(&service, "v", 10, &["a", "b"], &["a"]).await.unwrap()), "b");
+}
+
+/// A host returns under its name with other disks. Only an operator can know that the old ones do not come back.
+#[tokio::test]
+async fn a_volume_on_storage_that_is_gone_is_deleted_once_an_operator_confirms_that() {
+    let world = World::new(&[("a", 100)]);
+    let (_, service) = world.controller().await;
+    let volume = create(&service, "v", 10, &["a"], &["a"]).await.unwrap().volume_id;
+    let id: VolumeId = volume.parse().unwrap();
+    world.nodes["a"].has_other_storage.store(true, SeqCst);
+    assert_eq!(delete(&service, &volume).await.unwrap_err().code(), Code::Unavailable);
+    // Another storage is gone.
+    world.storage_gone.lock().unwrap().push(StorageId::of("another"));
+    assert_eq!(delete(&service, &volume).await.unwrap_err().code(), Code::Unavailable);
+    world.storage_gone.lock().unwrap().push(id.storage.clone());
+    delete(&service, &volume).await.unwrap();
+    assert_eq!(*world.given_up.lock().unwrap(), [(id, Abandoned::StorageGone)]);
+    // The node does not know that it does not have it.
+    world.nodes["a"].has_other_storage.store(false, SeqCst);
+    world.nodes["a"].unreadable.store(true, SeqCst);
+    assert_eq!(delete(&service, &volume).await.unwrap_err().code(), Code::Unavailable);
+    // The storage is there after all: the volume is really deleted.
+    world.nodes["a"].unreadable.store(false, SeqCst);
+    delete(&service, &volume).await.unwrap();
+    assert!(world.nodes["a"].volumes.lock().unwrap().is_empty());
+    assert_eq!(world.given_up.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use quarry_agent::Dial;
-use quarry_controller::{Claims, Cluster, ControllerService, Election, Endpoint, Fate, Nodes, Parts, Roster, Timing};
+use quarry_controller::{
+    Abandoned, Claims, Cluster, ControllerService, Election, Endpoint, Fate, Nodes, Parts, Roster, Timing,
+};
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
@@ -45,6 +47,8 @@ pub struct FakeNode {
     pub rejects: AtomicBool,
     /// Its pool cannot be read.
     pub unreadable: AtomicBool,
+    /// Its pool is on other storage than the volumes.
+    pub has_other_storage: AtomicBool,
     /// What its agent can do beyond the first version of the protocol.
     pub capabilities: Mutex<Vec<String>>,
     generation: AtomicU64,
@@ -64,6 +68,7 @@ impl FakeNode {
             ignores_sources: AtomicBool::new(false),
             rejects: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
+            has_other_storage: AtomicBool::new(false),
             capabilities: Mutex::new([EXPAND, SNAPSHOT, COPY, DISCARD, LIMITS].map(String::from).to_vec()),
             generation: AtomicU64::new(1),
             updates: broadcast::channel(64).0,
@@ -189,6 +194,12 @@ impl Agent for Connected {
 
     async fn delete(&self, id: &VolumeId, _wait: Duration) -> Result<Change> {
         self.0.check()?;
+        if self.0.has_other_storage.load(SeqCst) {
+            return Err(Error::storage_absent("no pool of this node has the storage"));
+        }
+        if self.0.unreadable.load(SeqCst) {
+            return Err(Error::unavailable("its pool cannot be read"));
+        }
         self.0.volumes.lock().unwrap().remove(&id.volume);
         Ok(self.0.change(vec![], vec![id.clone()]))
     }
@@ -281,7 +292,9 @@ pub struct World {
     pub nodes: BTreeMap<String, Arc<FakeNode>>,
     pub roster: watch::Sender<Option<Arc<Roster>>>,
     pub fates: Mutex<HashMap<String, Fate>>,
-    pub given_up: Mutex<Vec<VolumeId>>,
+    pub given_up: Mutex<Vec<(VolumeId, Abandoned)>>,
+    /// The storage of which an operator has confirmed that it is gone.
+    pub storage_gone: Mutex<Vec<StorageId>>,
     pub elected: AtomicBool,
     pub term: AtomicU64,
     pub handles: Mutex<Option<std::collections::HashSet<String>>>,
@@ -304,8 +317,12 @@ impl Nodes for World {
         self.fates.lock().unwrap().get(node).copied().unwrap_or(Fate::Ready)
     }
 
-    async fn report_abandoned(&self, id: &VolumeId) {
-        self.given_up.lock().unwrap().push(id.clone());
+    async fn is_storage_gone(&self, id: &VolumeId) -> bool {
+        self.storage_gone.lock().unwrap().contains(&id.storage)
+    }
+
+    async fn report_abandoned(&self, id: &VolumeId, why: Abandoned) {
+        self.given_up.lock().unwrap().push((id.clone(), why));
     }
 }
 
@@ -340,6 +357,7 @@ impl World {
             roster: watch::channel(Some(Arc::new(roster))).0,
             fates: Mutex::default(),
             given_up: Mutex::default(),
+            storage_gone: Mutex::default(),
             elected: AtomicBool::new(true),
             term: AtomicU64::new(1),
             handles: Mutex::default(),

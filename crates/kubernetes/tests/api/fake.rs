@@ -144,13 +144,7 @@ impl Fake {
 
     /// Deletes an object, like another client.
     pub(crate) fn delete(&self, path: &str) {
-        self.with(|world| {
-            let Some(mut object) = world.objects.remove(path) else { panic!("{path} does not exist") };
-            world.version += 1;
-            object["metadata"]["resourceVersion"] = json!(world.version.to_string());
-            let version = world.version;
-            world.history.push(Change { version, kind: "DELETED", path: path.to_owned(), object });
-        });
+        self.with(|world| world.remove(path));
         self.announce();
     }
 
@@ -304,8 +298,26 @@ impl World {
                 }
                 self.store(&path, call.body.clone())
             }
+            Method::DELETE => {
+                let Some(known) = self.objects.get(&path) else { return refusal(404, &format!("{path} not found")) };
+                let wanted = &call.body["preconditions"]["uid"];
+                if !wanted.is_null() && *wanted != known["metadata"]["uid"] {
+                    return refusal(409, &format!("{path}: the UID in the precondition does not match"));
+                }
+                let object = known.clone();
+                self.remove(&path);
+                done(&object)
+            }
             _ => refusal(405, "not of this world"),
         }
+    }
+
+    fn remove(&mut self, path: &str) {
+        let Some(mut object) = self.objects.remove(path) else { panic!("{path} does not exist") };
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        let version = self.version;
+        self.history.push(Change { version, kind: "DELETED", path: path.to_owned(), object });
     }
 
     fn store(&mut self, path: &str, object: Value) -> Response<Answer> {

@@ -11,6 +11,7 @@ mod fake;
 mod nodes;
 mod objects;
 mod outage;
+mod release;
 mod replicas;
 mod request;
 mod secrets;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quarry_controller::{Fate, Nodes as _};
+use quarry_controller::{Abandoned, Fate, Nodes as _};
 use quarry_kubernetes::{Clock, ClusterNodes, Discovery, VolumeClaims};
 use quarry_volume::{StorageId, VolumeId};
 
@@ -277,6 +277,30 @@ fn volume_of(node: &str, name: &str) -> VolumeId {
 }
 
 #[tokio::test(start_paused = true)]
+async fn storage_is_gone_if_the_persistent_volume_says_so() {
+    let fake = Fake::new();
+    let one = volume_of("a", "one");
+    let annotated = |key: &str, value: &str| {
+        let mut volume = volume(DRIVER, &one.to_string());
+        volume["metadata"]["annotations"] = serde_json::json!({ key: value });
+        volume
+    };
+    let key = format!("{DRIVER}/storage-gone");
+    let storage = one.storage.to_string();
+    fake.put(&volume_path("pvc-1"), volume(DRIVER, &one.to_string()));
+    let watching = Watching::started(&fake, clock_at(60)).await;
+    let nodes: Arc<dyn quarry_controller::Nodes> = Arc::new(watching.nodes);
+    assert!(!nodes.is_storage_gone(&one).await);
+    assert!(!nodes.is_storage_gone(&volume_of("a", "stray")).await);
+    for (key, value) in [(&*key, "true"), (&key, ""), (&key, &*one.to_string()), ("other/storage-gone", &storage)] {
+        fake.put(&volume_path("pvc-1"), annotated(key, value));
+        assert!(!nodes.is_storage_gone(&one).await, "{key}: {value}");
+    }
+    fake.put(&volume_path("pvc-1"), annotated(&key, &storage));
+    assert!(nodes.is_storage_gone(&one).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_abandoned_volume_is_reported_on_its_persistent_volume() {
     let fake = Fake::new();
     let (one, two, stray) = (volume_of("a", "one"), volume_of("a", "two"), volume_of("a", "stray"));
@@ -285,9 +309,9 @@ async fn an_abandoned_volume_is_reported_on_its_persistent_volume() {
     fake.put(&pod_path("quarry-0"), pod("quarry-0", "m", "10.0.0.1", true, 0));
     let watching = Watching::started(&fake, clock_at(60)).await;
     let nodes: Arc<dyn quarry_controller::Nodes> = Arc::new(watching.nodes);
-    nodes.report_abandoned(&one).await;
-    nodes.report_abandoned(&two).await;
-    nodes.report_abandoned(&stray).await;
+    nodes.report_abandoned(&one, Abandoned::NodeGone).await;
+    nodes.report_abandoned(&two, Abandoned::StorageGone).await;
+    nodes.report_abandoned(&stray, Abandoned::NodeGone).await;
     let on_volumes = fake.all("/apis/events.k8s.io/v1/namespaces/default/events/");
     let mut regarding: Vec<_> = on_volumes.iter().map(|event| event["regarding"]["name"].as_str().unwrap()).collect();
     regarding.sort_unstable();

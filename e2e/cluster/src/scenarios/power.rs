@@ -4,18 +4,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use quarry_vm::Daemon;
+use serde_json::Value;
 
 use super::{expand, last_number, node_of};
-use crate::cluster::{Cluster, items, text};
+use crate::cluster::{Cluster, is, items, text};
 use crate::install::{self, CLASS};
-use crate::objects::{claim, pod, sleeper, stateful_set};
+use crate::objects::{claim, class, pod, sleeper, stateful_set};
 use crate::space::Space;
 use crate::worker::until;
 
 /// For how long a pod writes before the power goes.
 const WRITING: Duration = Duration::from_secs(20);
 /// How long it may take until a node that is gone for good is treated as gone: five minutes, and some.
-const FOR_GOOD: Duration = Duration::from_secs(480);
+const FOR_GOOD: Duration = Duration::from_secs(600);
 
 /// The machine of a pod is killed while it writes; it boots, and the pod finds every byte that was flushed. Its claim
 /// requested more while the machine was off.
@@ -69,12 +70,27 @@ pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
 
 /// A node is destroyed and deleted: its claim can be deleted, and the pod gets a new volume on another node.
 pub(super) async fn gone(cluster: &mut Cluster) -> Result<String> {
+    install::install_releasing(cluster).await?;
+    install::wait_running(cluster).await?;
     let space = Space::new(cluster, "gone").await?;
     let name = cluster.workers.last().context("there is no node")?.name.clone();
     let on = serde_json::json!({ "nodeSelector": { "kubernetes.io/hostname": name } });
     space.apply(&[claim("data", CLASS, "64Mi"), pod("first", crate::objects::with(sleeper(&["data"]), on))]).await?;
     space.ready("first").await?;
     let volume = text(&space.volume_of("data").await?, "/metadata/name").to_owned();
+    // Two StatefulSets whose pods prefer this node. The class of one of them releases its claims.
+    let parameters = serde_json::json!({ "parameters": { "onNodeLoss": "release" } });
+    space.apply(&[crate::objects::with(class(RELEASED, "main"), parameters)]).await?;
+    let mut before = Vec::new();
+    for (set, class) in [("replicated", RELEASED), ("single", CLASS)] {
+        space.apply(&[preferring(&name, stateful_set(set, 1, class, "64Mi"))]).await?;
+        let pod = space.ready(&format!("{set}-0")).await?;
+        ensure!(node_of(cluster, &pod)?.name == name, "{set}-0 is not on {name}");
+        space.exec(&format!("{set}-0"), "echo old >/data/data/file; sync").await?;
+        before.push(
+            text(&space.get("pvc", &format!("data-{set}-0")).await?.unwrap_or_default(), "/metadata/uid").to_owned(),
+        );
+    }
     let lost = cluster.lose_worker(&name)?;
     lost.vm.shutdown().await?;
     let began = Instant::now();
@@ -97,10 +113,43 @@ pub(super) async fn gone(cluster: &mut Cluster) -> Result<String> {
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
     let old = began.elapsed();
+    // The StatefulSet gets a new claim and an empty volume, without anybody's help.
+    while !space
+        .get("pod", "replicated-0")
+        .await?
+        .is_some_and(|pod| is(&pod, "Ready") && text(&pod, "/spec/nodeName") != name)
+    {
+        ensure!(began.elapsed() < FOR_GOOD, "replicated-0 does not run elsewhere\n{}", space.events().await);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    let moved = began.elapsed();
+    let files = space.exec("replicated-0", "ls /data/data").await?;
+    ensure!(!files.contains("file"), "it has a file: {files}");
+    ensure!(space.events().await.contains("ClaimReleased"), "no event\n{}", space.events().await);
+    let claims = [space.get("pvc", "data-replicated-0").await?, space.get("pvc", "data-single-0").await?];
+    let after: Vec<_> = claims.iter().flatten().map(|claim| text(claim, "/metadata/uid").to_owned()).collect();
+    ensure!(after.len() == 2 && after.first() != before.first(), "the released claim is the old one: {after:?}");
+    ensure!(after.get(1) == before.get(1), "a claim whose class keeps it was released");
+    space.run(&["delete", "statefulset", "replicated", "single"]).await?;
+    space.run(&["delete", "storageclass", RELEASED]).await?;
     space.end().await?;
     Ok(format!(
-        "a new volume on {elsewhere} after {:.0} s; the old one's object gone after {:.0} s",
+        "a new volume on {elsewhere} after {:.0} s; the old one's object gone after {:.0} s; a StatefulSet's pod elsewhere, \
+         with a new claim, after {:.0} s",
         new.as_secs_f64(),
-        old.as_secs_f64()
+        old.as_secs_f64(),
+        moved.as_secs_f64()
     ))
+}
+
+/// The class that releases claims.
+const RELEASED: &str = "released";
+
+/// A StatefulSet whose pods prefer a node.
+fn preferring(node: &str, set: Value) -> Value {
+    let there = serde_json::json!([{ "key": "kubernetes.io/hostname", "operator": "In", "values": [node] }]);
+    let preferred = serde_json::json!([{ "weight": 100, "preference": { "matchExpressions": there } }]);
+    let affinity =
+        serde_json::json!({ "nodeAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": preferred } });
+    crate::objects::with(set, serde_json::json!({ "spec": { "template": { "spec": { "affinity": affinity } } } }))
 }

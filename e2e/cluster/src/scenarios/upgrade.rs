@@ -35,6 +35,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     }
     install::install_chart(cluster, &old.chart, previous::TAG).await.context("the older chart")?;
     install::wait_running(cluster).await.context("the older Quarry")?;
+    let older_quarry = container(cluster, "quarry").await?;
 
     let space = Space::new(cluster, "upgrade").await?;
     let objects =
@@ -67,8 +68,11 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     // The controller goes back; the nodes stay. external-resizer does not run next to a driver that cannot expand
     // volumes.
     let second = running(&space).await?;
-    let resizer = resizer(cluster).await?;
-    let older = json!([{ "name": "quarry", "image": previous::TAG }, { "name": "resizer", "$patch": "delete" }]);
+    let [newer_quarry, resizer] = [container(cluster, "quarry").await?, container(cluster, "resizer").await?];
+    let older = json!([
+        { "name": "quarry", "image": previous::TAG, "args": older_quarry["args"] },
+        { "name": "resizer", "$patch": "delete" },
+    ]);
     controller(cluster, &older).await.context("the older controller over newer nodes")?;
     let [back, writing] = &second;
     writer::same(&space, back).await.context("with the older controller")?;
@@ -87,7 +91,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
         .await
         .context("created by the newer Quarry, deleted by the older controller")?;
 
-    let newer = json!([{ "name": "quarry", "image": images::QUARRY }, resizer]);
+    let newer = json!([{ "name": "quarry", "image": images::QUARRY, "args": newer_quarry["args"] }, resizer]);
     controller(cluster, &newer).await.context("the newer controller again")?;
     space.end().await?;
     Ok("older to newer, and the controller back and forth: 2 pods kept writing; volumes created by each, served and deleted by the other".to_owned())
@@ -127,11 +131,11 @@ async fn controller(cluster: &Cluster, containers: &Value) -> Result<()> {
     install::wait_running(cluster).await
 }
 
-/// external-resizer's container, as the chart made it.
-async fn resizer(cluster: &Cluster) -> Result<Value> {
+/// A container of the controller, as the chart made it.
+async fn container(cluster: &Cluster, name: &str) -> Result<Value> {
     let namespace = format!("--namespace={SYSTEM}");
     let controller = cluster.kubectl().get(["deployment", "quarry-controller", &namespace]).await?;
     let containers = controller.pointer("/spec/template/spec/containers").and_then(Value::as_array);
-    let found = containers.into_iter().flatten().find(|container| text(container, "/name") == "resizer");
-    found.cloned().context("the controller has no resizer")
+    let found = containers.into_iter().flatten().find(|container| text(container, "/name") == name);
+    found.cloned().with_context(|| format!("the controller has no container {name}"))
 }

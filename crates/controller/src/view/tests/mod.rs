@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
 use super::{Finding, ViewService};
-use crate::environment::{AlwaysElected, Claims, Endpoint, Fate, Nodes, Roster};
+use crate::environment::{Abandoned, AlwaysElected, Claims, Endpoint, Fate, Nodes, Roster};
 use crate::member::{Link, Timing};
 use crate::{Cluster, Parts};
 
@@ -187,7 +187,7 @@ impl Nodes for World {
         self.fates.get(node).copied().unwrap_or(Fate::Unknown)
     }
 
-    async fn report_abandoned(&self, _: &VolumeId) {
+    async fn report_abandoned(&self, _: &VolumeId, _: Abandoned) {
         unreachable!("the view is read-only")
     }
 }
