@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use quarry_exec::{Command, Output, Secret};
-use quarry_filesystem::{Exclusive, Probe, lock, on_own_thread, probe};
+use quarry_filesystem::{Exclusive, Locked, Probe, lock, on_own_thread, probe};
 use quarry_mount::remove_unfinished_mapping;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -54,15 +54,23 @@ pub(crate) fn command(action: &'static str) -> Command {
         .deadline(DEADLINE)
 }
 
-/// Holds the device of a pool exclusively. First removes what a cryptsetup that was killed left: an unfinished dm-crypt
-/// device with that name, which would hold it forever. Blocks.
+/// Holds the device of a pool exclusively, after [`remove_unfinished`]. Blocks.
 ///
 /// # Errors
 /// `Busy` of [`Error::Device`] if it is in use, also by an earlier cryptsetup, or as the open dm-crypt device.
 pub fn hold(device: &Path, name: &str) -> Result<Exclusive, Error> {
+    Ok(remove_unfinished(device, name)?.claim()?)
+}
+
+/// Removes what a cryptsetup that was killed left on the device of a pool: an unfinished dm-crypt device with that name,
+/// which would hold the device forever. Does nothing if there is none. Blocks.
+///
+/// # Errors
+/// `Busy` of [`Error::Device`] while an earlier cryptsetup works on the device.
+pub fn remove_unfinished(device: &Path, name: &str) -> Result<Locked, Error> {
     let locked = lock(device)?;
     remove_unfinished_mapping(name).map_err(|source| Error::Mapping { name: name.to_owned(), source })?;
-    Ok(locked.claim()?)
+    Ok(locked)
 }
 
 /// Writes a LUKS2 header with that UUID and one key slot to a blank device, and returns when it is flushed. One with this

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, Pod};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
-use kube::{Api, Resource as _};
+use kube::{Api, Resource as _, ResourceExt as _};
 use quarry_controller::Abandoned;
 use quarry_volume::VolumeId;
 
@@ -56,7 +56,7 @@ impl EventReporter {
                     .and_then(|spec| spec.csi.as_ref())
                     .is_some_and(|csi| csi.driver == self.driver && csi.volume_handle == id.to_string());
                 let confirmed = volume.annotations().get(&format!("{}/storage-gone", self.driver));
-                is_it && confirmed.is_some_and(|storage| *storage == id.storage.to_string())
+                is_it && confirmed.is_some_and(|storage| storage == id.storage.as_str())
             }),
             Err(error) => {
                 tracing::warn!(volume = %id, "cannot read whether its storage is gone for good: {error}");
@@ -68,7 +68,7 @@ impl EventReporter {
     /// Reports on the PersistentVolume (or, if it does not exist, on this controller's pod) that a volume was
     /// abandoned. A failure to report is logged; it does not fail the deletion.
     pub(crate) async fn report_abandoned(&self, id: &VolumeId, why: Abandoned, now: SystemTime) {
-        let (node, storage) = (&id.node, &id.storage);
+        let (node, storage) = (&id.node, id.storage.as_str());
         let why = match why {
             Abandoned::NodeGone => format!(
                 "its node {node} is gone for good (no Node object and no pod of the node plugin for five minutes), so \

@@ -174,14 +174,19 @@ impl Host {
             unused?;
             kernel.close_encrypted(&layer).await?;
         }
+        let is_lost = matches!(volume.health, Health::Lost(_) | Health::Incomplete(_));
+        if let Some(device) = device::active(&**kernel, pool, volume)?.filter(|_| !is_lost) {
+            let (kernel, name) = (Arc::clone(kernel), name.clone());
+            errors::blocking(move || kernel.remove_unfinished(&device.raw, &name)).await?;
+        }
         pool.check_removable(volume).await?;
-        let raw = match (device::activate(&**kernel, pool, volume).await, &volume.health) {
-            (Ok(device), _) => device.raw,
-            (Err(error), Health::Lost(_) | Health::Incomplete(_)) => {
+        let raw = match device::activate(&**kernel, pool, volume).await {
+            Ok(device) => device.raw,
+            Err(error) if is_lost => {
                 tracing::warn!(volume = volume.name, %error, "the keys of a deleted volume are not erased");
                 return Ok(());
             }
-            (Err(error), Health::Whole | Health::Degraded(_)) => {
+            Err(error) => {
                 return Err(error.context(
                     "its keys must be erased before it is removed, and for that its device is needed (mend what \
                      prevents that, or remove the volume by hand)",

@@ -99,7 +99,18 @@ prop_compose! {
     ) -> VolumeSpec {
         let limit = more.map(|more| required.saturating_add(more));
         let filesystem = Some(kind).filter(|_| access != AccessTypes::Block);
-        let class = Parameters { pool, layout, mkfs_options, wipe, discard, encryption, limits, requires_limits };
+        let release_on_node_loss = false;
+        let class = Parameters {
+            pool,
+            layout,
+            mkfs_options,
+            wipe,
+            discard,
+            encryption,
+            limits,
+            requires_limits,
+            release_on_node_loss,
+        };
         VolumeSpec { name, size: SizeRange { required, limit }, access, filesystem, class, source }
     }
 }

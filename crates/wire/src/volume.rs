@@ -15,7 +15,18 @@ use crate::text::truncated;
 #[must_use]
 pub fn write_spec(spec: VolumeSpec) -> v1::VolumeSpec {
     let VolumeSpec { name, size: SizeRange { required, limit }, access, filesystem, class, source } = spec;
-    let Parameters { pool, layout, mkfs_options, wipe, discard, encryption, limits, requires_limits } = class;
+    // The node has nothing to do with its own loss.
+    let Parameters {
+        pool,
+        layout,
+        mkfs_options,
+        wipe,
+        discard,
+        encryption,
+        limits,
+        requires_limits,
+        release_on_node_loss: _,
+    } = class;
     v1::VolumeSpec {
         name,
         required_bytes: required,
@@ -75,6 +86,7 @@ pub fn read_spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
             limits: read_limits(limits),
             requires_limits,
             encryption: requested_encryption(&encryption)?,
+            release_on_node_loss: false,
         },
         source: requested_source(&source)?,
     })

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_agent::AgentService;
-use quarry_controller::{Cluster, ControllerService, Election, Fate, NoKubernetes, Nodes, Parts, RosterSource, Timing};
+use quarry_controller::{
+    Abandoned, Cluster, ControllerService, Election, Fate, NoKubernetes, Nodes, Parts, RosterSource, Timing,
+};
 use quarry_node::Host;
 use quarry_pool::Pool;
 use quarry_transport::metrics::Metrics;
@@ -108,7 +110,7 @@ impl Nodes for Surroundings {
         }
     }
 
-    async fn report_abandoned(&self, id: &VolumeId) {
+    async fn report_abandoned(&self, id: &VolumeId, _why: Abandoned) {
         self.shared.lock().note(format_args!("abandoned: {id}"));
     }
 }

@@ -282,6 +282,7 @@ pub(crate) fn spec(name: &str) -> VolumeSpec {
             limits: IoLimits::new([None, Some(1 << 20), None, Some(500)]),
             requires_limits: true,
             encryption: Some(Encryption::Luks2),
+            ..Parameters::default()
         },
         source: Some(ContentSource::Volume(id("a"))),
     }

@@ -286,7 +286,7 @@ async fn storage_is_gone_if_the_persistent_volume_says_so() {
         volume
     };
     let key = format!("{DRIVER}/storage-gone");
-    let storage = one.storage.to_string();
+    let storage = one.storage.as_str().to_owned();
     fake.put(&volume_path("pvc-1"), volume(DRIVER, &one.to_string()));
     let watching = Watching::started(&fake, clock_at(60)).await;
     let nodes: Arc<dyn quarry_controller::Nodes> = Arc::new(watching.nodes);

@@ -149,6 +149,10 @@ impl Encryptions for Linux {
         }
     }
 
+    fn remove_unfinished(&self, raw: &Path, name: &str) -> Result<()> {
+        encryption::remove_unfinished(raw, name).map(drop).map_err(errors::encryption)
+    }
+
     fn hold_encrypted(&self, raw: &Path, name: &str) -> Result<Arc<dyn HeldDevice>> {
         Ok(Arc::new(encryption::hold(raw, name).map_err(errors::encryption)?))
     }

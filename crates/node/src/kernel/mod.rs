@@ -135,6 +135,9 @@ pub(crate) trait Encryptions: Send + Sync {
     /// Closes a dm-crypt device. Unused logical volumes in it that the host activated do not prevent that.
     async fn close_encrypted(&self, layer: &Layer) -> Result<()>;
 
+    /// Removes an unfinished dm-crypt device with that name, which a killed cryptsetup left on a pool's device. Blocks.
+    fn remove_unfinished(&self, raw: &Path, name: &str) -> Result<()>;
+
     /// Opens a pool's device exclusively, of which the dm-crypt device would have that name. Blocks.
     fn hold_encrypted(&self, raw: &Path, name: &str) -> Result<Arc<dyn HeldDevice>>;
 }

@@ -37,6 +37,10 @@ impl Encryptions for Process {
         impossible()
     }
 
+    fn remove_unfinished(&self, _raw: &Path, _name: &str) -> Result<()> {
+        impossible()
+    }
+
     fn hold_encrypted(&self, _raw: &Path, _name: &str) -> Result<Arc<dyn HeldDevice>> {
         impossible()
     }
