@@ -338,7 +338,7 @@ fn own() -> Vec<Scenario> {
         Scenario {
             name: "encrypted-lvm",
             about: "the same on LVM, with every filesystem and layout",
-            limit: minutes(20),
+            limit: minutes(25),
             run: |context| Box::pin(encrypted::lvm(context)),
         },
         Scenario {

@@ -101,7 +101,7 @@ pub async fn points(context: Context) -> Passed {
 /// Starts quarry, and from then on looks for the keys where other processes could see them.
 async fn start(node: &mut Node) -> Result<()> {
     let watch = "while [ ! -e /run/watch-end ]; do \
-                 grep -lFaf /run/keys /proc/[0-9]*/cmdline /proc/[0-9]*/environ >>/run/seen 2>/dev/null; sleep 0.02; done";
+                 grep -lFaf /run/keys /proc/[0-9]*/cmdline /proc/[0-9]*/environ >>/run/seen 2>/dev/null; sleep 0.1; done";
     let script = format!(
         "printf '%s\\n' '{MARKER}' >/run/marker; rm -f /run/watch-end; : >/run/seen; ({watch}) </dev/null >/dev/null 2>&1 &"
     );
@@ -126,14 +126,23 @@ async fn not_logged(node: &Node) -> Result<()> {
     Ok(())
 }
 
+/// Counts the lines of a file in its input. An emulated processor needs minutes for this with grep.
+const COUNT: &str = r#"open my $file, "<", shift; chomp(my @wanted = <$file>); my ($found, $tail) = (0, "");
+while (sysread STDIN, my $more, 1 << 20) {
+    my $bytes = $tail . $more;
+    for (@wanted) { my $at = -1; $found++ while ($at = index $bytes, $_, $at + 1) >= 0; }
+    $tail = substr $bytes, -64;
+}
+print "$found\n";"#;
+
 /// How often the lines of a file are on the disks of the machine, besides its root disk.
 async fn on_disks(node: &Node, file: &str) -> Result<u64> {
+    node.vm.write("/run/count.pl", COUNT.as_bytes(), 0o600).await?;
     let script = format!(
-        "sync; export LC_ALL=C; root=$(mountpoint -d /); for f in /sys/block/vd* /sys/block/sd* /sys/block/nvme*; do [ -e $f/dev ] || continue; \
+        "sync; root=$(mountpoint -d /); for f in /sys/block/vd* /sys/block/sd* /sys/block/nvme*; do [ -e $f/dev ] || continue; \
          [ $(cat $f/dev) != $root ] || continue; dd if=/dev/${{f##*/}} bs=1M iflag=direct status=none | \
-         tr '\\0' '\\n' | grep -caFf {file} || true; done | awk '{{ sum += $1 }} END {{ print sum + 0 }}'"
+         perl /run/count.pl {file}; done | awk '{{ sum += $1 }} END {{ print sum + 0 }}'"
     );
-    // An emulated processor is slow.
     let search = Command::sh(script).timeout(Duration::from_secs(600));
     Ok(node.vm.check(search).await?.trim().parse()?)
 }
