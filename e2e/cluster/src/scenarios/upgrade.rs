@@ -70,7 +70,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let second = running(&space).await?;
     let [newer_quarry, resizer] = [container(cluster, "quarry").await?, container(cluster, "resizer").await?];
     let older = json!([
-        { "name": "quarry", "image": previous::TAG, "args": older_quarry["args"] },
+        { "name": "quarry", "image": previous::TAG, "args": older_quarry.get("args") },
         { "name": "resizer", "$patch": "delete" },
     ]);
     controller(cluster, &older).await.context("the older controller over newer nodes")?;
@@ -91,7 +91,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
         .await
         .context("created by the newer Quarry, deleted by the older controller")?;
 
-    let newer = json!([{ "name": "quarry", "image": images::QUARRY, "args": newer_quarry["args"] }, resizer]);
+    let newer = json!([{ "name": "quarry", "image": images::QUARRY, "args": newer_quarry.get("args") }, resizer]);
     controller(cluster, &newer).await.context("the newer controller again")?;
     space.end().await?;
     Ok("older to newer, and the controller back and forth: 2 pods kept writing; volumes created by each, served and deleted by the other".to_owned())
