@@ -3,7 +3,8 @@
 //!
 //! A node that is down, unreachable, or not ready is not gone. A node is gone for good only if its Node object and its
 //! plugin's pod have been absent for five minutes ([`Fate::Gone`]). So that a mistake does not delete everything at once,
-//! claims are released one after the other, and those of another node only some minutes later.
+//! claims are released one after the other, and those of another node only five minutes after the last one of this node.
+//! Only one controller releases claims. It cannot know what an earlier one has released, so it first waits as long.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -15,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::environment::{Claims, Election, Fate, Nodes};
 
-/// How often lost nodes are looked for.
-const INTERVAL: Duration = Duration::from_secs(30);
+/// How often lost nodes are looked for. More often than an election ends because it is not asked.
+const INTERVAL: Duration = Duration::from_secs(15);
 /// The pause after a released claim.
 const PAUSE: Duration = Duration::from_secs(10);
-/// How long after the first claim of a node those of the next node follow.
+/// How long after the last claim of a node those of the next node follow.
 const BETWEEN_NODES: Duration = Duration::from_secs(5 * 60);
 
 /// What became of a claim.
@@ -27,8 +28,10 @@ const BETWEEN_NODES: Duration = Duration::from_secs(5 * 60);
 pub enum Released {
     /// It was deleted.
     Now,
-    /// There is nothing to do for this volume: its class keeps claims, or it has none.
+    /// The class of this volume keeps claims.
     Never,
+    /// The volume has no claim now, or it is being deleted already.
+    NoClaim,
 }
 
 /// Deletes claims.
@@ -37,7 +40,8 @@ pub trait Releases: Send + Sync {
     /// Deletes the claim of this volume, if its class has `onNodeLoss: release`. Its node is gone for good.
     ///
     /// # Errors
-    /// `Unavailable` if the API cannot be asked; then it is tried again.
+    /// `Unavailable` if the API does not answer in time. Then the claim may have been deleted, or may still be; it is tried
+    /// again.
     async fn release(&self, id: &VolumeId) -> Result<Released>;
 }
 
@@ -47,7 +51,7 @@ pub struct NodeLoss {
     pub nodes: Arc<dyn Nodes>,
     /// Knows the volumes.
     pub claims: Arc<dyn Claims>,
-    /// Only the elected controller releases claims.
+    /// Only the elected controller releases claims. Of its own, because its term must last: it is asked all the time.
     pub election: Arc<dyn Election>,
     /// Deletes claims.
     pub releases: Arc<dyn Releases>,
@@ -72,12 +76,31 @@ pub async fn release_lost(parts: NodeLoss, stop: CancellationToken) {
 struct State {
     /// Volumes that need no other look.
     settled: HashSet<VolumeId>,
-    /// The node whose claims were released last, and since when.
+    /// The term in which this controller is elected, and since when.
+    term: Option<(u64, Instant)>,
+    /// The node whose claim was released last, and when.
     last: Option<(String, Instant)>,
 }
 
 impl State {
+    /// Whether this controller is elected, and has been for long enough.
+    async fn is_settled_leader(&mut self, election: &dyn Election) -> bool {
+        let Ok(fence) = election.fence().await else {
+            self.term = None;
+            return false;
+        };
+        let since = match self.term {
+            Some((term, since)) if term == fence => since,
+            _ => Instant::now(),
+        };
+        self.term = Some((fence, since));
+        since.elapsed() >= BETWEEN_NODES
+    }
+
     async fn look(&mut self, parts: &NodeLoss) {
+        if !self.is_settled_leader(&*parts.election).await {
+            return;
+        }
         let Some(handles) = parts.claims.handles() else { return };
         let mut by_node = BTreeMap::<String, Vec<VolumeId>>::new();
         for id in handles.iter().filter_map(|handle| handle.parse::<VolumeId>().ok()) {
@@ -101,23 +124,25 @@ impl State {
             return;
         }
         // The pauses take time: the node may be back, and another controller may be elected.
-        if parts.election.fence().await.is_err() || parts.nodes.fate(&id.node).await != Fate::Gone {
+        if !self.is_settled_leader(&*parts.election).await || parts.nodes.fate(&id.node).await != Fate::Gone {
             return;
         }
         match parts.releases.release(&id).await {
             Ok(Released::Now) => {
                 tracing::warn!(volume = %id, node = id.node, "released its claim: the node is gone for good");
-                if self.last.as_ref().is_none_or(|(node, _)| *node != id.node) {
-                    self.last = Some((id.node.clone(), Instant::now()));
-                }
-                self.settled.insert(id);
-                tokio::time::sleep(PAUSE).await;
             }
             Ok(Released::Never) => {
                 self.settled.insert(id);
+                return;
             }
-            Err(error) => tracing::warn!(volume = %id, %error, "cannot release the claim of a volume on a lost node"),
+            Ok(Released::NoClaim) => return,
+            Err(error) => {
+                tracing::warn!(volume = %id, %error, "cannot release the claim of a volume on a lost node");
+            }
         }
+        // Also after an error: the claim may have been deleted.
+        self.last = Some((id.node, Instant::now()));
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -136,9 +161,13 @@ mod tests {
         gone: Mutex<HashSet<String>>,
         handles: Mutex<HashSet<String>>,
         elected: Mutex<bool>,
+        /// The term of the elected controller.
+        term: Mutex<u64>,
         /// The classes that keep claims, by volume.
         keeps: Mutex<HashSet<String>>,
         fails: Mutex<bool>,
+        /// The API deletes the claims of these volumes, and answers too late.
+        answers_late: Mutex<HashSet<String>>,
         /// What was released, and when.
         released: Mutex<HashMap<String, Instant>>,
         asked: Mutex<usize>,
@@ -162,7 +191,11 @@ mod tests {
     #[async_trait::async_trait]
     impl Election for World {
         async fn fence(&self) -> Result<u64> {
-            if *self.elected.lock() { Ok(1) } else { Err(Error::unavailable("another controller is elected")) }
+            if *self.elected.lock() {
+                Ok(*self.term.lock())
+            } else {
+                Err(Error::unavailable("another controller is elected"))
+            }
         }
     }
 
@@ -176,7 +209,13 @@ mod tests {
             if self.keeps.lock().contains(&id.volume) {
                 return Ok(Released::Never);
             }
+            if self.released.lock().contains_key(&id.volume) {
+                return Ok(Released::NoClaim);
+            }
             self.released.lock().insert(id.volume.clone(), Instant::now());
+            if self.answers_late.lock().remove(&id.volume) {
+                return Err(Error::unavailable("no answer in time"));
+            }
             Ok(Released::Now)
         }
     }
@@ -215,24 +254,43 @@ mod tests {
         world.gone.lock().insert("a".to_owned());
         minutes(2).await;
         assert_eq!(released(&world), ["a1"]);
+        world.handles.lock().retain(|handle| !handle.ends_with(":a1"));
+        minutes(2).await;
         let asked = *world.asked.lock();
         minutes(60).await;
-        assert_eq!(*world.asked.lock(), asked, "settled volumes are not asked about again");
+        assert_eq!(*world.asked.lock(), asked, "a class that keeps claims is not asked about again");
     }
 
     #[tokio::test(start_paused = true)]
     async fn claims_are_released_one_after_the_other_and_node_after_node() {
         let (world, _stop) = started(&[("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1")]);
+        // It makes no difference whether the API says that it has deleted one.
+        world.answers_late.lock().extend(["a1".to_owned(), "a3".to_owned()]);
         world.gone.lock().extend(["a".to_owned(), "b".to_owned()]);
         minutes(4).await;
+        assert!(released(&world).is_empty(), "an earlier controller may have just released some");
+        minutes(5).await;
         assert_eq!(released(&world), ["a1", "a2", "a3"]);
         let mut times: Vec<_> = world.released.lock().values().copied().collect();
         times.sort();
         assert!(times.is_sorted_by(|one, other| *other - *one >= PAUSE));
-        minutes(3).await;
+        minutes(5).await;
         assert_eq!(released(&world), ["a1", "a2", "a3", "b1"]);
-        let since = world.released.lock()["b1"] - times[0];
+        let since = world.released.lock()["b1"] - times[2];
         assert!(since >= BETWEEN_NODES, "{since:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_newly_elected_controller_waits_first() {
+        let (world, _stop) = started(&[("a", "a1")]);
+        minutes(10).await;
+        // Another one was elected in between.
+        *world.term.lock() = 3;
+        world.gone.lock().insert("a".to_owned());
+        minutes(4).await;
+        assert!(released(&world).is_empty());
+        minutes(2).await;
+        assert_eq!(released(&world), ["a1"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -244,7 +302,7 @@ mod tests {
         assert_eq!((released(&world).len(), *world.asked.lock()), (0, 0));
         *world.elected.lock() = true;
         *world.fails.lock() = true;
-        minutes(2).await;
+        minutes(8).await;
         assert!(*world.asked.lock() > 1);
         // The node comes back before the API does.
         world.gone.lock().clear();

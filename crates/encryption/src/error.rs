@@ -11,6 +11,12 @@ pub enum Error {
         /// The device.
         device: PathBuf,
     },
+    /// A passphrase is not text, so kubelet cannot pass it.
+    #[error(
+        "a passphrase is not text (UTF-8 without NUL), so kubelet could never pass it; nothing was changed: is it encoded \
+         in base64 once more, as in a Secret?"
+    )]
+    NotText,
     /// The old and the new passphrase are the same.
     #[error("the old and the new passphrase are the same; nothing was changed")]
     SamePassphrase,

@@ -28,8 +28,12 @@ pub struct Rekeyed {
 /// [`Error::NotOpen`]; [`Error::WrongKey`] if the old passphrase opens no key slot: nothing was changed; `Busy` of
 /// [`Error::Device`] while a cryptsetup of another call works on the device.
 pub async fn rekey(volume: &str, old: &Secret, new: &Secret, keep_old: bool) -> Result<Rekeyed, Error> {
-    check(old)?;
-    check(new)?;
+    for passphrase in [old, new] {
+        check(passphrase)?;
+        if !passphrase.is_text() {
+            return Err(Error::NotText);
+        }
+    }
     if old == new {
         return Err(Error::SamePassphrase);
     }
@@ -38,15 +42,17 @@ pub async fn rekey(volume: &str, old: &Secret, new: &Secret, keep_old: bool) -> 
     if added {
         device.add(old, new).await?;
     }
-    if keep_old || !device.opens_with(old).await? {
-        return Ok(Rekeyed { added, removed: false });
+    let mut removed = false;
+    // It may have several key slots.
+    while !keep_old && device.opens_with(old).await? {
+        // What was just added may not have reached the disk as it should.
+        if !device.opens_with(new).await? {
+            return Err(Error::WrongKey { device: device.node });
+        }
+        device.remove(old).await?;
+        removed = true;
     }
-    // What was just added may not have reached the disk as it should.
-    if !device.opens_with(new).await? {
-        return Err(Error::WrongKey { device: device.node });
-    }
-    device.remove(old).await?;
-    Ok(Rekeyed { added, removed: true })
+    Ok(Rekeyed { added, removed })
 }
 
 /// The device below an open dm-crypt device. No other cryptsetup that Quarry starts works on it.

@@ -130,7 +130,7 @@ impl Command {
     /// There is no pipe, or the secret is too long for one.
     pub fn secret_argument(mut self, secret: &Secret) -> io::Result<Self> {
         let pipe = OwnedFd::from(secret.pipe()?);
-        let path = format!("/dev/fd/{}", pipe.as_raw_fd());
+        let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
         self.held.push(Arc::new(pipe));
         Ok(self.arg(path))
     }

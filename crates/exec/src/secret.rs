@@ -34,6 +34,12 @@ impl Secret {
         self.0.is_empty()
     }
 
+    /// Whether it is UTF-8 without a NUL.
+    #[must_use]
+    pub fn is_text(&self) -> bool {
+        std::str::from_utf8(&self.0).is_ok() && !self.0.contains(&0)
+    }
+
     /// A pipe from which the secret can be read once. The secret is in no file, and in no memory but the kernel's.
     pub(crate) fn pipe(&self) -> io::Result<PipeReader> {
         if self.len() > Self::MAX {
@@ -63,6 +69,10 @@ mod tests {
         let secret = Secret::new(b"hunter2".to_vec());
         assert_eq!(format!("{secret:?} {:?}", Some(&secret)), "Secret(..) Some(Secret(..))");
         assert_eq!((secret.len(), secret.is_empty()), (7, false));
+        assert!(secret.is_text());
+        for bytes in [b"a\0".to_vec(), vec![0xff, 0xfe]] {
+            assert!(!Secret::new(bytes).is_text());
+        }
     }
 
     #[test]

@@ -37,40 +37,47 @@ impl ClaimReleases {
         Self { connection: connection.clone(), index: claims.index(), driver: driver.to_owned(), reporter, clock }
     }
 
-    /// The claim that this volume is bound to, if the volume says that it is released.
-    fn claim_of(&self, volume: &PersistentVolume, id: &VolumeId) -> Option<(String, String, String)> {
-        let spec = volume.spec.as_ref()?;
-        let csi = spec.csi.as_ref().filter(|csi| csi.driver == self.driver && csi.volume_handle == id.to_string())?;
-        let released = csi.volume_attributes.as_ref()?.get(ON_NODE_LOSS).is_some_and(|value| value == RELEASE);
-        let claim = spec.claim_ref.as_ref().filter(|_| released)?;
-        Some((claim.namespace.clone()?, claim.name.clone()?, claim.uid.clone()?))
+    /// Whether this is the volume, and its class releases claims.
+    fn is_released(&self, volume: &PersistentVolume, id: &VolumeId) -> bool {
+        let csi = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref());
+        let csi = csi.filter(|csi| csi.driver == self.driver && csi.volume_handle == id.to_string());
+        let attributes = csi.and_then(|csi| csi.volume_attributes.as_ref());
+        attributes.and_then(|attributes| attributes.get(ON_NODE_LOSS)).is_some_and(|value| value == RELEASE)
     }
+}
+
+/// The claim that a volume is bound to: its namespace, name and UID.
+fn claim_of(volume: &PersistentVolume) -> Option<(String, String, String)> {
+    let claim = volume.spec.as_ref()?.claim_ref.as_ref()?;
+    Some((claim.namespace.clone()?, claim.name.clone()?, claim.uid.clone()?))
 }
 
 #[async_trait::async_trait]
 impl Releases for ClaimReleases {
     async fn release(&self, id: &VolumeId) -> Result<Released> {
         let unanswered = |what: &str, error: Unanswered| Error::unavailable(format!("{what}: {error}"));
-        let Some(name) = self.index.volume_of(&id.to_string()) else { return Ok(Released::Never) };
+        let Some(name) = self.index.volume_of(&id.to_string()) else { return Ok(Released::NoClaim) };
         let volumes = Api::<PersistentVolume>::all(self.connection.client.clone());
         let volume = ask(LIMIT, volumes.get_opt(&name)).await;
         let volume = volume.map_err(|error| unanswered("reading its PersistentVolume", error))?;
-        let Some((namespace, name, uid)) = volume.and_then(|volume| self.claim_of(&volume, id)) else {
+        let Some(volume) = volume else { return Ok(Released::NoClaim) };
+        if !self.is_released(&volume, id) {
             return Ok(Released::Never);
-        };
+        }
+        let Some((namespace, name, uid)) = claim_of(&volume) else { return Ok(Released::NoClaim) };
         let claims = Api::<PersistentVolumeClaim>::namespaced(self.connection.client.clone(), &namespace);
         let claim = ask(LIMIT, claims.get_opt(&name)).await;
         let claim = claim.map_err(|error| unanswered("reading its PersistentVolumeClaim", error))?;
         // Another claim may have the name by now.
         let claim = claim.filter(|claim| claim.metadata.uid.as_ref() == Some(&uid));
         let Some(claim) = claim.filter(|claim| claim.metadata.deletion_timestamp.is_none()) else {
-            return Ok(Released::Never);
+            return Ok(Released::NoClaim);
         };
         let this_one = Preconditions { uid: Some(uid), resource_version: None };
         let only = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
         match ask(LIMIT, claims.delete(&name, &only)).await {
             Ok(_) => {}
-            Err(error) if error.is(404) || error.is(409) => return Ok(Released::Never),
+            Err(error) if error.is(404) || error.is(409) => return Ok(Released::NoClaim),
             Err(error) => return Err(unanswered("deleting its PersistentVolumeClaim", error)),
         }
         let note = format!(

@@ -156,6 +156,7 @@ impl Host {
             if let Some(active) = device::active_in_kernel(&**self.kernel(), id) {
                 self.require_unused(id, active).await?;
             }
+            self.require_layer_unused(id).await?;
         }
         let Some(Located { pool, volume }) = located? else {
             let pool = self.pool_of(id).await?;

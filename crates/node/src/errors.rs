@@ -74,6 +74,7 @@ pub(crate) fn encryption(error: quarry_encryption::Error) -> Error {
         | Encryption::NotBlank { .. }
         | Encryption::Passphrase { .. }
         | Encryption::SamePassphrase
+        | Encryption::NotText
         | Encryption::NotOpen { .. }
         | Encryption::OtherHeader { .. } => Reason::Precondition,
         Encryption::Busy { .. } => Reason::UnderWay,

@@ -35,7 +35,8 @@ enum Action {
 pub(crate) async fn run(tool: Tool) -> anyhow::Result<()> {
     let Action::Rekey { volume, keep_old } = tool.action;
     let id: VolumeId = volume.parse().with_context(|| format!("{volume:?} is not the identifier of a volume"))?;
-    let mut input = Zeroizing::new(String::new());
+    // It never moves, so no copy is left behind.
+    let mut input = Zeroizing::new(String::with_capacity(4 * Secret::MAX));
     std::io::stdin().lock().read_to_string(&mut input).context("reading the passphrases from standard input")?;
     let [old, new] = passphrases(&input)?;
     let Rekeyed { added, removed } = rekey(&id.to_string(), &old, &new, keep_old).await?;

@@ -32,7 +32,8 @@ pub(crate) struct Args {
     /// The port of the agents in the node plugin.
     #[arg(long, default_value_t = 9810, value_name = "PORT")]
     agent_port: u16,
-    /// The Lease of the elected controller, which handles requests that can go to more than one node.
+    /// The Lease of the elected controller, which handles requests that can go to more than one node. The Lease
+    /// `NAME-node-loss` is that of the controller that deletes claims.
     #[arg(long, default_value = "quarry-chooser", value_name = "NAME")]
     lease: String,
     /// Follow the VolumeSnapshotContents, so that `quarry doctor` reports snapshots that none references. Their CRD must be
@@ -56,7 +57,8 @@ pub(crate) struct Kubernetes {
     claims: Arc<VolumeClaims>,
     nodes: Arc<ClusterNodes>,
     election: Arc<LeaseElection>,
-    releases: Option<Arc<ClaimReleases>>,
+    /// Deletes the claims of lost nodes, and elects the controller that does.
+    releases: Option<(Arc<ClaimReleases>, Arc<LeaseElection>)>,
 }
 
 /// Connects, and starts to follow the objects that a controller needs.
@@ -75,10 +77,15 @@ pub(crate) async fn connect(args: Args, driver: &str) -> anyhow::Result<Kubernet
     };
     let claims = Arc::new(claims);
     let nodes = Arc::new(ClusterNodes::start(&connection, &discovery, &claims, driver, system_clock()));
-    let settings = ElectionSettings { name: args.lease, ..ElectionSettings::default() };
-    let election = Arc::new(LeaseElection::new(&connection, settings, system_clock()));
-    let releases = ClaimReleases::new(&connection, &claims, driver, system_clock());
-    let releases = args.release_on_node_loss.then(|| Arc::new(releases));
+    let elected = |name: String| {
+        let settings = ElectionSettings { name, ..ElectionSettings::default() };
+        Arc::new(LeaseElection::new(&connection, settings, system_clock()))
+    };
+    let releases = args.release_on_node_loss.then(|| {
+        let releases = ClaimReleases::new(&connection, &claims, driver, system_clock());
+        (Arc::new(releases), elected(format!("{}-node-loss", args.lease)))
+    });
+    let election = elected(args.lease);
     Ok(Kubernetes { connection, secrets: args.secrets, discovery, claims, nodes, election, releases })
 }
 
@@ -121,16 +128,15 @@ impl Kubernetes {
 
     /// What is needed to delete the claims of volumes on lost nodes; `None` if they are kept.
     pub(crate) fn node_loss(&self) -> Option<NodeLoss> {
-        Some(NodeLoss {
-            nodes: self.nodes.clone(),
-            claims: self.claims.clone(),
-            election: self.election.clone(),
-            releases: self.releases.clone()?,
-        })
+        let (releases, election) = self.releases.clone()?;
+        Some(NodeLoss { nodes: self.nodes.clone(), claims: self.claims.clone(), election, releases })
     }
 
     /// Releases what other controllers wait for.
     pub(crate) async fn close(&self) {
         self.election.close().await;
+        if let Some((_, election)) = &self.releases {
+            election.close().await;
+        }
     }
 }

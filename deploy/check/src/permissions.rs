@@ -44,7 +44,10 @@ pub(crate) fn check(source: &str, objects: &Objects, controller: &Value, wrong: 
     let driver = quarry.map(|quarry| argument(quarry, "driver")).unwrap_or_default();
     // The sidecars name their own Leases like this.
     let driver = driver.replace('.', "-");
-    let mut names = vec![lease.to_owned(), driver.clone(), format!("external-resizer-{driver}")];
+    let releases = quarry.is_some_and(|quarry| has_argument(quarry, "--release-on-node-loss"));
+    let of_releases = releases.then(|| format!("{lease}-node-loss"));
+    let mut names: Vec<String> = std::iter::once(lease.to_owned()).chain(of_releases).collect();
+    names.extend([driver.clone(), format!("external-resizer-{driver}")]);
     if container(controller, SNAPSHOTTER).is_some() {
         names.push(format!("external-snapshotter-leader-{driver}"));
     }
@@ -53,7 +56,6 @@ pub(crate) fn check(source: &str, objects: &Objects, controller: &Value, wrong: 
     wrong.must("the Leases of the controller and its sidecars may be read and updated", kept);
     resizer(objects, &rules, controller, wrong);
     snapshotter(&rules, controller, wrong);
-    let releases = quarry.is_some_and(|quarry| has_argument(quarry, "--release-on-node-loss"));
     let deletes = about(&rules, "persistentvolumeclaims").any(|rule| is(rule, "/verbs", vec!["get", "delete"]));
     wrong.must(
         "the controller may delete claims if it releases those of lost nodes, and only then",

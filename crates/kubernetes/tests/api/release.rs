@@ -53,7 +53,7 @@ async fn a_claim_is_deleted_with_an_event_that_says_why() {
     assert_eq!(events[0]["regarding"]["uid"], "uid-claim");
     assert!(events[0]["note"].as_str().unwrap().contains("node a, which is gone for good"));
     // It is gone.
-    assert_eq!(releases.release(&id()).await.unwrap(), Released::Never);
+    assert_eq!(releases.release(&id()).await.unwrap(), Released::NoClaim);
 }
 
 #[tokio::test(start_paused = true)]
@@ -64,19 +64,20 @@ async fn what_the_class_does_not_release_stays() {
     unbound["spec"]["claimRef"] = Value::Null;
     let mut foreign = bound(&json!({"onNodeLoss": "release"}));
     foreign["spec"]["csi"]["driver"] = json!("other.example.org");
-    for (why, volume, claim) in [
-        ("its class says nothing", bound(&Value::Null), claim("uid-claim")),
-        ("its class keeps it", bound(&json!({"onNodeLoss": "keep"})), claim("uid-claim")),
-        ("another claim has its name", bound(&json!({"onNodeLoss": "release"})), claim("uid-another")),
-        ("it is being deleted", bound(&json!({"onNodeLoss": "release"})), being_deleted),
-        ("the volume is not bound", unbound, claim("uid-claim")),
-        ("the volume is of another driver", foreign, claim("uid-claim")),
+    let releasing_class = || bound(&json!({"onNodeLoss": "release"}));
+    for (why, volume, claim, expected) in [
+        ("its class says nothing", bound(&Value::Null), claim("uid-claim"), Released::Never),
+        ("its class keeps it", bound(&json!({"onNodeLoss": "keep"})), claim("uid-claim"), Released::Never),
+        ("another claim has its name", releasing_class(), claim("uid-another"), Released::NoClaim),
+        ("it is being deleted", releasing_class(), being_deleted, Released::NoClaim),
+        ("the volume is not bound", unbound, claim("uid-claim"), Released::NoClaim),
+        ("the volume is of another driver", foreign, claim("uid-claim"), Released::NoClaim),
     ] {
         let fake = Fake::new();
         fake.put(&volume_path("pvc-1"), volume);
         fake.put(CLAIM, claim);
         let (_claims, releases) = releasing(&fake).await;
-        assert_eq!(releases.release(&id()).await.unwrap(), Released::Never, "{why}");
+        assert_eq!(releases.release(&id()).await.unwrap(), expected, "{why}");
         assert_eq!(fake.all("/api/v1/namespaces/shop/persistentvolumeclaims/").len(), 1, "{why}");
     }
 }
