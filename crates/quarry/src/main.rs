@@ -5,7 +5,9 @@ mod certificates;
 mod child;
 mod controller;
 mod csi;
+mod generated;
 mod host;
+mod kubectl;
 mod kubernetes;
 mod logging;
 mod node;
@@ -13,13 +15,18 @@ mod observe;
 mod page;
 mod standalone;
 mod table;
+mod terminal;
 mod view;
 
+use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::terminal::Terminal;
 
 /// Local storage for Kubernetes: creates volumes on each host's own disks.
 #[derive(Debug, Parser)]
@@ -43,6 +50,8 @@ enum Command {
     Bench(Box<bench::Args>),
     /// Manage the certificates of the controller and the nodes that Quarry issues.
     Certificates(certificates::Tool),
+    /// Print the script that completes this program's command line in a shell.
+    Completions(generated::Completions),
     /// Serve CSI Controller for a cluster: forwards requests to the nodes.
     Controller(controller::Args),
     /// Make CSI calls by hand, to try or debug a driver.
@@ -51,6 +60,8 @@ enum Command {
     Disks(view::Disks),
     /// Show what is wrong in the cluster and how to fix it; exits with failure if there are errors.
     Doctor(view::Common),
+    /// Print this program's manual page, or write the pages of all commands into a directory.
+    Man(generated::Manual),
     /// Serve CSI Node on this host, and give the controller access to its storage.
     Node(node::Args),
     /// List the nodes that the controller knows, and whether it can reach them.
@@ -65,8 +76,20 @@ enum Command {
     Volumes(view::Volumes),
 }
 
+/// The definition of the command line.
+fn definition() -> clap::Command {
+    Cli::command()
+}
+
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let name = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
+    let ended = match name {
+        Some(kubectl::NAME) => kubectl::run(&arguments),
+        Some(kubectl::COMPLETE) => kubectl::complete(arguments),
+        _ => run(Cli::parse_from(arguments)),
+    };
+    match ended {
         Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "{error:#}");
@@ -93,9 +116,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let answer = runtime.block_on(certificates::run(tool))?;
             let _ = std::io::stdout().write_all(answer.as_bytes());
         }
+        Command::Completions(args) => {
+            let _ = std::io::stdout().write_all(&generated::completions(&definition(), &args));
+        }
         Command::Controller(args) => serve(controller::run(args))?,
         Command::Disks(args) => return child::run(|| ask(view::Question::Disks(args))),
         Command::Doctor(args) => return ask(view::Question::Doctor(args)),
+        Command::Man(args) => {
+            let page = generated::manual(&[definition(), kubectl::definition()], &args)?;
+            let _ = std::io::stdout().write_all(&page);
+        }
         Command::Node(args) => serve(node::run(args))?,
         Command::Nodes(args) => return ask(view::Question::Nodes(args)),
         Command::Pools(args) => return ask(view::Question::Pools(args)),
@@ -108,7 +138,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 fn ask(question: view::Question) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answered = runtime.block_on(view::run(question, &mut std::io::stdout().lock()));
+    let answered = runtime.block_on(view::run(question, Terminal::of_stdout(), &mut std::io::stdout().lock()));
     // Do not wait for a disk that does not answer.
     runtime.shutdown_background();
     answered
@@ -180,13 +210,11 @@ async fn wait_for_mutations() {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_arguments_are_consistent() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]

@@ -1,0 +1,111 @@
+//! Tables in files and in terminals.
+
+use super::*;
+
+fn rows(rows: &[[&str; 2]]) -> impl Iterator<Item = Vec<String>> {
+    rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect::<Vec<_>>().into_iter()
+}
+
+#[test]
+fn pages_are_one_table() {
+    let mut table = Table::new(&[Column::words("NAME"), Column::figures("SIZE")], Terminal::default());
+    assert_eq!(table.page(rows(&[])), "");
+    assert!(table.is_empty());
+    assert_eq!(
+        table.page(rows(&[["longest", "1Gi"], ["b", "100Gi"]])),
+        "NAME      SIZE\nlongest    1Gi\nb        100Gi\n"
+    );
+    assert_eq!(table.page(rows(&[["c", "2Gi"]])), "c          2Gi\n");
+    assert_eq!(table.page(rows(&[["longer than that", "2Gi"]])), "longer than that    2Gi\n");
+    assert_eq!(table.page(rows(&[["d", "2Gi"]])), "d                   2Gi\n");
+    assert_eq!(table.page(rows(&[])), "");
+    assert!(!table.is_empty());
+}
+
+#[test]
+fn a_cell_is_one_line_without_control_characters() {
+    let mut table = Table::new(&[Column::words("A"), Column::words("B")], Terminal::default());
+    assert_eq!(table.page(rows(&[["x\u{1b}[2J\ny", "z"]])), "A              B\nx\\u{1b}[2J\\ny  z\n");
+}
+
+/// The columns of a table in a terminal that is this wide.
+fn narrow(columns: &[Column], width: u16) -> Table {
+    Table::new(columns, Terminal { width: Some(width), colors: false })
+}
+
+fn three(rows: &[[&str; 3]]) -> impl Iterator<Item = Vec<String>> {
+    rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect::<Vec<_>>().into_iter()
+}
+
+#[test]
+fn sentences_are_wrapped_in_their_column_while_there_is_room() {
+    let columns = [Column::words("NAME"), Column::words("B").left_out(0), Column::words("WHY").text(10)];
+    let row = ["name", "b", "the disk does not answer"];
+    let mut table = narrow(&columns, 20);
+    assert_eq!(table.page(three(&[row])), "NAME  B  WHY\nname  b  the disk\n         does not\n         answer\n");
+    assert_eq!(narrow(&columns, 33).page(three(&[row])), "NAME  B  WHY\nname  b  the disk does not answer\n");
+    assert!(table.left_out().is_empty());
+}
+
+#[test]
+fn sentences_without_room_are_below_their_row() {
+    let columns = [Column::words("NAME"), Column::words("B").left_out(0), Column::words("WHY").text(30)];
+    let mut table = narrow(&columns, 30);
+    assert_eq!(
+        table.page(three(&[["a", "b", "-"], ["c", "d", "the disk does not answer: see the log"]])),
+        "NAME  B\na     b\nc     d\n  WHY:  the disk does not\n        answer: see the log\n"
+    );
+    assert_eq!(table.page(three(&[["e", "f", "short"]])), "e     f\n  WHY:  short\n");
+}
+
+#[test]
+fn columns_are_left_out_by_rank_and_names_are_wrapped_last() {
+    let columns = [
+        Column::words("NODE").name(6),
+        Column::words("ID"),
+        Column::words("FIRST").left_out(9),
+        Column::figures("LAST").left_out(1),
+    ];
+    let row = || vec![["node-number-one", "v1:whole", "abc", "7"].map(str::to_owned).to_vec()].into_iter();
+    let printed = |width| {
+        let mut table = narrow(&columns, width);
+        let text = table.page(row());
+        (text, table.left_out().join(" "))
+    };
+    let all = "NODE             ID        FIRST  LAST\nnode-number-one  v1:whole  abc       7\n";
+    assert_eq!(printed(38), (all.to_owned(), String::new()));
+    let without = "NODE             ID        LAST\nnode-number-one  v1:whole     7\n";
+    assert_eq!(printed(37), (without.to_owned(), "FIRST".to_owned()));
+    let wrapped = "NODE        ID\nnode-numbe  v1:whole\nr-one\n";
+    assert_eq!(printed(20), (wrapped.to_owned(), "FIRST LAST".to_owned()));
+    // The rest is never cut, even if it does not fit.
+    let (text, _) = printed(5);
+    assert!(text.contains("node-n  v1:whole\n"), "{text}");
+}
+
+#[test]
+fn wide_characters_count_twice() {
+    let columns = [Column::words("A").left_out(0), Column::words("B")];
+    let row = || vec![["磁盘磁盘".to_owned(), "b".to_owned()]].into_iter().map(|row| row.to_vec());
+    assert_eq!(narrow(&columns, 11).page(row()), "A         B\n磁盘磁盘  b\n");
+    assert_eq!(narrow(&columns, 10).page(row()), "B\nb\n");
+}
+
+#[test]
+fn colours_surround_the_text_and_change_no_column() {
+    fn paint(cell: &str) -> Style {
+        if cell == "down" { BAD } else { Style::new() }
+    }
+    let columns = [Column::words("STATE").painted(paint), Column::figures("N").painted(paint), Column::words("C")];
+    let rows = || three(&[["up", "1", "down"], ["down", "down", "磁"]]);
+    let plain = Table::new(&columns, Terminal::default()).page(rows());
+    let painted = Table::new(&columns, Terminal { width: None, colors: true }).page(rows());
+    assert_eq!(plain, "STATE     N  C\nup        1  down\ndown   down  磁\n");
+    let (red, end) = ("\u{1b}[31m", "\u{1b}[0m");
+    assert_eq!(painted, plain.replace("down   down", &format!("{red}down{end}   {red}down{end}")));
+    // Wrapped text is painted on each line.
+    let columns = [Column::words("WHY").text(4).painted(|_| BAD)];
+    let mut table = Table::new(&columns, Terminal { width: Some(6), colors: true });
+    let rows = vec![vec!["down again".to_owned()]].into_iter();
+    assert_eq!(table.page(rows), format!("WHY\n{red}down{end}\n{red}again{end}\n"));
+}
