@@ -39,7 +39,8 @@ pub(crate) fn manual(commands: &[Command], args: &Manual) -> anyhow::Result<Vec<
     match (&args.directory, commands.first()) {
         (Some(directory), _) => write(commands, directory)
             .with_context(|| format!("cannot write the manual pages into {}", directory.display()))?,
-        (None, Some(first)) => Man::new(visible(first)).render(&mut page)?,
+        // As in the pages of a directory, `help` is left out.
+        (None, Some(first)) => Man::new(visible(first).disable_help_subcommand(true)).render(&mut page)?,
         (None, None) => {}
     }
     Ok(page)

@@ -31,6 +31,7 @@ impl Terminal {
 /// The options of a command that prints tables. The last one counts: `kubectl quarry` adds its terminal's before those
 /// of its user.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// The width of tables, in columns; 0: no limit. Default: the terminal's; no limit if the output is no terminal.
     #[arg(long, value_name = "COLUMNS", help_heading = TABLES, overrides_with = "width")]

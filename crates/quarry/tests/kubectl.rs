@@ -166,12 +166,16 @@ fn without_a_command_usage_is_printed() {
 #[test]
 fn a_mistake_is_found_without_a_cluster() {
     let directory = tempfile::tempdir().unwrap();
-    for arguments in [["volumes", "--orphan"].as_slice(), &["volumes", "-o", "yaml"], &["standalone"]] {
+    for (arguments, mistake) in [
+        (["volumes", "--orphan"].as_slice(), "--orphan"),
+        (&["volumes", "-o", "yaml"], "yaml"),
+        (&["standalone"], "standalone"),
+    ] {
         let mut binary = Command::new(QUARRY);
         binary.arg0("kubectl-quarry");
         let (output, asked) = start(binary, "ns c True\n", "", arguments, directory.path());
         assert_eq!((output.status.code(), asked.len()), (Some(2), 0), "{arguments:?}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains("kubectl quarry"), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(mistake), "{output:?}");
     }
 }
 

@@ -22,7 +22,8 @@ pub(super) fn places(columns: &[Column], longest: &[u16], limit: u16) -> Vec<Pla
         let widths = in_row.map(|((column, longest), _)| match column.fit {
             // A later page may have longer sentences.
             Fit::Text(of_text) => least(column, of_text),
-            Fit::Whole | Fit::LeftOut(_) | Fit::Name(_) => *longest,
+            Fit::Name(of_name) => least(column, of_name).min(*longest),
+            Fit::Whole | Fit::LeftOut(_) => *longest,
         });
         total(widths) > u32::from(limit)
     };
@@ -33,16 +34,14 @@ pub(super) fn places(columns: &[Column], longest: &[u16], limit: u16) -> Vec<Pla
             }
         }
     }
-    let mut ranks: Vec<u8> = columns.iter().filter_map(rank).collect();
-    ranks.sort_unstable();
+    let ranked = columns.iter().enumerate().filter_map(|(index, column)| Some((rank(column)?, index)));
+    let mut candidates: Vec<(u8, usize)> = ranked.collect();
+    candidates.sort_unstable();
     while too_wide(&places)
-        && let Some(highest) = ranks.pop()
+        && let Some((_, index)) = candidates.pop()
+        && let Some(place) = places.get_mut(index)
     {
-        for (place, column) in places.iter_mut().zip(columns) {
-            if rank(column) == Some(highest) {
-                *place = Place::LeftOut;
-            }
-        }
+        *place = Place::LeftOut;
     }
     places
 }

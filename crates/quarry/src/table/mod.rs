@@ -33,7 +33,7 @@ enum Fit {
     /// Sentences: wrapped, down to this width. If there is no room for that beside the other columns, they are below
     /// their row.
     Text(u16),
-    /// A name: wrapped, down to this width, if the table is too wide without all columns that can be left out.
+    /// A name: wrapped, down to this width, before a column is left out.
     Name(u16),
 }
 
@@ -75,7 +75,7 @@ impl Column {
         self
     }
 
-    /// The column is a name: it is wrapped if nothing else helps, but not to less than `least` columns.
+    /// The column is a name: it is wrapped if the table is too wide, but not to less than `least` columns.
     pub(crate) const fn name(mut self, least: u16) -> Self {
         self.fit = Fit::Name(least);
         self
@@ -126,12 +126,6 @@ impl Table {
         self.is_empty
     }
 
-    /// The titles of the columns that the terminal has no room for.
-    pub(crate) fn left_out(&self) -> Vec<&str> {
-        let columns = self.columns.iter().zip(&self.places).filter(|(_, place)| **place == Place::LeftOut);
-        columns.map(|(column, _)| column.title.as_ref()).collect()
-    }
-
     /// The next rows; each line ends with a newline. The titles come first, before the first row.
     pub(crate) fn page(&mut self, rows: impl Iterator<Item = Vec<String>>) -> String {
         let rows: Vec<Vec<String>> = rows.map(printable).collect();
@@ -165,6 +159,20 @@ impl Table {
                 self.push_below(&mut text, column, cell);
             }
         }
+        text
+    }
+
+    /// What follows the last page: the names of the columns that the terminal has no room for.
+    pub(crate) fn end(&self) -> String {
+        let left_out = self.at(Place::LeftOut, self.columns.iter().map(|column| column.title.as_ref()));
+        let titles = left_out.collect::<Vec<_>>().join(", ");
+        if titles.is_empty() {
+            return String::new();
+        }
+        let mut text = "\n".to_owned();
+        let hint = format!("no room for {titles}: see -o wide");
+        let limit = self.terminal.width.unwrap_or(u16::MAX).max(LEAST_BELOW);
+        push_row(&mut text, &[(Column::words(""), width(&hint).min(limit))], vec![hint], false);
         text
     }
 

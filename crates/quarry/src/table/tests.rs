@@ -44,7 +44,7 @@ fn sentences_are_wrapped_in_their_column_while_there_is_room() {
     let mut table = narrow(&columns, 20);
     assert_eq!(table.page(three(&[row])), "NAME  B  WHY\nname  b  the disk\n         does not\n         answer\n");
     assert_eq!(narrow(&columns, 33).page(three(&[row])), "NAME  B  WHY\nname  b  the disk does not answer\n");
-    assert!(table.left_out().is_empty());
+    assert_eq!(table.end(), "");
 }
 
 #[test]
@@ -59,9 +59,9 @@ fn sentences_without_room_are_below_their_row() {
 }
 
 #[test]
-fn columns_are_left_out_by_rank_and_names_are_wrapped_last() {
+fn names_are_wrapped_and_columns_are_left_out_by_rank() {
     let columns = [
-        Column::words("NODE").name(6),
+        Column::words("NODE").name(10),
         Column::words("ID"),
         Column::words("FIRST").left_out(9),
         Column::figures("LAST").left_out(1),
@@ -69,18 +69,15 @@ fn columns_are_left_out_by_rank_and_names_are_wrapped_last() {
     let row = || vec![["node-number-one", "v1:whole", "abc", "7"].map(str::to_owned).to_vec()].into_iter();
     let printed = |width| {
         let mut table = narrow(&columns, width);
-        let text = table.page(row());
-        (text, table.left_out().join(" "))
+        table.page(row()) + &table.end()
     };
-    let all = "NODE             ID        FIRST  LAST\nnode-number-one  v1:whole  abc       7\n";
-    assert_eq!(printed(38), (all.to_owned(), String::new()));
-    let without = "NODE             ID        LAST\nnode-number-one  v1:whole     7\n";
-    assert_eq!(printed(37), (without.to_owned(), "FIRST".to_owned()));
-    let wrapped = "NODE        ID\nnode-numbe  v1:whole\nr-one\n";
-    assert_eq!(printed(20), (wrapped.to_owned(), "FIRST LAST".to_owned()));
+    assert_eq!(printed(38), "NODE             ID        FIRST  LAST\nnode-number-one  v1:whole  abc       7\n");
+    let wrapped = "NODE        ID        FIRST  LAST\nnode-numbe  v1:whole  abc       7\nr-one\n";
+    assert_eq!(printed(33), wrapped);
+    let without = "NODE           ID        LAST\nnode-number-o  v1:whole     7\nne\n";
+    assert_eq!(printed(29), format!("{without}\nno room for FIRST: see -o\nwide\n"));
     // The rest is never cut, even if it does not fit.
-    let (text, _) = printed(5);
-    assert!(text.contains("node-n  v1:whole\n"), "{text}");
+    assert!(printed(5).contains("node-numbe  v1:whole\n"), "{}", printed(5));
 }
 
 #[test]

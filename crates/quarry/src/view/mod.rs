@@ -281,10 +281,7 @@ impl List {
     fn end(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         match self {
             Self::Table(table) if table.is_empty() => writeln!(out, "none")?,
-            Self::Table(table) => match table.left_out().join(", ").as_str() {
-                "" => {}
-                columns => writeln!(out, "\nno room for {columns}: see -o wide")?,
-            },
+            Self::Table(table) => out.write_all(table.end().as_bytes())?,
             Self::Json { name, items: 0 } => writeln!(out, "{{{}:[]}}", json!(name))?,
             Self::Json { .. } => writeln!(out, "\n]}}")?,
         }

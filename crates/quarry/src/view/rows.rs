@@ -21,8 +21,10 @@ use crate::terminal::Terminal;
 const UNKNOWN: &str = "?";
 /// The width at which text is wrapped, unless the terminal is narrower.
 const WIDTH: u16 = 120;
-/// The least width of a wrapped name of a node or a pool.
-const NAME: u16 = 12;
+/// The least width of a wrapped name of a node.
+const NODE: u16 = 16;
+/// The least width of a wrapped name of a pool.
+const POOL: u16 = 12;
 /// The least width of a problem in its row.
 const SENTENCES: u16 = 32;
 /// The length of the names of volumes and snapshots that the sidecars choose, which are never wrapped: pvc- or snapshot-
@@ -30,7 +32,7 @@ const SENTENCES: u16 = 32;
 const CHOSEN: u16 = 45;
 
 pub(super) const NODES: [Column; 9] = [
-    Column::words("NODE").name(NAME),
+    Column::words("NODE").name(NODE),
     Column::words("STATE").painted(state),
     Column::figures("SINCE").left_out(2),
     Column::words("VERSION").left_out(4),
@@ -42,8 +44,8 @@ pub(super) const NODES: [Column; 9] = [
 ];
 
 pub(super) const POOLS: [Column; 11] = [
-    Column::words("NODE").name(NAME),
-    Column::words("POOL").name(NAME),
+    Column::words("NODE").name(NODE),
+    Column::words("POOL").name(POOL),
     Column::words("KIND").left_out(4),
     Column::words("ON").left_out(5),
     Column::figures("SIZE"),
@@ -57,10 +59,10 @@ pub(super) const POOLS: [Column; 11] = [
 
 /// The columns of volumes. `orphans`: the user wants identifiers, which contain the node and the name.
 pub(super) fn volumes(orphans: bool) -> [Column; 12] {
-    let [node, id, name] = identity(orphans);
+    let [node, pool, id, name] = identity(orphans);
     [
         node,
-        Column::words("POOL").name(NAME),
+        pool,
         id,
         name,
         Column::figures("SIZE").left_out(0),
@@ -74,13 +76,14 @@ pub(super) fn volumes(orphans: bool) -> [Column; 12] {
     ]
 }
 
-/// The columns NODE, ID and NAME of volumes and snapshots. Identifiers are long: only who is to copy them sees them in a
-/// narrow terminal, and then in full.
-fn identity(copied: bool) -> [Column; 3] {
-    let [node, id, name] = [Column::words("NODE"), Column::words("ID"), Column::words("NAME")];
+/// The columns NODE, POOL, ID and NAME of volumes and snapshots. Identifiers are long: only who is to copy them sees them
+/// in a narrow terminal, and then in full.
+fn identity(copied: bool) -> [Column; 4] {
+    let [node, pool] = [Column::words("NODE"), Column::words("POOL")];
+    let [id, name] = [Column::words("ID"), Column::words("NAME")];
     match copied {
-        true => [node.left_out(8), id, name.left_out(9)],
-        false => [node.name(NAME), id.left_out(6), name.name(CHOSEN)],
+        true => [node.left_out(8), pool.left_out(2), id, name.left_out(9)],
+        false => [node.name(NODE), pool.name(POOL), id.left_out(6), name.name(CHOSEN)],
     }
 }
 
@@ -91,7 +94,7 @@ pub(super) const DISKS: [Column; 9] = [
     Column::words("ROTATES").left_out(3),
     Column::words("MODEL").left_out(1),
     Column::words("SERIAL").left_out(0),
-    Column::words("POOL").name(NAME),
+    Column::words("POOL").name(POOL),
     Column::words("STATE").painted(state),
     Column::words("REASON").text(SENTENCES),
 ];

@@ -1,5 +1,6 @@
 //! The commands against a small controller on a real socket: the requests, the output and the errors.
 
+mod narrow;
 mod snapshots;
 
 use std::path::Path;

@@ -5,15 +5,15 @@ use std::time::{Duration, SystemTime};
 use quarry_volume::show_size;
 use quarry_wire::view::ListedSnapshot;
 
-use super::{NAME, NOTHING, SENTENCES, identity, is_orphan, length, problem, state, trouble};
+use super::{NOTHING, SENTENCES, identity, is_orphan, length, problem, state, trouble};
 use crate::table::Column;
 
 /// The columns of snapshots. `orphans`: the user wants identifiers, which contain the node and the name.
 pub(in crate::view) fn snapshots(orphans: bool) -> [Column; 12] {
-    let [node, id, name] = identity(orphans);
+    let [node, pool, id, name] = identity(orphans);
     [
         node,
-        Column::words("POOL").name(NAME),
+        pool,
         id,
         name,
         Column::words("SOURCE").left_out(7),
