@@ -121,9 +121,15 @@ pub(crate) fn run(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
 /// The word is not valid Unicode.
 pub(crate) fn complete(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
     let last = arguments.len().saturating_sub(1);
+    let is_option = |word: Option<&OsString>| word.is_some_and(|word| word.as_encoded_bytes().starts_with(b"-"));
+    // Options are offered only to who has begun to type one.
+    let wants_option = is_option(arguments.last());
     let candidates = clap_complete::engine::complete(&mut definition(), arguments, last, None)?;
     let mut answer = String::new();
     for candidate in candidates.iter().filter(|candidate| !candidate.is_hide_set()) {
+        if !wants_option && is_option(Some(&candidate.get_value().to_owned())) {
+            continue;
+        }
         let help = candidate.get_help().map(ToString::to_string).unwrap_or_default();
         let help = help.lines().next().unwrap_or_default();
         answer.push_str(&format!("{}\t{help}\n", candidate.get_value().to_string_lossy()));

@@ -169,11 +169,7 @@ impl Table {
         if titles.is_empty() {
             return String::new();
         }
-        let mut text = "\n".to_owned();
-        let hint = format!("no room for {titles}: see -o wide");
-        let limit = self.terminal.width.unwrap_or(u16::MAX).max(LEAST_BELOW);
-        push_row(&mut text, &[(Column::words(""), width(&hint).min(limit))], vec![hint], false);
-        text
+        format!("\n{}", wrapped(&format!("no room for {titles}: see -o wide"), self.terminal))
     }
 
     /// What is given for each column, for those at that place.
@@ -192,6 +188,14 @@ impl Table {
         let columns = [(Column::words(""), width(&title)), (column.clone(), width(&cell).min(left))];
         push_row(text, &columns, vec![title, cell], self.terminal.colors);
     }
+}
+
+/// The text in lines that fit the terminal; each ends with a newline.
+pub(crate) fn wrapped(text: &str, terminal: Terminal) -> String {
+    let limit = terminal.width.unwrap_or(u16::MAX).max(LEAST_BELOW);
+    let mut lines = String::new();
+    push_row(&mut lines, &[(Column::words(""), width(text).min(limit))], vec![text.to_owned()], false);
+    lines
 }
 
 /// Appends the lines of one row, whose columns have these widths.

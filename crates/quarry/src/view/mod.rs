@@ -63,7 +63,7 @@ impl Format {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// Tables for people; in a terminal as wide as it is, without the columns that have no room.
+    /// Tables for people. In a terminal they fit its width: columns that have no room are left out.
     Table,
     /// Tables with all columns, however wide they are.
     Wide,

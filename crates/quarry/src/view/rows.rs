@@ -2,8 +2,6 @@
 
 mod snapshots;
 
-use std::fmt::Write as _;
-
 use anstyle::Style;
 use comfy_table::{ContentArrangement, presets};
 use quarry_pool::DiskReport;
@@ -14,7 +12,7 @@ use quarry_volume::{
 use quarry_wire::view::{ListedPool, ListedVolume, UnknownVolume};
 
 pub(super) use self::snapshots::{snapshot, snapshots};
-use crate::table::{BAD, Column, NOTABLE, NOTHING, paint_start};
+use crate::table::{BAD, Column, NOTABLE, NOTHING, paint_start, wrapped};
 use crate::terminal::Terminal;
 
 /// An unknown value.
@@ -335,9 +333,7 @@ pub(super) fn diagnosis(answer: &v2::DiagnoseResponse, terminal: Terminal) -> St
     if !text.is_empty() {
         text.push('\n');
     }
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "{}; {}", count_findings(answer), checked(answer));
-    text
+    text + &wrapped(&format!("{}; {}", count_findings(answer), checked(answer)), terminal)
 }
 
 fn count_findings(answer: &v2::DiagnoseResponse) -> String {
