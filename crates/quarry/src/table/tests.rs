@@ -93,11 +93,11 @@ fn colours_surround_the_text_and_change_no_column() {
     fn paint(cell: &str) -> Style {
         if cell == "down" { BAD } else { Style::new() }
     }
-    let columns = [Column::words("STATE").painted(paint), Column::figures("N").painted(paint), Column::words("C")];
-    let rows = || three(&[["up", "1", "down"], ["down", "down", "磁"]]);
+    let columns = [Column::words("NAME"), Column::words("STATE").painted(paint), Column::figures("N").painted(paint)];
+    let rows = || three(&[["磁盘", "up", "1"], ["磁盘", "down", "down"]]);
     let plain = Table::new(&columns, Terminal::default()).page(rows());
     let painted = Table::new(&columns, Terminal { width: None, colors: true }).page(rows());
-    assert_eq!(plain, "STATE     N  C\nup        1  down\ndown   down  磁\n");
+    assert_eq!(plain, "NAME  STATE     N\n磁盘  up        1\n磁盘  down   down\n");
     let (red, end) = ("\u{1b}[31m", "\u{1b}[0m");
     assert_eq!(painted, plain.replace("down   down", &format!("{red}down{end}   {red}down{end}")));
     // Wrapped text is painted on each line.
