@@ -74,6 +74,15 @@ for example in ../examples/*.yaml; do
     result "examples/${example##*/} is valid" $? "$work/said"
 done
 
+"$check" krew-template krew.yaml >"$work/said" 2>&1
+result "krew.yaml is a template of a manifest for krew" $? "$work/said"
+for architecture in amd64 arm64; do
+    echo "$architecture" >"$work/quarry-linux-$architecture.tar.gz"
+done
+./krew.sh v0.1.0 https://example.com https://example.com/v0.1.0 "$work" >"$work/krew.yaml" 2>"$work/said" &&
+    "$check" krew "$work/krew.yaml" >"$work/said" 2>&1
+result "krew.sh fills it in" $? "$work/said"
+
 # Hosts without a way to registry.k8s.io need the list in the documentation; the test cluster imports images by these names.
 accepts "snapshots" <<<'snapshotter: {enabled: true}'
 holds "the snapshotter's Lease" 'resourceNames: .*, external-snapshotter-leader-local-csi-quarry-dev\]$'

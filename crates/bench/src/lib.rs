@@ -19,6 +19,6 @@ mod system;
 pub use driver::Identity;
 pub use phase::{Abilities, LeftOut, OPTIONAL, Phase, steps};
 pub use plan::{LvmFloor, Plan, Stop};
-pub use run::{Results, run};
+pub use run::{Results, Step, run};
 pub use statistics::{Errors, Latency, Ratio, Sample, Series, Sum, What, ratios};
 pub use system::{Failure, Kind, Retries};

@@ -46,12 +46,23 @@ impl Results {
     }
 }
 
-/// Measures. `progress` gets a line before each step.
+/// What a run is about to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// A line for people.
+    pub text: String,
+    /// How many of the measured phases are done, over all rounds.
+    pub done: usize,
+    /// The number of measured phases of a complete run.
+    pub all: usize,
+}
+
+/// Measures. `progress` is called before each step.
 ///
 /// # Errors
 /// Nothing could be measured: options that contradict each other, a driver that does not answer or cannot
 /// create volumes, a floor without its programs. What fails later is part of the results.
-pub async fn run(plan: &Plan, stop: &Stop, progress: &(dyn Fn(&str) + Sync)) -> anyhow::Result<Results> {
+pub async fn run(plan: &Plan, stop: &Stop, progress: &(dyn Fn(Step) + Sync)) -> anyhow::Result<Results> {
     plan.check()?;
     let run: String = std::iter::repeat_with(|| fastrand::char('a'..='z')).take(10).collect();
     let driver = Driver::connect(plan, stop).await?;
@@ -61,10 +72,14 @@ pub async fn run(plan: &Plan, stop: &Stop, progress: &(dyn Fn(&str) + Sync)) -> 
         None => None,
     };
     let directory = Directory::create(&plan.work_dir, &run)?;
+    let of_driver = steps.iter().filter(|phase| driver.has(**phase)).count();
+    let of_floor = floor.as_ref().map_or(0, |floor| steps.iter().filter(|phase| floor.has(**phase)).count());
     let mut rounds = Rounds {
         plan,
         stop,
         progress,
+        done: 0,
+        all: plan.concurrency.len() * plan.rounds * (of_driver + of_floor),
         steps: &steps,
         directory: &directory,
         run: &run,
@@ -104,7 +119,10 @@ type Key = (usize, What, Kind);
 struct Rounds<'a> {
     plan: &'a Plan,
     stop: &'a Stop,
-    progress: &'a (dyn Fn(&str) + Sync),
+    progress: &'a (dyn Fn(Step) + Sync),
+    /// The measured phases that are done, and all of them.
+    done: usize,
+    all: usize,
     steps: &'a [Phase],
     directory: &'a Directory,
     run: &'a str,
@@ -144,7 +162,7 @@ impl Rounds<'_> {
         };
         if self.plan.background > 0 {
             let most = self.plan.concurrency.iter().copied().max().unwrap_or(1);
-            (self.progress)(&format!("creating {} volumes that are not measured", self.plan.background));
+            self.say(format!("creating {} volumes that are not measured", self.plan.background));
             self.phase(driver, Phase::Create, most, &mut background, false).await;
         }
         // With fewer volumes than asked for, the figures would be about something else.
@@ -184,8 +202,9 @@ impl Rounds<'_> {
         };
         let mut useful = true;
         for phase in self.steps.iter().copied().filter(|phase| system.has(*phase)) {
-            (self.progress)(&format!("round {round} of {}, {at_once} at once, {kind}: {phase}", self.plan.rounds));
+            self.say(format!("round {round} of {}, {at_once} at once, {kind}: {phase}", self.plan.rounds));
             self.phase(system, phase, at_once, &mut batch, true).await;
+            self.done += 1;
             useful &= phase != Phase::Create || batch.notes.iter().any(|note| !note.failed);
             if self.stop.stop.is_cancelled() || !useful {
                 break;
@@ -199,6 +218,10 @@ impl Rounds<'_> {
         self.add_sums(system, at_once, &batch.notes);
         self.clean(system, at_once, batch).await;
         useful
+    }
+
+    fn say(&self, text: String) {
+        (self.progress)(Step { text, done: self.done, all: self.all });
     }
 
     fn batch<S: System>(&self, system: &S, part: &str, volumes: usize) -> Result<Batch<S>, String> {

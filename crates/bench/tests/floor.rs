@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use quarry_bench::{Kind, LvmFloor, Phase, Plan, Results, Stop, What, ratios, run};
+use quarry_bench::{Kind, LvmFloor, Phase, Plan, Results, Step, Stop, What, ratios, run};
 use quarry_proto::csi::v1::VolumeCapability;
 use quarry_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, access_mode::Mode};
 use support::{Double, Served};
@@ -140,7 +140,9 @@ async fn rounds_alternate_and_only_own_volumes_are_removed(folder: &Path) {
     let double = Double::default();
     let served = double.serve(true, true);
     let order = Mutex::new(Vec::new());
-    let progress = |line: &str| {
+    let counted = Mutex::new(Vec::new());
+    let progress = |Step { text: line, done, all }: Step| {
+        counted.lock().unwrap().push((done, all));
         let mut order = order.lock().unwrap();
         let kind = if line.contains("driver") { Kind::Driver } else { Kind::Floor };
         if line.ends_with("create") {
@@ -151,6 +153,9 @@ async fn rounds_alternate_and_only_own_volumes_are_removed(folder: &Path) {
     assert!(results.is_complete(), "{results:?}");
     let alternating = [Kind::Driver, Kind::Floor, Kind::Floor, Kind::Driver];
     assert_eq!(*order.lock().unwrap(), [alternating, alternating].concat());
+    // Each step is counted, and the last one is the last of all.
+    let counted = counted.lock().unwrap();
+    assert_eq!(*counted, (0..counted.len()).map(|done| (done, counted.len())).collect::<Vec<_>>());
 
     let out: Vec<&str> = results.floor_left_out.iter().map(|out| out.phase.name()).collect();
     assert_eq!(out, ["attach", "stage", "detach"]);

@@ -15,8 +15,11 @@
 //! that outlives a killed Quarry would get SIGPIPE at its next message, in the middle of its work; a daemon
 //! started by the tool (dmeventd) would keep the pipe open forever; and a full pipe would stall the tool
 //! whenever Quarry is slow to read.
+//!
+//! [`Attended`] is for the other kind of program: one that a person's command runs for that person, such as kubectl.
 
 mod adopted;
+mod attended;
 mod command;
 mod error;
 mod orphan;
@@ -26,6 +29,7 @@ mod secret;
 mod tools;
 
 pub use adopted::reap_adopted;
+pub use attended::Attended;
 pub use command::{Command, Output};
 pub use error::Error;
 pub use orphan::{Orphan, orphans};

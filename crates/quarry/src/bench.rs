@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use quarry_bench::{LvmFloor, Phase, Plan, Results, Stop, plot, report};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use quarry_bench::{LvmFloor, Phase, Plan, Results, Step, Stop, plot, report};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::csi::capability::Use;
 use crate::csi::{map, pair, seconds, size};
+
+/// How often the bar is drawn again.
+const TICK: Duration = Duration::from_millis(250);
 
 /// The heading under which --help lists the options of the floor.
 const FLOOR: &str = "Floor: bare commands, measured in alternating rounds";
@@ -136,9 +140,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     }
     let stop = Stop::default();
-    stop_on_signals(stop.clone()).context("waiting for signals")?;
-    let progress = |line: &str| drop(writeln!(std::io::stderr(), "{line}"));
-    let results = quarry_bench::run(&plan, &stop, &progress).await?;
+    let bar = bar();
+    stop_on_signals(stop.clone(), bar.clone()).context("waiting for signals")?;
+    let results = quarry_bench::run(&plan, &stop, &|step| show(&bar, step)).await;
+    bar.finish_and_clear();
+    let results = results?;
 
     let text = match output {
         Output::Text => report::text(&results),
@@ -155,6 +161,34 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if results.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// The bar on standard error; hidden if that is no terminal.
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    // This is valid; the default would only look different.
+    if let Ok(style) = ProgressStyle::with_template("{bar:20} {pos}/{len}  {elapsed}  {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Shows what comes next: as a bar, or as a line if standard error is no terminal.
+fn show(bar: &ProgressBar, step: Step) {
+    if bar.is_hidden() {
+        say(bar, &step.text);
+        return;
+    }
+    bar.set_length(u64::try_from(step.all).unwrap_or(u64::MAX));
+    bar.set_position(u64::try_from(step.done).unwrap_or(u64::MAX));
+    bar.set_message(step.text);
+    // A phase may take minutes: the time goes on.
+    bar.enable_steady_tick(TICK);
+}
+
+/// Prints a line to standard error, above the bar.
+fn say(bar: &ProgressBar, line: &str) {
+    bar.suspend(|| drop(writeln!(std::io::stderr(), "{line}")));
+}
+
 fn draw(results: &Results, directory: &Path) -> anyhow::Result<()> {
     write(&directory.join("concurrency.svg"), &plot::against_concurrency(results)?)?;
     write(&directory.join("time.svg"), &plot::over_time(results)?)
@@ -165,15 +199,12 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 /// The first SIGINT, SIGTERM or SIGHUP (a terminal that is gone) ends the measurement, the second one the clean-up.
-fn stop_on_signals(stop: Stop) -> std::io::Result<()> {
+fn stop_on_signals(stop: Stop, bar: ProgressBar) -> std::io::Result<()> {
     let mut signals =
         [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
     tokio::spawn(async move {
         any(&mut signals).await;
-        let _ = writeln!(
-            std::io::stderr(),
-            "stopping: the volumes of this run are being removed; a second signal stops that, too"
-        );
+        say(&bar, "stopping: the volumes of this run are being removed; a second signal stops that, too");
         stop.stop.cancel();
         any(&mut signals).await;
         stop.abandon.cancel();

@@ -1,7 +1,6 @@
 //! The destination and format of the log: stderr, as text for people or JSON for collectors.
 
-use std::io::IsTerminal as _;
-
+use anstream::{AutoStream, ColorChoice};
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
@@ -42,7 +41,7 @@ enum Format {
 pub(crate) fn start(args: &Args) -> anyhow::Result<()> {
     let log = tracing_subscriber::fmt().with_env_filter(filter(&args.filter)?).with_writer(std::io::stderr);
     match args.format {
-        Format::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        Format::Text => log.with_ansi(AutoStream::choice(&std::io::stderr()) != ColorChoice::Never).init(),
         Format::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(true).init(),
     }
     Ok(())

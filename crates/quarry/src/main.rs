@@ -6,7 +6,9 @@ mod child;
 mod controller;
 mod csi;
 mod encryption;
+mod generated;
 mod host;
+mod kubectl;
 mod kubernetes;
 mod logging;
 mod node;
@@ -14,13 +16,18 @@ mod observe;
 mod page;
 mod standalone;
 mod table;
+mod terminal;
 mod view;
 
+use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::terminal::Terminal;
 
 /// Local storage for Kubernetes: creates volumes on each host's own disks.
 #[derive(Debug, Parser)]
@@ -44,6 +51,8 @@ enum Command {
     Bench(Box<bench::Args>),
     /// Manage the certificates of the controller and the nodes that Quarry issues.
     Certificates(certificates::Tool),
+    /// Print the script that completes this program's command line in a shell.
+    Completions(generated::Completions),
     /// Serve CSI Controller for a cluster: forwards requests to the nodes.
     Controller(controller::Args),
     /// Make CSI calls by hand, to try or debug a driver.
@@ -54,6 +63,8 @@ enum Command {
     Doctor(view::Common),
     /// Change the passphrases of encrypted volumes.
     Encryption(encryption::Tool),
+    /// Print this program's manual page, or write the pages of all commands into a directory.
+    Man(generated::Manual),
     /// Serve CSI Node on this host, and give the controller access to its storage.
     Node(node::Args),
     /// List the nodes that the controller knows, and whether it can reach them.
@@ -68,8 +79,20 @@ enum Command {
     Volumes(view::Volumes),
 }
 
+/// The definition of the command line.
+fn definition() -> clap::Command {
+    Cli::command()
+}
+
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let name = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
+    let ended = match name {
+        Some(kubectl::NAME) => kubectl::run(&arguments),
+        Some(kubectl::COMPLETE) => kubectl::complete(arguments),
+        _ => run(Cli::parse_from(arguments)),
+    };
+    match ended {
         Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "{error:#}");
@@ -96,6 +119,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let answer = runtime.block_on(certificates::run(tool))?;
             let _ = std::io::stdout().write_all(answer.as_bytes());
         }
+        Command::Completions(args) => {
+            let _ = std::io::stdout().write_all(&generated::completions(&definition(), &args));
+        }
         Command::Controller(args) => serve(controller::run(args))?,
         Command::Encryption(tool) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -103,6 +129,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Disks(args) => return child::run(|| ask(view::Question::Disks(args))),
         Command::Doctor(args) => return ask(view::Question::Doctor(args)),
+        Command::Man(args) => {
+            let page = generated::manual(&[definition(), kubectl::definition()], &args)?;
+            let _ = std::io::stdout().write_all(&page);
+        }
         Command::Node(args) => serve(node::run(args))?,
         Command::Nodes(args) => return ask(view::Question::Nodes(args)),
         Command::Pools(args) => return ask(view::Question::Pools(args)),
@@ -115,7 +145,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 fn ask(question: view::Question) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answered = runtime.block_on(view::run(question, &mut std::io::stdout().lock()));
+    let answered = runtime.block_on(view::run(question, Terminal::of_stdout(), &mut std::io::stdout().lock()));
     // Do not wait for a disk that does not answer.
     runtime.shutdown_background();
     answered
@@ -187,13 +217,11 @@ async fn wait_for_mutations() {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_arguments_are_consistent() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]

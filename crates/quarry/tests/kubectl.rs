@@ -1,13 +1,17 @@
-//! `deploy/kubectl-quarry`, with a fake kubectl that records its arguments.
+//! `kubectl quarry`, with a fake kubectl that records its arguments: the binary under that name, and
+//! `deploy/kubectl-quarry`, which does the same where the binary does not run.
 #![allow(clippy::disallowed_types)] // quarry-exec is only for programs that Quarry starts.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-const PLUGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/kubectl-quarry");
+const QUARRY: &str = env!("CARGO_BIN_EXE_quarry");
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/kubectl-quarry");
 /// The directory of the fake kubectl.
 const FAKE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake");
 
@@ -17,13 +21,31 @@ fn run(pods: &str, arguments: &[&str]) -> (Output, Vec<String>) {
     run_with(pods, "", arguments, &tempfile::tempdir().unwrap())
 }
 
-/// The same for pods whose containers have these arguments, as jsonpath prints them. `directory` has the files of the fakes.
+/// The same for pods whose containers have these arguments, as jsonpath prints them. `directory` has the files of the
+/// fakes. The script does the same as the binary.
 fn run_with(pods: &str, of_pod: &str, arguments: &[&str], directory: &TempDir) -> (Output, Vec<String>) {
-    let at = |name: &str| directory.path().join(name);
+    let mut binary = Command::new(QUARRY);
+    binary.arg0("/usr/local/bin/kubectl-quarry");
+    let (output, asked) = start(binary, pods, of_pod, arguments, directory.path());
+
+    let of_script = tempfile::tempdir().unwrap();
+    let mut script = Command::new("sh");
+    script.arg(SCRIPT);
+    let (by_script, asked_by_script) = start(script, pods, of_pod, arguments, of_script.path());
+    assert_eq!(asked, asked_by_script);
+    assert_eq!(
+        (output.status.code(), &output.stdout, output.stderr.is_empty()),
+        (by_script.status.code(), &by_script.stdout, by_script.stderr.is_empty()),
+        "{output:?} {by_script:?}"
+    );
+    (output, asked)
+}
+
+fn start(mut plugin: Command, pods: &str, of_pod: &str, arguments: &[&str], directory: &Path) -> (Output, Vec<String>) {
+    let at = |name: &str| directory.join(name);
     std::fs::write(at("pods"), pods).unwrap();
     let path = format!("{FAKE}:{}", std::env::var("PATH").unwrap());
-    let output = Command::new("sh")
-        .arg(PLUGIN)
+    let output = plugin
         .args(arguments)
         .env("PATH", path)
         .env("ASKED", at("asked"))
@@ -139,4 +161,73 @@ fn without_a_command_usage_is_printed() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("doctor"), "{output:?}");
     let (output, _) = run("", &["-n"]);
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_mistake_is_found_without_a_cluster() {
+    let directory = tempfile::tempdir().unwrap();
+    for (arguments, mistake) in [
+        (["volumes", "--orphan"].as_slice(), "--orphan"),
+        (&["volumes", "-o", "yaml"], "yaml"),
+        (&["standalone"], "standalone"),
+    ] {
+        let mut binary = Command::new(QUARRY);
+        binary.arg0("kubectl-quarry");
+        let (output, asked) = start(binary, "ns c True\n", "", arguments, directory.path());
+        assert_eq!((output.status.code(), asked.len()), (Some(2), 0), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(mistake), "{output:?}");
+    }
+}
+
+#[test]
+fn a_failure_of_kubectl_is_not_hidden() {
+    let mut binary = Command::new(QUARRY);
+    binary.arg0("kubectl-quarry");
+    let directory = tempfile::tempdir().unwrap();
+    // The fake prints the pods with cat, which fails.
+    let output = binary
+        .arg("nodes")
+        .env("PATH", format!("{FAKE}:{}", std::env::var("PATH").unwrap()))
+        .env("ASKED", directory.path().join("asked"))
+        .env("PODS", "/nonexistent/pods")
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("/nonexistent/pods") && error.contains("cannot list the pods of Quarry"), "{error}");
+}
+
+#[test]
+fn words_are_completed_as_kubectl_asks_for_it() {
+    let completed = |words: &[&str]| {
+        let mut binary = Command::new(QUARRY);
+        binary.arg0("kubectl_complete-quarry");
+        String::from_utf8(binary.args(words).output().unwrap().stdout).unwrap()
+    };
+    let commands = completed(&[""]);
+    for name in ["doctor\t", "disks\t", "page\t", "volumes\tList the volumes of all nodes"] {
+        assert!(commands.lines().any(|line| line.starts_with(name)), "{name}: {commands}");
+    }
+    assert!(commands.ends_with("\n:4\n") && !commands.contains("--"), "{commands}");
+    let options = completed(&["-n", "quarry", "volumes", "--or"]);
+    assert_eq!(options, "--orphans\tOnly volumes without a PersistentVolume\n:4\n");
+    assert!(completed(&["volumes", "-o", ""]).contains("wide\t"));
+}
+
+#[test]
+fn bash_accepts_the_script_of_completions() {
+    let script = Command::new(QUARRY).args(["completions", "bash"]).output().unwrap();
+    assert!(script.status.success() && script.stdout.len() > 10_000, "{script:?}");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("quarry");
+    std::fs::write(&path, &script.stdout).unwrap();
+    let output = Command::new("bash").arg("-n").arg(&path).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    // The script completes a word in a real shell.
+    let ask = format!(
+        "source {}; COMP_WORDS=(quarry csi snap); COMP_CWORD=2; _quarry quarry snap csi; echo \"${{COMPREPLY[@]}}\"",
+        path.display()
+    );
+    let output = Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "snapshot\n", "{output:?}");
 }

@@ -2,6 +2,8 @@
 //!
 //!     quarry-deploy-check installation FILE    what the chart renders
 //!     quarry-deploy-check example FILE         what a user applies
+//!     quarry-deploy-check krew FILE            the manifest for krew of a release
+//!     quarry-deploy-check krew-template FILE   the same before it is filled in
 //!     quarry-deploy-check monitoring FOLDER    the alerts, the dashboard and the documentation of a repository
 //!     quarry-deploy-check expressions          prints the dashboard's expressions as a rule file, for promtool
 //!
@@ -9,6 +11,7 @@
 
 mod custom;
 mod installation;
+mod krew;
 mod monitoring;
 mod network;
 mod nodes;
@@ -39,17 +42,23 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
             return Ok(writeln!(std::io::stdout(), "{}", monitoring::expressions()?)?);
         }
         [what, file] => (what, file),
-        _ => bail!("usage: `installation FILE`, `example FILE`, `monitoring FOLDER` or `expressions`"),
+        _ => bail!(
+            "usage: `installation FILE`, `example FILE`, `krew FILE`, `krew-template FILE`, `monitoring FOLDER` or \
+             `expressions`"
+        ),
     };
     if what == "monitoring" {
         return fail_if(file, &monitoring::wrong(Path::new(file))?);
     }
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
+    if let "krew" | "krew-template" = what.as_str() {
+        return fail_if(file, &krew::wrong(&text, what == "krew-template").with_context(|| file.clone())?);
+    }
     let objects = read::objects(&text).with_context(|| file.clone())?;
     let wrong = match what.as_str() {
         "installation" => installation::wrong(&text, &objects),
         "example" => Vec::new(),
-        other => bail!("unknown command {other}: expected installation, example, monitoring or expressions"),
+        other => bail!("unknown command {other}: expected installation, example, krew, krew-template or monitoring"),
     };
     fail_if(file, &wrong)
 }

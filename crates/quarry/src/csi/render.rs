@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 use quarry_volume::printable;
 use serde_json::{Map, Value};
 
-use crate::table::{Column, Table};
+use crate::table::{Column, NOTHING, Table};
+use crate::terminal::Terminal;
 
 /// Fields that hold a size in bytes.
 const SIZES: [&str; 5] =
     ["capacity_bytes", "size_bytes", "available_capacity", "maximum_volume_size", "minimum_volume_size"];
 /// Every field of an object with this name is a size.
 const ALL_SIZES: &str = "bytes";
-const NOTHING: &str = "-";
 
 /// The whole answer; each line ends with a newline.
 pub(crate) fn text(answer: &Value) -> String {
@@ -49,7 +49,7 @@ fn table(rows: &[Value]) -> String {
         first.keys().map(|key| Column::named(printable(&key.replace('_', " ")).to_uppercase())).collect();
     let cells =
         |row: &Value| first.keys().map(|key| inline("", key, row.get(key.as_str()).unwrap_or(&Value::Null))).collect();
-    Table::new(&columns).page(rows.iter().map(cells))
+    Table::new(&columns, Terminal::default()).page(rows.iter().map(cells))
 }
 
 /// A value on one line. `parent` and `key` decide whether a number is a size.

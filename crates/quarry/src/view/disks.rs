@@ -11,14 +11,14 @@ use anyhow::bail;
 use quarry_disk::State;
 use quarry_pool::{DiskList, DiskReport};
 
-use super::{List, Output, json, rows};
+use super::{Format, List, Output, json, rows};
+use crate::terminal::Terminal;
 
 /// The options of `quarry disks`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The output format.
-    #[arg(short, long, default_value = "table")]
-    output: Output,
+    #[command(flatten)]
+    format: Format,
     /// The pools of this node (YAML, see docs/pools.md), to show which pool each disk belongs to.
     #[arg(long, env = "QUARRY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -29,21 +29,21 @@ pub(crate) struct Args {
 /// # Errors
 /// The configuration is invalid, no disk can be read, or some cannot be read fully; the others have then been
 /// printed.
-pub(super) async fn run(args: Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: Args, terminal: Terminal, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let configured = args.config.as_deref().map(quarry_pool::load).transpose()?;
     if !quarry_exec::missing_tools(&["blkid"]).is_empty() {
         bail!("the program blkid, which reads disk signatures, is missing from PATH; install the package util-linux");
     }
     let found = quarry_pool::list_disks(configured.as_deref()).await?;
-    print(args.output, &found, out)
+    print(args.format, terminal, &found, out)
 }
 
 /// Prints the disks, then fails if some could not be read fully.
-pub(super) fn print(output: Output, found: &DiskList, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    let mut list = List::new(output, "disks", &rows::DISKS);
+fn print(format: Format, terminal: Terminal, found: &DiskList, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let mut list = List::new(format, "disks", &rows::DISKS, terminal);
     list.print(out, &found.disks, rows::disk, json::disk)?;
     list.end(out)?;
-    if output == Output::Table {
+    if format.output != Output::Json {
         for report in &found.disks {
             write!(out, "{}", repairs(report))?;
         }
@@ -151,9 +151,13 @@ mod tests {
         }
     }
 
+    fn format(output: Output) -> Format {
+        Format { output, terminal: crate::terminal::Args::default() }
+    }
+
     fn printed(output: Output, found: &DiskList) -> (String, Result<ExitCode, String>) {
         let mut out = Vec::new();
-        let ended = print(output, found, &mut out).map_err(|error| error.to_string());
+        let ended = print(format(output), Terminal::default(), found, &mut out).map_err(|error| error.to_string());
         (String::from_utf8(out).unwrap(), ended)
     }
 
@@ -239,8 +243,8 @@ sdb      1.5Gi  \
 
     #[tokio::test]
     async fn an_invalid_configuration_is_named() {
-        let args = Args { output: Output::Table, config: Some("/nonexistent/pools.yaml".into()) };
-        let error = run(args, &mut Vec::new()).await.unwrap_err().to_string();
+        let args = Args { format: format(Output::Table), config: Some("/nonexistent/pools.yaml".into()) };
+        let error = run(args, Terminal::default(), &mut Vec::new()).await.unwrap_err().to_string();
         assert!(error.contains("/nonexistent/pools.yaml"), "{error}");
     }
 }

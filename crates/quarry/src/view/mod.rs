@@ -1,8 +1,8 @@
 //! `quarry nodes`, `pools`, `volumes`, `snapshots` and `doctor`, which ask the controller; and `quarry disks`,
 //! which reads the disks itself.
 //!
-//! Tables are for people; `-o json` is for programs: one object, sizes in bytes, stable field names. Lists
-//! come in pages and each page is printed as it arrives, so that no list is too long.
+//! Tables are for people, and in a terminal they fit its width; `-o json` is for programs: one object, sizes in bytes,
+//! stable field names. Lists come in pages and each page is printed as it arrives, so that no list is too long.
 
 mod client;
 mod disks;
@@ -28,22 +28,45 @@ pub(crate) use serve::serve;
 use client::Client;
 
 use crate::table::{Column, Table};
+use crate::terminal::{self, Terminal};
 
-/// The controller's socket, and the output format.
+/// The controller's socket, and the output.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Common {
-    /// The output format.
-    #[arg(short, long, default_value = "table")]
-    output: Output,
+    #[command(flatten)]
+    format: Format,
     /// The controller's view socket.
     #[arg(long, env = "QUARRY_VIEW", default_value = "/run/quarry/view.sock", value_name = "PATH")]
     socket: PathBuf,
 }
 
+/// The output of a command.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Format {
+    /// The output format.
+    #[arg(short, long, default_value = "table")]
+    output: Output,
+    #[command(flatten)]
+    terminal: terminal::Args,
+}
+
+impl Format {
+    /// The terminal as tables see it.
+    fn adapt(self, terminal: Terminal) -> Terminal {
+        let terminal = self.terminal.adapt(terminal);
+        match self.output {
+            Output::Wide => Terminal { width: None, ..terminal },
+            Output::Table | Output::Json => terminal,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// Tables for people.
+    /// Tables for people. In a terminal they fit its width: columns that have no room are left out.
     Table,
+    /// Tables with all columns, however wide they are.
+    Wide,
     /// JSON for programs.
     Json,
 }
@@ -116,19 +139,19 @@ pub(crate) enum Question {
     Doctor(Common),
 }
 
-/// Asks, and prints the answer to `out`. `quarry doctor` fails if it finds errors.
+/// Asks, and prints the answer to `out`, which is `terminal`. `quarry doctor` fails if it finds errors.
 ///
 /// # Errors
 /// The controller cannot be reached or rejects the request (`CODE: message`); for disks, some could not be
 /// read fully.
-pub(crate) async fn run(question: Question, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(question: Question, terminal: Terminal, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let answered = match question {
-        Question::Disks(args) => disks::run(args, out).await,
-        Question::Nodes(common) => nodes(&common, out).await,
-        Question::Pools(pools) => self::pools(pools, out).await,
-        Question::Volumes(volumes) => self::volumes(volumes, out).await,
-        Question::Snapshots(snapshots) => self::snapshots(snapshots, out).await,
-        Question::Doctor(common) => doctor(&common, out).await,
+        Question::Disks(args) => disks::run(args, terminal, out).await,
+        Question::Nodes(common) => nodes(&common, terminal, out).await,
+        Question::Pools(pools) => self::pools(pools, terminal, out).await,
+        Question::Volumes(volumes) => self::volumes(volumes, terminal, out).await,
+        Question::Snapshots(snapshots) => self::snapshots(snapshots, terminal, out).await,
+        Question::Doctor(common) => doctor(&common, terminal, out).await,
     };
     match answered {
         // The reader has stopped reading.
@@ -142,22 +165,22 @@ fn closed(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-async fn nodes(common: &Common, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+async fn nodes(common: &Common, terminal: Terminal, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(&common.socket, "nodes").await?;
     let page = async |page_token| client.nodes(v2::ListNodesRequest { page_token, ..Default::default() }).await;
-    let list = List::new(common.output, "nodes", &rows::NODES);
+    let list = List::new(common.format, "nodes", &rows::NODES, terminal);
     list.print_all(out, page, rows::node, json::node).await
 }
 
-async fn pools(args: Pools, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+async fn pools(args: Pools, terminal: Terminal, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(&args.common.socket, "pools").await?;
     let request = v2::ListPoolsRequest { node: args.node, ..Default::default() };
     let page = async |page_token| client.pools(v2::ListPoolsRequest { page_token, ..request.clone() }).await;
-    let list = List::new(args.common.output, "pools", &rows::POOLS);
+    let list = List::new(args.common.format, "pools", &rows::POOLS, terminal);
     list.print_all(out, page, rows::pool, json::pool).await
 }
 
-async fn volumes(args: Volumes, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+async fn volumes(args: Volumes, terminal: Terminal, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(&args.common.socket, "volumes").await?;
     let request = v2::ListVolumesRequest {
         node: args.node,
@@ -167,11 +190,11 @@ async fn volumes(args: Volumes, out: &mut impl Write) -> anyhow::Result<ExitCode
         ..Default::default()
     };
     let page = async |page_token| client.volumes(v2::ListVolumesRequest { page_token, ..request.clone() }).await;
-    let list = List::new(args.common.output, "volumes", &rows::VOLUMES);
+    let list = List::new(args.common.format, "volumes", &rows::volumes(args.orphans), terminal);
     list.print_all(out, page, rows::volume, json::volume).await
 }
 
-async fn snapshots(args: Snapshots, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+async fn snapshots(args: Snapshots, terminal: Terminal, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(&args.common.socket, "snapshots").await?;
     let request = v2::ListSnapshotsRequest {
         node: args.node,
@@ -183,15 +206,17 @@ async fn snapshots(args: Snapshots, out: &mut impl Write) -> anyhow::Result<Exit
     };
     let page = async |page_token| client.snapshots(v2::ListSnapshotsRequest { page_token, ..request.clone() }).await;
     let row = |snapshot: &_| rows::snapshot(snapshot, SystemTime::now());
-    let list = List::new(args.common.output, "snapshots", &rows::SNAPSHOTS);
+    let list = List::new(args.common.format, "snapshots", &rows::snapshots(args.orphans), terminal);
     list.print_all(out, page, row, json::snapshot).await
 }
 
-async fn doctor(common: &Common, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+async fn doctor(common: &Common, terminal: Terminal, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(&common.socket, "doctor").await?;
     let answer = client.diagnose().await?;
-    match common.output {
-        Output::Table => out.write_all(rows::diagnosis(&answer).as_bytes())?,
+    match common.format.output {
+        Output::Table | Output::Wide => {
+            out.write_all(rows::diagnosis(&answer, common.format.adapt(terminal)).as_bytes())?;
+        }
         Output::Json => writeln!(out, "{:#}", json::diagnosis(&answer))?,
     }
     out.flush()?;
@@ -206,9 +231,9 @@ enum List {
 }
 
 impl List {
-    fn new(output: Output, name: &'static str, columns: &[Column]) -> Self {
-        match output {
-            Output::Table => Self::Table(Table::new(columns)),
+    fn new(format: Format, name: &'static str, columns: &[Column], terminal: Terminal) -> Self {
+        match format.output {
+            Output::Table | Output::Wide => Self::Table(Table::new(columns, format.adapt(terminal))),
             Output::Json => Self::Json { name, items: 0 },
         }
     }
@@ -256,7 +281,7 @@ impl List {
     fn end(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         match self {
             Self::Table(table) if table.is_empty() => writeln!(out, "none")?,
-            Self::Table(_) => {}
+            Self::Table(table) => out.write_all(table.end().as_bytes())?,
             Self::Json { name, items: 0 } => writeln!(out, "{{{}:[]}}", json!(name))?,
             Self::Json { .. } => writeln!(out, "\n]}}")?,
         }

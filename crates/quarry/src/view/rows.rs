@@ -2,8 +2,7 @@
 
 mod snapshots;
 
-use std::fmt::Write as _;
-
+use anstyle::Style;
 use comfy_table::{ContentArrangement, presets};
 use quarry_pool::DiskReport;
 use quarry_proto::view::v2;
@@ -13,67 +12,109 @@ use quarry_volume::{
 };
 use quarry_wire::view::{ListedPool, ListedVolume, UnknownVolume};
 
-pub(super) use self::snapshots::{SNAPSHOTS, snapshot};
-use crate::table::Column;
+pub(super) use self::snapshots::{snapshot, snapshots};
+use crate::table::{BAD, Column, NOTABLE, NOTHING, paint_start, wrapped};
+use crate::terminal::Terminal;
 
-const NOTHING: &str = "-";
 /// An unknown value.
 const UNKNOWN: &str = "?";
-/// The width at which text is wrapped.
+/// The width at which text is wrapped, unless the terminal is narrower.
 const WIDTH: u16 = 120;
+/// The least width of a wrapped name of a node.
+const NODE: u16 = 16;
+/// The least width of a wrapped name of a pool.
+const POOL: u16 = 12;
+/// The least width of a problem in its row.
+const SENTENCES: u16 = 32;
+/// The length of the names of volumes and snapshots that the sidecars choose, which are never wrapped: pvc- or snapshot-
+/// and a UUID.
+const CHOSEN: u16 = 45;
 
 pub(super) const NODES: [Column; 9] = [
-    Column::words("NODE"),
-    Column::words("STATE"),
-    Column::figures("SINCE"),
-    Column::words("VERSION"),
-    Column::figures("POOLS"),
-    Column::figures("VOLUMES"),
+    Column::words("NODE").name(NODE),
+    Column::words("STATE").painted(state),
+    Column::figures("SINCE").left_out(2),
+    Column::words("VERSION").left_out(4),
+    Column::figures("POOLS").left_out(3),
+    Column::figures("VOLUMES").left_out(1),
     Column::figures("SIZE"),
     Column::figures("FREE"),
-    Column::words("PROBLEM"),
+    Column::words("PROBLEM").text(SENTENCES).painted(trouble),
 ];
 
 pub(super) const POOLS: [Column; 11] = [
-    Column::words("NODE"),
-    Column::words("POOL"),
-    Column::words("KIND"),
-    Column::words("ON"),
+    Column::words("NODE").name(NODE),
+    Column::words("POOL").name(POOL),
+    Column::words("KIND").left_out(4),
+    Column::words("ON").left_out(5),
     Column::figures("SIZE"),
     Column::figures("FREE"),
-    Column::figures("LARGEST"),
-    Column::figures("VOLUMES"),
-    Column::figures("METADATA"),
-    Column::words("STATE"),
-    Column::words("PROBLEM"),
+    Column::figures("LARGEST").left_out(3),
+    Column::figures("VOLUMES").left_out(1),
+    Column::figures("METADATA").left_out(2),
+    Column::words("STATE").painted(state),
+    Column::words("PROBLEM").text(SENTENCES).painted(trouble),
 ];
 
-pub(super) const VOLUMES: [Column; 12] = [
-    Column::words("NODE"),
-    Column::words("POOL"),
-    Column::words("ID"),
-    Column::words("NAME"),
-    Column::figures("SIZE"),
-    Column::words("ACCESS"),
-    Column::words("FS"),
-    Column::words("LAYOUT"),
-    Column::words("STATE"),
-    Column::words("ORPHAN"),
-    Column::words("SOURCE"),
-    Column::words("PROBLEM"),
-];
+/// The columns of volumes. `orphans`: the user wants identifiers, which contain the node and the name.
+pub(super) fn volumes(orphans: bool) -> [Column; 12] {
+    let [node, pool, id, name] = identity(orphans);
+    [
+        node,
+        pool,
+        id,
+        name,
+        Column::figures("SIZE").left_out(0),
+        Column::words("ACCESS").left_out(4),
+        Column::words("FS").left_out(3),
+        Column::words("LAYOUT").left_out(5),
+        Column::words("STATE").painted(state).left_out(1),
+        Column::words("ORPHAN").painted(state).left_out(2),
+        Column::words("SOURCE").left_out(7),
+        Column::words("PROBLEM").text(SENTENCES).painted(trouble),
+    ]
+}
+
+/// The columns NODE, POOL, ID and NAME of volumes and snapshots. Identifiers are long: only who is to copy them sees them
+/// in a narrow terminal, and then in full.
+fn identity(copied: bool) -> [Column; 4] {
+    let [node, pool] = [Column::words("NODE"), Column::words("POOL")];
+    let [id, name] = [Column::words("ID"), Column::words("NAME")];
+    match copied {
+        true => [node.left_out(8), pool.left_out(2), id, name.left_out(9)],
+        false => [node.name(NODE), pool.name(POOL), id.left_out(6), name.name(CHOSEN)],
+    }
+}
 
 pub(super) const DISKS: [Column; 9] = [
     Column::words("DISK"),
     Column::figures("SIZE"),
-    Column::words("TRANSPORT"),
-    Column::words("ROTATES"),
-    Column::words("MODEL"),
-    Column::words("SERIAL"),
-    Column::words("POOL"),
-    Column::words("STATE"),
-    Column::words("REASON"),
+    Column::words("TRANSPORT").left_out(2),
+    Column::words("ROTATES").left_out(3),
+    Column::words("MODEL").left_out(1),
+    Column::words("SERIAL").left_out(0),
+    Column::words("POOL").name(POOL),
+    Column::words("STATE").painted(state),
+    Column::words("REASON").text(SENTENCES),
 ];
+
+/// The style of a state.
+fn state(cell: &str) -> Style {
+    match cell {
+        "down" | "problem" | "invalid" | "lost" => BAD,
+        "ORPHAN" | "unknown" | UNKNOWN => NOTABLE,
+        _ => Style::new(),
+    }
+}
+
+/// The style of a problem.
+fn trouble(cell: &str) -> Style {
+    match cell {
+        NOTHING => Style::new(),
+        STALE => NOTABLE,
+        _ => BAD,
+    }
+}
 
 /// Marks the last reported state of a node that is now down.
 const STALE: &str = "its node is down: last known state";
@@ -271,9 +312,10 @@ pub(super) fn disk(report: &DiskReport) -> Vec<String> {
 }
 
 /// The text of `quarry doctor`: the findings, and what was checked.
-pub(super) fn diagnosis(answer: &v2::DiagnoseResponse) -> String {
+pub(super) fn diagnosis(answer: &v2::DiagnoseResponse, terminal: Terminal) -> String {
+    let width = terminal.width.unwrap_or(WIDTH).min(WIDTH);
     let mut table = comfy_table::Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     for finding in &answer.findings {
         let text = format!(
             "{}: {}\n-> {}",
@@ -286,13 +328,21 @@ pub(super) fn diagnosis(answer: &v2::DiagnoseResponse) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    let mut text = table.trim_fmt();
-    if !text.is_empty() {
-        text.push_str("\n\n");
+    let mut text = String::new();
+    for line in table.trim_fmt().lines() {
+        // The level is at the start of a finding's first line.
+        let style = match line.split(' ').next() {
+            Some("ERROR") if terminal.colors => BAD,
+            Some("WARNING") if terminal.colors => NOTABLE,
+            _ => Style::new(),
+        };
+        text.push_str(&paint_start(line, style));
+        text.push('\n');
     }
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "{}; {}", count_findings(answer), checked(answer));
-    text
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text + &wrapped(&format!("{}; {}", count_findings(answer), checked(answer)), terminal)
 }
 
 fn count_findings(answer: &v2::DiagnoseResponse) -> String {

@@ -1,5 +1,6 @@
 //! The commands against a small controller on a real socket: the requests, the output and the errors.
 
+mod narrow;
 mod snapshots;
 
 use std::path::Path;
@@ -115,7 +116,7 @@ async fn ask(controller: &Controller, line: &str) -> (String, Result<ExitCode, S
     let server = Server::builder().add_service(ViewServer::new(controller.clone()));
     let server = tokio::spawn(server.serve_with_incoming(unix::listen(&path).unwrap()));
     let mut out = Vec::new();
-    let ended = run(question(line, &path), &mut out).await.map_err(|error| format!("{error:#}"));
+    let ended = run(question(line, &path), Terminal::default(), &mut out).await.map_err(|error| format!("{error:#}"));
     server.abort();
     (String::from_utf8(out).unwrap(), ended)
 }
@@ -422,7 +423,7 @@ async fn errors_say_what_to_run_and_where() {
     assert_eq!(refused.unwrap_err(), "FAILED_PRECONDITION: which volumes are wanted is not known");
 
     let nowhere = question("doctor", Path::new("/nonexistent/view.sock"));
-    let error = run(nowhere, &mut Vec::new()).await.unwrap_err().to_string();
+    let error = run(nowhere, Terminal::default(), &mut Vec::new()).await.unwrap_err().to_string();
     assert!(error.starts_with("UNAVAILABLE: cannot connect to /nonexistent/view.sock: "), "{error}");
     assert!(error.contains("`kubectl quarry doctor`") && error.contains("--socket"), "{error}");
 }
@@ -447,7 +448,11 @@ async fn a_closed_pipe_is_not_a_failure() {
     let server = Server::builder().add_service(ViewServer::new(example()));
     let server = tokio::spawn(server.serve_with_incoming(unix::listen(&path).unwrap()));
     for line in ["volumes", "nodes -o json", "doctor"] {
-        assert_eq!(run(question(line, &path), &mut Closed).await.unwrap(), ExitCode::SUCCESS, "{line}");
+        assert_eq!(
+            run(question(line, &path), Terminal::default(), &mut Closed).await.unwrap(),
+            ExitCode::SUCCESS,
+            "{line}"
+        );
     }
     server.abort();
 }

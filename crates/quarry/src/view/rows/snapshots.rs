@@ -5,23 +5,27 @@ use std::time::{Duration, SystemTime};
 use quarry_volume::show_size;
 use quarry_wire::view::ListedSnapshot;
 
-use super::{NOTHING, is_orphan, length, problem};
+use super::{NOTHING, SENTENCES, identity, is_orphan, length, problem, state, trouble};
 use crate::table::Column;
 
-pub(in crate::view) const SNAPSHOTS: [Column; 12] = [
-    Column::words("NODE"),
-    Column::words("POOL"),
-    Column::words("ID"),
-    Column::words("NAME"),
-    Column::words("SOURCE"),
-    Column::words("METHOD"),
-    Column::figures("SIZE"),
-    Column::figures("USES"),
-    Column::figures("AGE"),
-    Column::words("STATE"),
-    Column::words("ORPHAN"),
-    Column::words("PROBLEM"),
-];
+/// The columns of snapshots. `orphans`: the user wants identifiers, which contain the node and the name.
+pub(in crate::view) fn snapshots(orphans: bool) -> [Column; 12] {
+    let [node, pool, id, name] = identity(orphans);
+    [
+        node,
+        pool,
+        id,
+        name,
+        Column::words("SOURCE").left_out(7),
+        Column::words("METHOD").left_out(5),
+        Column::figures("SIZE").left_out(4),
+        Column::figures("USES").left_out(0),
+        Column::figures("AGE").left_out(3),
+        Column::words("STATE").painted(state).left_out(1),
+        Column::words("ORPHAN").painted(state).left_out(2),
+        Column::words("PROBLEM").text(SENTENCES).painted(trouble),
+    ]
+}
 
 /// A snapshot, at that time.
 pub(in crate::view) fn snapshot(listed: &ListedSnapshot, now: SystemTime) -> Vec<String> {

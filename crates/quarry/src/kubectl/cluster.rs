@@ -1,0 +1,130 @@
+//! kubectl, and the pods of Quarry.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use quarry_exec::Attended;
+
+/// The name, the namespace and the readiness of each pod, one a line.
+const PODS: &str = r#"jsonpath={range .items[*]}{.metadata.namespace}{" "}{.metadata.name}{" "}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}"#;
+
+/// Which cluster, and which pods of it. The names of the options are kubectl's.
+#[derive(Debug, clap::Args)]
+pub(super) struct Access {
+    /// The namespace of Quarry's pods; default: all namespaces are searched.
+    #[arg(short, long, env = "QUARRY_NAMESPACE", value_name = "NAME")]
+    namespace: Option<String>,
+    /// The context of the kubeconfig file.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// The kubeconfig file.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<OsString>,
+    /// The labels of the pod; default: those of the chart.
+    #[arg(long, env = "QUARRY_SELECTOR", value_name = "LABELS")]
+    selector: Option<String>,
+    /// The container of the pod; default: the pod's default container.
+    #[arg(long, env = "QUARRY_CONTAINER", value_name = "NAME")]
+    container: Option<String>,
+}
+
+/// Whose pod is asked.
+#[derive(Debug)]
+pub(super) enum Component {
+    /// Any controller: each one knows all nodes.
+    Controller,
+    /// The plugin of the node with this name. Only it sees the disks of its node.
+    Node(String),
+}
+
+/// A running pod.
+#[derive(Debug)]
+pub(super) struct Pod {
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+impl Access {
+    /// kubectl for this cluster, without a command.
+    pub(super) fn kubectl(&self) -> Attended {
+        let mut kubectl = Attended::new("kubectl");
+        if let Some(context) = given(self.context.as_ref()) {
+            kubectl = kubectl.arg(format!("--context={context}"));
+        }
+        if let Some(file) = &self.kubeconfig {
+            let mut option = OsString::from("--kubeconfig=");
+            option.push(file);
+            kubectl = kubectl.arg(option);
+        }
+        kubectl
+    }
+
+    /// A pod of the component: a ready one, if there is one. A pod that is not ready may still be able to answer.
+    ///
+    /// # Errors
+    /// kubectl cannot list the pods, or there is none.
+    pub(super) fn pod(&self, component: &Component) -> anyhow::Result<Pod> {
+        let (name, fields, missing) = match component {
+            Component::Controller => ("controller", String::new(), "no controller runs".to_owned()),
+            Component::Node(node) => {
+                ("node", format!(",spec.nodeName={node}"), format!("no node plugin runs on {node}"))
+            }
+        };
+        let selector = match given(self.selector.as_ref()) {
+            Some(selector) => selector.to_owned(),
+            None => format!("app.kubernetes.io/name=quarry,app.kubernetes.io/component={name}"),
+        };
+        let place = match given(self.namespace.as_ref()) {
+            Some(namespace) => format!("--namespace={namespace}"),
+            None => "--all-namespaces".to_owned(),
+        };
+        let kubectl = self.kubectl().args(["get", "pods"]).arg(&place).arg(format!("--selector={selector}"));
+        let kubectl = kubectl.arg(format!("--field-selector=status.phase=Running{fields}"));
+        let listed = self.answer(kubectl.arg(format!("--output={PODS}")), "list the pods of Quarry")?;
+        let pods: Vec<(Pod, bool)> = listed.lines().filter_map(parse).collect();
+        let ready = pods.iter().position(|(_, ready)| *ready).unwrap_or_default();
+        match pods.into_iter().nth(ready) {
+            Some((pod, _)) => Ok(pod),
+            None => bail!("{missing}: no running pod has the labels {selector} (searched with {place})"),
+        }
+    }
+
+    /// What kubectl prints.
+    ///
+    /// # Errors
+    /// kubectl cannot be run, or it fails; it has then printed the reason to standard error.
+    pub(super) fn answer(&self, kubectl: Attended, what: &str) -> anyhow::Result<String> {
+        let (code, output) = kubectl.output()?;
+        if code != 0 {
+            bail!("cannot {what}: kubectl failed with exit code {code}; its message is above");
+        }
+        String::from_utf8(output).with_context(|| format!("cannot {what}: kubectl's answer is not text"))
+    }
+
+    /// Runs `quarry` with these words in a pod of the component. kubectl takes this process' place, so that its
+    /// output and its exit code are this process'.
+    ///
+    /// # Errors
+    /// There is no pod, or kubectl cannot be run.
+    pub(super) fn run_quarry(&self, component: &Component, words: Vec<OsString>) -> anyhow::Result<ExitCode> {
+        let pod = self.pod(component)?;
+        let mut kubectl = self.kubectl().arg("exec").arg(format!("--namespace={}", pod.namespace)).arg(pod.name);
+        if let Some(container) = given(self.container.as_ref()) {
+            kubectl = kubectl.arg(format!("--container={container}"));
+        }
+        Err(kubectl.args(["--", "quarry"]).args(words).replace().into())
+    }
+}
+
+/// An empty variable of the environment is as good as none.
+fn given(text: Option<&String>) -> Option<&str> {
+    text.map(String::as_str).filter(|text| !text.is_empty())
+}
+
+/// A line of [`PODS`]: the pod, and whether it is ready.
+fn parse(line: &str) -> Option<(Pod, bool)> {
+    let mut words = line.split(' ');
+    let (namespace, name) = (words.next()?.to_owned(), words.next()?.to_owned());
+    Some((Pod { namespace, name }, words.next() == Some("True")))
+}
