@@ -150,12 +150,15 @@ impl Host {
 
     async fn delete_now(&self, id: &VolumeId) -> Result<Change> {
         let located = self.locate(id).await;
-        if matches!(&located, Ok(None)) || located.as_ref().is_err_and(|error| error.storage_absent) {
+        let is_absent = located.as_ref().is_err_and(|error| error.storage_absent);
+        if is_absent || matches!(&located, Ok(None)) {
             // Quarry does not remove a volume without its tag. But a mounted volume is not reported as
             // deleted.
             if let Some(active) = device::active_in_kernel(&**self.kernel(), id) {
                 self.require_unused(id, active).await?;
             }
+        }
+        if is_absent {
             self.require_layer_unused(id).await?;
         }
         let Some(Located { pool, volume }) = located? else {

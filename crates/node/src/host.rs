@@ -281,7 +281,7 @@ impl Host {
         let attempted = format!("it cannot be looked up on node {}", self.node());
         Err(if unread.is_empty() {
             Error::storage_absent(format!(
-                "{attempted}: no pool of this node has storage {}, which its identifier names (were the disks or the \
+                "{attempted}: no pool of this node has the storage {}, which its identifier names (were the disks or the \
                  configuration replaced?); if that storage will not come back, see \"When a node is lost\" in \
                  docs/operating.md",
                 wanted.as_str()
