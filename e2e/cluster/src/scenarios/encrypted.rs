@@ -35,9 +35,12 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     space.exec("vault-0", &format!("echo {MARKER} >/data/data/file; sync")).await?;
     ensure!(!on_disk(worker, &volume).await?, "what a pod wrote is readable on the disk");
 
-    // The passphrase is changed by mistake, and restored.
+    // The passphrase is changed by mistake, and restored. kubelet needs it when no pod on the node uses the volume.
+    space.run(&["scale", "statefulset", "vault", "--replicas=0"]).await?;
+    let unstaged = async || Ok(worker.vm.sh(format!("test ! -e /dev/main/{volume}")).await.is_ok());
+    until("an unstaged, inactive volume", unstaged).await?;
     space.apply(&[secret("data-vault-0", "wrong")]).await?;
-    space.run(&["delete", "pod", "vault-0"]).await?;
+    space.run(&["scale", "statefulset", "vault", "--replicas=2"]).await?;
     events("opens no key slot").await?;
     space.apply(&[secret("data-vault-0", "first")]).await?;
     space.ready("vault-0").await?;

@@ -9,22 +9,24 @@ use crate::csi::{Ask, Made, refused, retry};
 use crate::node::{BINARY, Node};
 use crate::scenario::{Context, Passed};
 
-/// How often a wrong passphrase is tried.
-const WRONG: usize = 100;
+/// How often a wrong passphrase is tried, in `make soak` and otherwise.
+const WRONG: [usize; 2] = [100, 10];
 
 /// What is rejected, and changes nothing.
-pub async fn refusals(_context: Context) -> Passed {
+pub async fn refusals(context: Context) -> Passed {
+    let [whole, sample] = WRONG;
+    let tries = if context.settings.soak { whole } else { sample };
     let mut node = Node::bare("encrypted-refused", &[DISK, DISK]).await?;
     start(&mut node).await?;
     rejected(&node).await.context("what an encrypted volume cannot be")?;
     foreign(&node).await.context("foreign data")?;
-    wrong_keys(&node).await.context("wrong keys")?;
+    wrong_keys(&node, tries).await.context("wrong keys")?;
     not_logged(&node).await?;
-    Ok(format!("{WRONG} wrong keys, 5 foreign or lost headers"))
+    Ok(format!("{tries} wrong keys, 5 foreign or lost headers"))
 }
 
 /// A wrong passphrase, also a changed one, is rejected, and not a byte changes.
-async fn wrong_keys(node: &Node) -> Result<()> {
+async fn wrong_keys(node: &Node, tries: usize) -> Result<()> {
     let ask = Ask::mount("pvc-wrong", "ext4").encrypted(KEY);
     let made = retry(|| node.csi.create(&ask)).await?;
     open(node, &made).await?;
@@ -42,7 +44,7 @@ async fn wrong_keys(node: &Node) -> Result<()> {
     attempt(&format!("{KEY}x")).await?;
     let sum = format!("head -c {} {raw} | sha256sum; sha256sum <{raw}", HEADER);
     let before = node.vm.sh(sum.clone()).await?;
-    for at in 0..WRONG {
+    for at in 0..tries {
         attempt(&format!("{}{at}", &KEY[..40])).await?;
     }
     attempt(&format!("{KEY}\n")).await?;
