@@ -63,7 +63,7 @@ pub fn hold(device: &Path, name: &str) -> Result<Exclusive, Error> {
 }
 
 /// Removes what a cryptsetup that was killed left on the device of a pool: an unfinished dm-crypt device with that name,
-/// which would hold the device forever. Does nothing if there is none. Blocks.
+/// which would hold the device forever. Succeeds if nothing is left. Blocks.
 ///
 /// # Errors
 /// `Busy` of [`Error::Device`] while an earlier cryptsetup works on the device.

@@ -29,8 +29,8 @@ const NAMED: &str = "csi.storage.k8s.io/node-stage-secret-name and -namespace in
 
 impl Host {
     /// Opens an encrypted volume, unless it is open, and returns its devices, and whether this call opened it. The first
-    /// stage of a `new` volume writes the header. `mounted`: whether it is used through its filesystem, whose discards the class may let through. The
-    /// caller's task holds the volume's name.
+    /// stage of a `new` volume writes the header. `mounted`: whether it is used through its filesystem, whose discards
+    /// the class may let through. The caller's task holds the volume's name.
     ///
     /// # Errors
     /// `Precondition` if the passphrase is missing or wrong, or if the device does not contain the volume's header:
@@ -123,7 +123,7 @@ impl Host {
         }
     }
 
-    /// Fails if the open device of an encrypted volume is in use, or a read-only mapping of any volume is published.
+    /// Fails if the open device of an encrypted volume is in use, or a read-only mapping of any volume with that identifier is published.
     pub(crate) async fn require_layer_unused(&self, id: &VolumeId) -> Result<()> {
         match self.unused_layer(id, &layer_name(&id.to_string())).await? {
             Some((_, unused)) => unused,
@@ -235,7 +235,7 @@ impl Host {
     }
 }
 
-/// How many bytes are overwritten at once: a bad sector must not save key slots elsewhere.
+/// How many bytes are overwritten at once: the key slots beside a bad sector are overwritten, too.
 const PIECE: usize = 1 << 20;
 
 /// Overwrites the key slots, then the header. Goes on after an error, which is returned in the end.

@@ -28,7 +28,7 @@ impl SizeRange {
         }
     }
 
-    /// The same with the default size as the minimum, if there is none: less if the limit requires it.
+    /// The same range. If it has no minimum, its minimum is the default size, or less if the limit is smaller.
     #[must_use]
     pub fn with_default(self) -> Self {
         /// More than the extents of any layout, so that rounding up does not exceed the limit.

@@ -63,7 +63,7 @@ impl Access {
     /// A pod of the component: a ready one, if there is one. A pod that is not ready may still be able to answer.
     ///
     /// # Errors
-    /// kubectl cannot list the pods, or there is none.
+    /// kubectl cannot list the pods, or finds no pod.
     pub(super) fn pod(&self, component: &Component) -> anyhow::Result<Pod> {
         let (name, fields, missing) = match component {
             Component::Controller => ("controller", String::new(), "no controller runs".to_owned()),

@@ -55,7 +55,7 @@ fn port_of(arguments: &str) -> Option<u16> {
 fn show(url: &str) {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     if (is_set("DISPLAY") || is_set("WAYLAND_DISPLAY")) && quarry_exec::missing_tools(&["xdg-open"]).is_empty() {
-        // The address is printed: whoever sees no browser can use it.
+        // The address is printed, so it can be opened by hand if no browser starts.
         let _ = Attended::new("xdg-open").arg(url).detach();
     }
 }
