@@ -123,22 +123,25 @@ impl Host {
         }
     }
 
-    /// Fails if the open device of an encrypted volume is in use, or a read-only mapping of any volume with that identifier is published.
+    /// Fails if the open device of an encrypted volume is in use, or if a read-only mapping of any volume with that
+    /// identifier is published.
     pub(crate) async fn require_layer_unused(&self, id: &VolumeId) -> Result<()> {
-        match self.unused_layer(id, &layer_name(&id.to_string())).await? {
-            Some((_, unused)) => unused,
-            None => {
-                let (kernel, wanted) = (Arc::clone(self.kernel()), id.clone());
-                errors::blocking(move || read_only::require_unpublished(&*kernel, &wanted)).await
-            }
+        if let Some((_, unused)) = self.unused_layer(id, &layer_name(&id.to_string())).await? {
+            return unused;
         }
+        if !read_only::is_mapped(&**self.kernel(), id)? {
+            return Ok(());
+        }
+        let (kernel, wanted) = (Arc::clone(self.kernel()), id.clone());
+        errors::blocking(move || read_only::require_unpublished(&*kernel, &wanted)).await
     }
 
     /// The dm-crypt device with that name, and whether nothing uses it that this process can see. Asks only the kernel.
     async fn unused_layer(&self, id: &VolumeId, name: &str) -> Result<Option<(Layer, Result<()>)>> {
-        let (kernel, wanted, name) = (Arc::clone(self.kernel()), id.clone(), name.to_owned());
+        // Nearly always there is none, and then no thread is needed.
+        let Some(layer) = self.kernel().layer_named(name) else { return Ok(None) };
+        let (kernel, wanted) = (Arc::clone(self.kernel()), id.clone());
         errors::blocking(move || {
-            let Some(layer) = kernel.layer_named(&name) else { return Ok(None) };
             let checked =
                 unused(&*kernel, &layer.node).and_then(|()| read_only::require_unpublished(&*kernel, &wanted));
             Ok(Some((layer, checked)))

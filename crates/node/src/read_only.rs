@@ -47,6 +47,11 @@ pub(crate) fn unpublish(mounts: &dyn Mounts, id: &VolumeId, target: &Path) -> Re
     mounts.unmap_read_only(&key(id, target))
 }
 
+/// Whether there are read-only mappings of the volume. Reads only the kernel's tables.
+pub(crate) fn is_mapped(mounts: &dyn Mounts, id: &VolumeId) -> Result<bool> {
+    Ok(!mounts.read_only_mappings(&prefix(id))?.is_empty())
+}
+
 /// Where the volume is published read-only.
 pub(crate) fn publications(mounts: &dyn Mounts, id: &VolumeId) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();

@@ -65,11 +65,23 @@ pub async fn run(context: Context) -> Passed {
         context.say(format_args!("{layout} done"));
         to_the_end(&node, layout).await.with_context(|| format!("{layout}, to the last extent"))?;
         expansions += 1;
-        ensure!(node.csi.capacity(&class.parameters).await? == free, "not all space is free again");
+        all_free_again(&node, &class, free).await.with_context(|| format!("after {layout}"))?;
     }
     whole_disk(&node).await.context("a whole disk")?;
     node.expect_empty().await?;
     Ok(format!("{expansions} expansions"))
+}
+
+/// Fails unless the pool soon has the free space of before. Not at once: a pool that could not be read in time shows
+/// its space only after the next reading.
+async fn all_free_again(node: &Node, class: &Ask, before: (i64, i64)) -> Result<()> {
+    let space = async || node.csi.capacity(&class.parameters).await;
+    let again = until("all space is free again", Duration::from_secs(30), async || Ok(space().await? == before)).await;
+    if let Err(error) = again {
+        let (now, log) = (space().await?, node.log_tail().await);
+        return Err(error.context(format!("{now:?} instead of {before:?}; the plugin's log ends with\n{log}")));
+    }
+    Ok(())
 }
 
 /// The same volume with this layout.
