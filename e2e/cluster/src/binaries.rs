@@ -21,7 +21,7 @@ use quarry_vm::run;
 
 mod groups;
 
-pub use groups::{CONFORMANCE, GROUPS, Group, PROMETHEUS, REGISTRAR, SNAPSHOTTER};
+pub use groups::{CONFORMANCE, ETCDCTL, GROUPS, Group, PROMETHEUS, REGISTRAR, SNAPSHOTTER};
 
 /// The processor that the control plane and the guests run on, in Go's words.
 pub const ARCHITECTURE: &str = "amd64";
@@ -31,6 +31,9 @@ const OLDEST_GO: (u32, u32) = (1, 21);
 
 /// For all of Kubernetes from nothing on a small machine that does other work as well.
 const DEADLINE: Duration = Duration::from_secs(3 * 3600);
+
+/// How long the build of all [`GROUPS`] takes, in minutes of processor time.
+const MINUTES: u32 = 19;
 
 /// How often a long build reports that it is still running.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
@@ -134,6 +137,34 @@ pub(crate) async fn registrar(cache: &Cache) -> Result<PathBuf> {
     built.get("registrar").cloned().context("no group has the program registrar")
 }
 
+/// Builds the program with which operators manage etcd.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) async fn etcdctl(cache: &Cache) -> Result<PathBuf> {
+    let built = build_groups(cache, &[ETCDCTL], ARCHITECTURE).await?;
+    built.get("etcdctl").cloned().context("no group has the program etcdctl")
+}
+
+/// Prometheus.
+#[derive(Clone, Debug)]
+pub(crate) struct Prometheus {
+    /// The server.
+    pub(crate) server: PathBuf,
+    /// promtool, which queries it.
+    pub(crate) tool: PathBuf,
+}
+
+/// Builds Prometheus.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) async fn prometheus(cache: &Cache) -> Result<Prometheus> {
+    let built = build_groups(cache, &[PROMETHEUS], ARCHITECTURE).await?;
+    let one = |name: &str| built.get(name).cloned().with_context(|| format!("no group has the program {name}"));
+    Ok(Prometheus { server: one("prometheus")?, tool: one("promtool")? })
+}
+
 /// Kubernetes' own tests, and what they need.
 #[derive(Clone, Debug)]
 pub struct Conformance {
@@ -164,15 +195,41 @@ pub async fn build_groups(
     groups: &[Group],
     architecture: &str,
 ) -> Result<BTreeMap<&'static str, PathBuf>> {
+    let mut missing = Vec::new();
+    for group in groups {
+        if !cache.contains(&group.kind(), &group.identity(architecture).await?.key) {
+            missing.push(group.name);
+        }
+    }
+    if missing.len() > 1 {
+        eprintln!(
+            "quarry-cluster: {} groups of programs are built from their sources, once: {}. All of Kubernetes takes about \
+             {MINUTES} minutes of processor time.",
+            missing.len(),
+            missing.join(", ")
+        );
+    }
     let mut programs = BTreeMap::new();
     for group in groups {
+        let place = missing.iter().position(|name| *name == group.name).map_or(0, |index| index + 1);
         let folder = group
-            .build(cache, architecture)
+            .build(cache, architecture, &format!("{place} of {}", missing.len()))
             .await
             .with_context(|| format!("cannot build {} from {}", group.name, group.module))?;
         programs.extend(group.programs.iter().map(|(_, name)| (*name, folder.join(name))));
     }
     Ok(programs)
+}
+
+/// What a group of programs is built from.
+struct Identity {
+    /// The version of the upstream module.
+    version: String,
+    /// The version of Go.
+    go: String,
+    flags: Vec<String>,
+    /// The key in the cache.
+    key: String,
 }
 
 impl Group {
@@ -181,22 +238,36 @@ impl Group {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("binaries").join(self.name)
     }
 
-    /// The folder in the cache that holds its programs.
-    async fn build(&self, cache: &Cache, architecture: &str) -> Result<PathBuf> {
+    /// The kind of its entry in the cache.
+    fn kind(&self) -> String {
+        format!("go-{}", self.name)
+    }
+
+    /// What it is built from.
+    async fn identity(&self, architecture: &str) -> Result<Identity> {
         let source = self.source();
         let go_mod = source.join("go.mod");
         let text = fs::read_to_string(&go_mod).with_context(|| format!("cannot read {}", go_mod.display()))?;
         let version = version(&text, self.module)
-            .with_context(|| format!("{} does not require {}", go_mod.display(), self.module))?;
-        let flags = self.flags(version);
+            .with_context(|| format!("{} does not require {}", go_mod.display(), self.module))?
+            .to_owned();
+        let flags = self.flags(&version);
         let go = go_version(&source).await?;
         let files = contents(&source).with_context(|| format!("cannot read {}", source.display()))?;
         let parts = [go.as_bytes(), architecture.as_bytes()].into_iter();
         let parts = parts.chain(flags.iter().map(String::as_bytes)).chain(files.iter().map(Vec::as_slice));
         let key = format!("{version}-{architecture}-{}", quarry_cache::key(parts));
+        Ok(Identity { version, go, flags, key })
+    }
+
+    /// The folder in the cache that holds its programs. `place` is its place among the groups that are built, such as `3
+    /// of 7`.
+    async fn build(&self, cache: &Cache, architecture: &str, place: &str) -> Result<PathBuf> {
+        let source = self.source();
+        let Identity { version, go, flags, key } = self.identity(architecture).await?;
         cache
-            .entry(&format!("go-{}", self.name), &key, async |folder: &Path| {
-                eprintln!("quarry-cluster: building {} {version} with {go} (once)", self.name);
+            .entry(&self.kind(), &key, async |folder: &Path| {
+                eprintln!("quarry-cluster: ({place}) building {} {version} with {go}", self.name);
                 let (architecture, output) = (format!("GOARCH={architecture}"), format!("-o={}/", folder.display()));
                 let environment = ["CGO_ENABLED=0", "GOOS=linux", &architecture, "go"];
                 let programs = std::iter::once((&["build"][..], "tool"));
@@ -303,14 +374,15 @@ mod tests {
 
     #[test]
     fn each_group_requires_its_module_and_names_its_programs() {
-        for group in GROUPS.iter().chain(&[REGISTRAR, SNAPSHOTTER, PROMETHEUS, CONFORMANCE]) {
+        for group in GROUPS.iter().chain(&[REGISTRAR, SNAPSHOTTER, ETCDCTL, PROMETHEUS, CONFORMANCE]) {
             let go_mod = fs::read_to_string(group.source().join("go.mod")).unwrap();
             assert!(version(&go_mod, group.module).is_some_and(|version| version.starts_with('v')), "{}", group.name);
             for (built, _) in group.programs {
                 let package = format!("/{}", built.trim_end_matches(".test"));
                 let tool = |line: &str| !line.starts_with("module") && line.trim().ends_with(&package);
                 // Go leaves a major version out of a program's name.
-                assert!(go_mod.replace("/server/v3", "/server").lines().any(tool), "{}: {built}", group.name);
+                let go_mod = go_mod.replace("/server/v3", "/server").replace("/etcdctl/v3", "/etcdctl");
+                assert!(go_mod.lines().any(tool), "{}: {built}", group.name);
             }
         }
     }

@@ -1,10 +1,10 @@
 //! A whole cluster: control plane, nodes, images.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use quarry_vm::{Disk, Network, System};
+use anyhow::{Context, Result, bail, ensure};
+use quarry_vm::{Disk, Network, Preparation, System};
 use serde_json::Value;
 
 use crate::binaries::Binaries;
@@ -45,7 +45,16 @@ pub struct Cluster {
     pub workers: Vec<Worker>,
     control: ControlPlane,
     helm: PathBuf,
+    /// What a node that joins later needs.
+    network: Network,
+    preparations: Vec<Preparation>,
+    plan: Plan,
+    /// The number of the newest node.
+    newest: u8,
 }
+
+/// The nodes have routes to each other for this many, so that nodes can join later.
+const MOST: u8 = 9;
 
 impl Cluster {
     /// Starts a cluster with its files in `folder`, and waits until all nodes are ready. `say` receives
@@ -54,27 +63,49 @@ impl Cluster {
     /// # Errors
     /// A part does not start; the error quotes the end of its output.
     pub async fn start(binaries: &Binaries, folder: &Path, plan: Plan, say: &(dyn Fn(&str) + Sync)) -> Result<Self> {
-        let began = Instant::now();
-        let step = |what: &str| say(&format!("{what} ({:.0} s)", began.elapsed().as_secs_f64()));
         let network = Network::new();
         let preparations = containerd::preparations(binaries, &plan.images)?;
         let control = ControlPlane::start(binaries, folder).await?;
-        step("the control plane serves");
-        let starts = (1..=plan.nodes).map(|number| {
-            let (control, network, plan, preparations) = (&control, &network, &plan, &preparations);
-            async move {
-                let (disks, system) = (plan.disks.clone(), plan.system(number)?);
-                let worker = Worker::start(control, preparations, network, number, plan.nodes, disks, system).await?;
-                worker.start_kubelet().await?;
-                anyhow::Ok(worker)
-            }
-        });
+        say("the control plane serves");
+        let starts = (1..=plan.nodes).map(|number| Self::join(&control, &preparations, &network, &plan, number));
         let workers = futures::future::try_join_all(starts).await?;
-        step("kubelets run");
-        let mut cluster = Self { workers, control, helm: binaries.helm.clone() };
+        say("kubelets run");
+        let mut cluster =
+            Self { workers, control, helm: binaries.helm.clone(), network, preparations, newest: plan.nodes, plan };
         cluster.wait_ready().await?;
-        step("all nodes are ready");
+        say("all nodes are ready");
         Ok(cluster)
+    }
+
+    /// Starts a node.
+    async fn join(
+        control: &ControlPlane,
+        preparations: &[Preparation],
+        network: &Network,
+        plan: &Plan,
+        number: u8,
+    ) -> Result<Worker> {
+        let (disks, system) = (plan.disks.clone(), plan.system(number)?);
+        let nodes = MOST.max(plan.nodes);
+        let worker = Worker::start(control, preparations, network, number, nodes, disks, system).await?;
+        worker.start_kubelet().await?;
+        Ok(worker)
+    }
+
+    /// Adds a node with the same disks as the others, under a name that no node had before, and waits until it is
+    /// ready. Its disks are empty. Returns its name.
+    ///
+    /// # Errors
+    /// It does not start, or there are too many nodes.
+    pub async fn add_worker(&mut self) -> Result<String> {
+        let number = self.newest + 1;
+        ensure!(number <= MOST, "a cluster can have {MOST} nodes in its life");
+        let worker = Self::join(&self.control, &self.preparations, &self.network, &self.plan, number).await?;
+        let name = worker.name.clone();
+        self.newest = number;
+        self.workers.push(worker);
+        self.wait_ready().await?;
+        Ok(name)
     }
 
     /// kubectl for the cluster's administrator.

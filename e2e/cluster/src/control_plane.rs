@@ -184,7 +184,7 @@ async fn ready(kubectl: &Kubectl, daemons: &mut [Daemon]) -> Result<()> {
 }
 
 /// Ports that were free a moment ago. A program that finds one in use reports it and exits.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
+pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut ports = [0; N];
     let mut held = Vec::new();
     for port in &mut ports {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use quarry_cache::Cache;
 use quarry_image::{Architecture, Image, Layer, quarry};
 
-use crate::binaries::Binaries;
+use crate::binaries::{self, Binaries};
 use crate::objects::BUSYBOX;
 
 mod conformance;
@@ -29,11 +29,8 @@ pub(crate) const QUARRY: &str = concat!("quarry.dev/quarry:", env!("CARGO_PKG_VE
 /// The image of PostgreSQL from Debian's package.
 pub(crate) const POSTGRESQL: &str = "docker.io/library/postgres:15";
 
-/// busybox's programs that scenarios and examples call by name.
-const APPLETS: &[&str] = &[
-    "awk", "cat", "cp", "date", "dd", "df", "echo", "find", "grep", "head", "hostname", "id", "ls", "mkdir", "md5sum",
-    "mount", "mv", "rm", "sed", "seq", "sh", "sleep", "stat", "sync", "tail", "test", "touch", "tr", "wc",
-];
+/// The image of etcd.
+pub(crate) const ETCD: &str = "gcr.io/etcd-development/etcd:v3.6.16";
 
 /// The archives of all images except Quarry's own, from the cache or newly built.
 ///
@@ -41,10 +38,7 @@ const APPLETS: &[&str] = &[
 /// When a part of an image is missing or cannot be read.
 pub async fn all(cache: &Cache, binaries: &Binaries) -> Result<Vec<PathBuf>> {
     let busybox = quarry_vm::busybox(cache).await?;
-    let applets = APPLETS.iter().fold(Layer::default().file("/bin/busybox", &busybox, 0o755), |layer, applet| {
-        layer.symlink(&format!("/bin/{applet}"), "busybox")
-    });
-    let shell = Image::new(BUSYBOX).layer(applets.directory("/tmp", 0o1777)).command(["/bin/sh"]);
+    let shell = Image::new(BUSYBOX).layer(shell(&busybox).await?).command(["/bin/sh"]);
     let pause = Image::new(PAUSE).file("/busybox", &busybox, 0o755).entrypoint(["/busybox", "sleep", "1000000000"]);
     let images = [
         ("pause", pause),
@@ -57,6 +51,28 @@ pub async fn all(cache: &Cache, binaries: &Binaries) -> Result<Vec<PathBuf>> {
         archives.push(archive(cache, name, image).await?);
     }
     Ok(archives)
+}
+
+/// busybox with all its programs, and a folder for temporary files.
+async fn shell(busybox: &Path) -> Result<Layer> {
+    let listed =
+        quarry_vm::run(busybox, ["--list"], Duration::from_secs(60)).await.context("which programs busybox has")?;
+    let programs = listed.split_whitespace().filter(|program| *program != "busybox");
+    let layer = programs.fold(Layer::default().file("/bin/busybox", busybox, 0o755), |layer, program| {
+        layer.symlink(&format!("/bin/{program}"), "busybox")
+    });
+    Ok(layer.directory("/tmp", 0o1777))
+}
+
+/// The archive of an image with etcd, etcdctl and a shell, from the cache or newly built.
+///
+/// # Errors
+/// As [`all`].
+pub(crate) async fn etcd(cache: &Cache) -> Result<PathBuf> {
+    let (server, tool) = (binaries::build(cache).await?.etcd, binaries::etcdctl(cache).await?);
+    let programs = Layer::default().file("/bin/etcd", &server, 0o755).file("/bin/etcdctl", &tool, 0o755);
+    let image = Image::new(ETCD).layer(shell(&quarry_vm::busybox(cache).await?).await?).layer(programs);
+    archive(cache, "etcd", image).await
 }
 
 /// The archive of external-snapshotter's sidecar, from the cache or newly built.
@@ -92,17 +108,17 @@ async fn archive(cache: &Cache, name: &str, image: Image) -> Result<PathBuf> {
     Ok(folder.join("image.tar"))
 }
 
-/// Builds the image that is shipped, as it is now, into a folder; with the program that `QUARRY_E2E_BINARY` names, if
-/// it does.
+/// Builds the image that is shipped, as it is now, into a folder; with this program instead of the released one, if one is
+/// given.
 ///
 /// # Errors
 /// When it cannot be built.
-pub fn quarry(cache: &Cache, folder: &Path) -> Result<PathBuf> {
+pub fn quarry(cache: &Cache, folder: &Path, binary: Option<PathBuf>) -> Result<PathBuf> {
     let build = quarry::Build {
         architecture: Architecture::of_this_host(),
         tag: QUARRY.to_owned(),
         output: folder.to_owned(),
-        binary: std::env::var_os("QUARRY_E2E_BINARY").map(PathBuf::from),
+        binary,
         created: None,
     };
     // Programs are run and waited for.

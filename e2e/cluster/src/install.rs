@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, is, items, text};
 use crate::images;
 use crate::objects::with;
-use crate::worker::until;
+use crate::worker::{Worker, until};
 
 /// What the cluster's process says when all is up.
 pub const UP: &str = "cluster: up";
@@ -22,18 +22,26 @@ pub const SECOND_POOL: &str = "second";
 /// The repository's root.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// Makes the volume groups, as an operator would: `main` on the disk d1, `second` on d2 where there is one.
+/// Makes the volume groups of all nodes.
 ///
 /// # Errors
 /// When vgcreate fails.
 pub async fn volume_groups(cluster: &Cluster) -> Result<()> {
     for worker in &cluster.workers {
-        let script = "set -e; vgcreate -q main /dev/disk/by-id/virtio-d1; sync /dev/disk/by-id/virtio-d1
-            second=/dev/disk/by-id/virtio-d2
-            if test -e $second; then vgcreate -q second $second; sync $second; fi";
-        worker.vm.sh(script).await.with_context(|| format!("cannot make the volume groups of {}", worker.name))?;
+        volume_groups_of(worker).await?;
     }
     Ok(())
+}
+
+/// Makes the volume groups of a node, as an operator would: `main` on the disk d1, `second` on d2 if it exists.
+///
+/// # Errors
+/// When vgcreate fails.
+pub(crate) async fn volume_groups_of(worker: &Worker) -> Result<()> {
+    let script = "set -e; vgcreate -q main /dev/disk/by-id/virtio-d1; sync /dev/disk/by-id/virtio-d1
+        second=/dev/disk/by-id/virtio-d2
+        if test -e $second; then vgcreate -q second $second; sync $second; fi";
+    worker.vm.sh(script).await.map(drop).with_context(|| format!("cannot make the volume groups of {}", worker.name))
 }
 
 /// The pools over the nodes' volume groups.
@@ -206,12 +214,11 @@ async fn said(cluster: &Cluster) -> String {
 /// # Errors
 /// As the parts.
 pub async fn quarry(cluster: &Cluster, say: &(dyn Fn(&str) + Sync)) -> Result<()> {
-    let began = Instant::now();
     volume_groups(cluster).await?;
     install(cluster).await?;
     say("the chart is installed");
     wait_running(cluster).await?;
-    say(&format!("Quarry runs on every node ({:.0} s)", began.elapsed().as_secs_f64()));
+    say("Quarry runs on every node");
     Ok(())
 }
 
@@ -230,10 +237,7 @@ pub async fn example(cluster: &Cluster, say: &(dyn Fn(&str) + Sync)) -> Result<(
         let wanted: u64 = items(&sets).filter_map(|set| set.pointer("/spec/replicas").and_then(Value::as_u64)).sum();
         let ready = items(&pods).filter(|pod| is(pod, "Ready")).count();
         if reported != ready {
-            say(&format!(
-                "examples/statefulset.yaml: {ready} of {wanted} pods run ({:.0} s)",
-                began.elapsed().as_secs_f64()
-            ));
+            say(&format!("examples/statefulset.yaml: {ready} of {wanted} pods run"));
             reported = ready;
         }
         if wanted > 0 && ready as u64 == wanted {

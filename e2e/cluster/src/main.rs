@@ -16,9 +16,10 @@ use nix::unistd::Pid;
 use quarry_cache::Cache;
 use quarry_cluster::binaries::Binaries;
 use quarry_cluster::conformance::{self, Batch, Selection, Suite};
+use quarry_cluster::objects::BUSYBOX;
 use quarry_cluster::scenarios::{self, Tally};
 use quarry_cluster::{Cluster, Plan, binaries, fresh_folder, images, install};
-use quarry_vm::{Disk, System};
+use quarry_vm::{Build, Disk, System, build_static};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A Kubernetes cluster on virtual nodes of this machine.
@@ -132,6 +133,7 @@ async fn up(folder: &Path, nodes: u8) -> Result<()> {
         .process_group(0)
         .spawn()
         .context("cannot start the cluster's process")?;
+    let began = Instant::now();
     let mut shown = 0;
     loop {
         let ended = child.try_wait().context("cannot look at the cluster's process")?;
@@ -142,7 +144,7 @@ async fn up(folder: &Path, nodes: u8) -> Result<()> {
         let lines = new.get(..whole).unwrap_or_default();
         shown += whole;
         for line in lines.lines().filter(|line| *line != install::UP) {
-            println!("{line}");
+            show(began, line);
         }
         if lines.lines().any(|line| line == install::UP) {
             return Ok(());
@@ -152,6 +154,25 @@ async fn up(folder: &Path, nodes: u8) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// Prints a line of the cluster's process with the time since the start. Instructions, which are indented, have no time.
+fn show(began: Instant, line: &str) {
+    if line.is_empty() || line.starts_with(' ') {
+        return println!("{line}");
+    }
+    let line = ["quarry-cluster: ", "quarry-vm: ", "quarry-image: ", "quarry-cache: "]
+        .iter()
+        .find_map(|part| line.strip_prefix(part))
+        .unwrap_or(line);
+    let took = began.elapsed().as_secs();
+    println!("{:2}:{:02}  {line}", took / 60, took % 60);
+}
+
+/// Prints progress with the time since now.
+fn progress() -> impl Fn(&str) + Sync {
+    let began = Instant::now();
+    move |line| println!("      {line} ({:.0} s)", began.elapsed().as_secs_f64())
 }
 
 async fn down(folder: &Path) -> Result<()> {
@@ -184,33 +205,64 @@ async fn serve(cache: &Cache, folder: &Path, nodes: u8) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let serving = async {
         fresh_folder(folder)?;
-        let began = Instant::now();
-        let (binaries, images) = parts(cache, folder).await?;
+        let say = |line: &str| println!("{line}");
+        let quarry = program(&say).await?;
+        let (binaries, images) = parts(cache, folder, Some(quarry)).await?;
         let disks = vec![Disk::new("d1", 10 << 30)];
         let systems = vec![System::current()?];
-        let cluster =
-            Cluster::start(&binaries, folder, Plan { nodes, disks, systems, images }, &|line| println!("{line}"))
-                .await?;
-        install::quarry(&cluster, &|line| println!("{line}")).await?;
-        install::example(&cluster, &|line| println!("{line}")).await?;
-        println!(
-            "up after {:.0} s\n\n  export KUBECONFIG={}",
-            began.elapsed().as_secs_f64(),
-            cluster.kubeconfig().display()
-        );
-        // kubectl finds `kubectl-quarry` there.
-        let plugin = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy"));
-        let plugin = plugin.canonicalize().context("cannot find deploy/kubectl-quarry")?;
-        println!("  export PATH={}:{}:$PATH", binaries.folder().display(), plugin.display());
-        println!("  kubectl get pods,pvc,pv -o wide");
-        println!("  kubectl quarry page      # nodes, pools and volumes in a browser");
-        println!("\n`make cluster-down` ends it.\n{}", install::UP);
+        say(&format!("starting a control plane here, and {nodes} nodes in virtual machines"));
+        let cluster = Cluster::start(&binaries, folder, Plan { nodes, disks, systems, images }, &say).await?;
+        install::quarry(&cluster, &say).await?;
+        install::example(&cluster, &say).await?;
+        println!("the cluster is up\n");
+        println!("{}\n{}", instructions(&cluster, &binaries)?, install::UP);
         std::future::pending::<Result<()>>().await
     };
     tokio::select! {
         result = serving => result,
         _ = terminate.recv() => Ok(()),
     }
+}
+
+/// The program that `QUARRY_E2E_BINARY` names.
+fn given() -> Option<PathBuf> {
+    std::env::var_os("QUARRY_E2E_BINARY").map(PathBuf::from)
+}
+
+/// The program in the image of `make cluster`: the one that `make demo` built, because the released one takes ten minutes
+/// to build. `QUARRY_E2E_BINARY` names another one.
+async fn program(say: &(dyn Fn(&str) + Sync)) -> Result<PathBuf> {
+    if let Some(given) = given() {
+        return Ok(given);
+    }
+    say("building quarry (once, some minutes; `make demo` builds the same)");
+    let build = Build { package: "quarry", bins: &["quarry"], features: &[], profile: "e2e" };
+    build_static(&build).await?.remove("quarry").context("cargo built no quarry")
+}
+
+/// What a user can do with the cluster of `make cluster`.
+fn instructions(cluster: &Cluster, binaries: &Binaries) -> Result<String> {
+    // kubectl finds `kubectl-quarry` there.
+    let plugin = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy"));
+    let plugin = plugin.canonicalize().context("cannot find deploy/kubectl-quarry")?;
+    let (kubeconfig, kubectl) = (cluster.kubeconfig(), binaries.folder().display().to_string());
+    Ok(format!(
+        "  export KUBECONFIG={}
+  export PATH={kubectl}:{}:$PATH
+  kubectl get pods,pvc,pv -o wide
+  kubectl quarry page      # nodes, pools and volumes in a browser
+
+  A shell on a node:
+    kubectl debug node/node-1 --profile=sysadmin -it --image={BUSYBOX} -- chroot /host sh
+  An image of yours, from an archive, on a node:
+    kubectl debug node/node-1 --profile=sysadmin -i --quiet --image={BUSYBOX} -- \\
+      chroot /host ctr --namespace k8s.io images import - <image.tar
+  The end of the cluster:
+    make cluster-down
+",
+        kubeconfig.display(),
+        plugin.display()
+    ))
 }
 
 /// Starts a cluster whose nodes have two disks each, and runs the scenarios until `end`.
@@ -220,9 +272,9 @@ async fn test(cache: &Cache, nodes: u8, only: &[String], end: Option<Instant>) -
     fresh_folder(&folder)?;
     let disks = vec![Disk::new("d1", 10 << 30), Disk::new("d2", 4 << 30)];
     let systems = systems()?;
-    let say = |line: &str| println!("      {line}");
+    let say = progress();
     let tested = async {
-        let (binaries, images) = parts(cache, &folder).await?;
+        let (binaries, images) = parts(cache, &folder, given()).await?;
         let mut cluster = Cluster::start(&binaries, &folder, Plan { nodes, disks, systems, images }, &say).await?;
         install::quarry(&cluster, &say).await?;
         tally.run(&mut cluster).await;
@@ -249,13 +301,13 @@ async fn test(cache: &Cache, nodes: u8, only: &[String], end: Option<Instant>) -
 async fn conformance(cache: &Cache, selection: &Selection, list: bool) -> Result<()> {
     let folder = cache.root().join(format!("cluster-conformance-{}", std::process::id()));
     fresh_folder(&folder)?;
-    let say = |line: &str| println!("      {line}");
+    let say = progress();
     let ran = async {
         let suite = Suite::build(cache, &folder).await?;
         if list {
             return suite.print(selection);
         }
-        let (binaries, mut images) = parts(cache, &folder).await?;
+        let (binaries, mut images) = parts(cache, &folder, given()).await?;
         images.insert(1, suite.images(cache).await?);
         let disks = vec![Disk::new("d1", 10 << 30)];
         let plan = Plan { nodes: 2, disks, systems: systems()?, images };
@@ -276,8 +328,9 @@ fn systems() -> Result<Vec<System>> {
 }
 
 /// What a cluster consists of: programs and images, built where they are not in the cache.
-async fn parts(cache: &Cache, folder: &Path) -> Result<(Binaries, Vec<Vec<PathBuf>>)> {
+/// `quarry`: the program in Quarry's image, instead of the released one.
+async fn parts(cache: &Cache, folder: &Path, quarry: Option<PathBuf>) -> Result<(Binaries, Vec<Vec<PathBuf>>)> {
     let binaries = binaries::build(cache).await?;
-    let images = vec![images::all(cache, &binaries).await?, vec![images::quarry(cache, folder)?]];
+    let images = vec![images::all(cache, &binaries).await?, vec![images::quarry(cache, folder, quarry)?]];
     Ok((binaries, images))
 }

@@ -55,6 +55,12 @@ impl Cache {
         &self.root
     }
 
+    /// Whether there is an entry of this kind and key, so that [`Self::entry`] builds nothing.
+    #[must_use]
+    pub fn contains(&self, kind: &str, key: &str) -> bool {
+        self.root.join(format!("{kind}-{key}")).exists()
+    }
+
     /// Finds the entry of this kind and key, or has it built: `build` fills the folder it is given.
     ///
     /// The name of a kind must not start with that of another and a hyphen: old entries are removed by the

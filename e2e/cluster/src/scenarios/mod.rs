@@ -1,9 +1,11 @@
 //! The scenarios on a real Kubernetes, one after the other on one cluster.
 
+mod alerts;
 mod capacity;
 mod disks;
 mod empty_disks;
 mod encrypted;
+mod etcd;
 mod expand;
 mod kinds;
 mod limits;
@@ -96,6 +98,11 @@ const ALL: &[Scenario] = &[
     scenario!("upgrade", "from an older commit to this one, and the controller back, under running pods", upgrade::run),
     scenario!("disks", "disks are plugged in, and a StatefulSet gets one for each pod", disks::run),
     scenario!(
+        "alerts",
+        "a real Prometheus scrapes the pods; an alert fires after a disk was pulled, and ends when it is back",
+        alerts::run
+    ),
+    scenario!(
         "power-cut",
         "a node loses its power and returns: every flushed byte is there, in a volume that has grown",
         power::cut
@@ -119,6 +126,11 @@ const ALL: &[Scenario] = &[
         "encrypted",
         "encrypted volumes with a Secret for each claim; pods wait for their Secret and for the right passphrase",
         encrypted::run
+    ),
+    scenario!(
+        "etcd",
+        "an etcd of three members loses a node for good, and no acknowledged write: the member starts elsewhere, empty",
+        etcd::run
     ),
     scenario!("node-gone", "a node that is gone for good does not block claims or pods", power::gone),
 ];
