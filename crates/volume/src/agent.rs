@@ -163,6 +163,8 @@ pub struct PoolState {
     /// How an operator makes it larger, as an instruction: `add a disk to it (vgextend)`. Empty if its node
     /// does not report that.
     pub enlarge: String,
+    /// What an operator does about missing disks, step by step, with the commands in backticks. Empty if none is missing.
+    pub repair: Vec<String>,
     /// How full it is, if it is a thin pool: its volumes share a space that they can fill. `None` if it is not, or while
     /// nothing is known about it.
     pub thin: Option<ThinUse>,

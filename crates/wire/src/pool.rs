@@ -25,6 +25,7 @@ pub fn write(pool: PoolState) -> v1::Pool {
         problems,
         hints,
         enlarge,
+        repair,
         thin,
     } = pool;
     v1::Pool {
@@ -41,6 +42,7 @@ pub fn write(pool: PoolState) -> v1::Pool {
         hints: hints.into_iter().map(truncated).collect(),
         capabilities: Some(write_capabilities(capabilities)),
         enlarge: truncated(enlarge),
+        repair: repair.into_iter().map(truncated).collect(),
         thin: thin.map(write_thin),
     }
 }
@@ -62,6 +64,7 @@ pub fn read(pool: v1::Pool) -> PoolState {
         hints,
         capabilities,
         enlarge,
+        repair,
         thin,
     } = pool;
     // A pool that reports no space counts as full.
@@ -80,6 +83,7 @@ pub fn read(pool: v1::Pool) -> PoolState {
         problems,
         hints,
         enlarge,
+        repair,
         thin: thin.map(read_thin),
     }
 }

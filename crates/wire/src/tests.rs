@@ -216,6 +216,7 @@ prop_compose! {
         capabilities in capabilities(),
         problems in vec(".{0,60}", 0..4),
         hints in vec(".{0,60}", 0..4),
+        repair in vec(".{0,60}", 0..4),
         thin in of(any::<(u8, u8, u64)>()),
     ) -> PoolState {
         let [size, metadata_size, metadata_free, volumes] = numbers;
@@ -235,6 +236,7 @@ prop_compose! {
             problems,
             hints,
             enlarge,
+            repair,
             thin: thin.map(|(data_percent, metadata_percent, virtual_size)| ThinUse {
                 data_percent,
                 metadata_percent,
@@ -505,6 +507,7 @@ fn the_bytes_of_a_pool_are_frozen() {
         problems: vec!["p".into(), "q".into()],
         hints: vec!["h".into()],
         enlarge: "add".into(),
+        repair: vec!["r".into(), "s".into()],
         thin: Some(ThinUse { data_percent: 1, metadata_percent: 2, virtual_size: 3 }),
     };
     let space = [number(1, 1), vec![2 << 3 | 2, 2, 2, 3], number(3, 4), field(4, "closed"), number(5, 1)].concat();
@@ -525,6 +528,8 @@ fn the_bytes_of_a_pool_are_frozen() {
         [vec![12 << 3 | 2, 7], number(1, 1), number(2, 1), vec![0xf0, 1, 1]].concat(),
         field(13, "add"),
         [vec![14 << 3 | 2, 6], number(1, 1), number(2, 2), number(3, 3)].concat(),
+        field(15, "r"),
+        field(15, "s"),
     ]
     .concat();
     assert_eq!(wire_pool::write(pool).encode_to_vec(), bytes);

@@ -230,6 +230,7 @@ pub(crate) fn pool() -> PoolState {
         problems: vec!["one".into(), "two".into()],
         hints: vec!["three".into()],
         enlarge: "four".into(),
+        repair: vec!["five".into(), "six".into()],
         thin: Some(ThinUse { data_percent: 12, metadata_percent: 3, virtual_size: 7 << 30 }),
     }
 }

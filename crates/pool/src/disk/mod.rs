@@ -319,6 +319,7 @@ impl Pool for DiskPool {
         }
         state.storage = Some(view::storage(name));
         state.volumes = u64::try_from(view.volumes().count()).unwrap_or(u64::MAX);
+        state.repair = view.repair();
         let volumes = match known == Some(view.number) {
             true => Volumes::Same,
             false => Volumes::All(view.volumes().cloned().collect()),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use quarry_disk::claim::{Claim, ClaimState, DiskGuid, Identity, capacity};
 use quarry_disk::{Disk, State};
-use quarry_volume::{Error, ExtentSize, Extents, Placement, Result, Space, StorageId, safe_name};
+use quarry_volume::{Error, ExtentSize, Extents, Placement, Result, Space, StorageId, safe_name, some_of};
 
 use super::copies::copies;
 use super::key::DiskKey;
@@ -44,6 +44,8 @@ pub(super) struct View {
     /// Disks with a claim of an unknown volume: they may hold volumes that were handed out.
     damaged: Vec<String>,
     pub(super) problems: Vec<String>,
+    /// The volumes whose disks are missing.
+    gone: Vec<String>,
 }
 
 /// Something that is not a volume, and the disks that hold it.
@@ -87,6 +89,7 @@ impl View {
                 .collect(),
             unread: failed.clone(),
             damaged: Vec::new(),
+            gone: Vec::new(),
             problems: conflicts.iter().map(ToString::to_string).chain(failed).collect(),
         };
         for PoolDisk { raw, .. } in &own {
@@ -242,9 +245,30 @@ impl View {
                     ),
                 },
             };
+            if in_no_pool.is_none() && there.is_none() && !self.not_volumes.contains_key(guid) {
+                self.gone.push(volume.name.clone());
+            }
             self.volumes.insert(*guid, PoolVolume { health: Health::Lost(why), ..volume.clone() });
             true
         });
+    }
+
+    /// What an operator does about missing disks, step by step.
+    pub(super) fn repair(&self) -> Vec<String> {
+        if self.gone.is_empty() {
+            return Vec::new();
+        }
+        vec![
+            "if the disk can come back: put it back into this host, end the volume's pod, and skip the other steps"
+                .to_owned(),
+            format!(
+                "if it will never come back, the data is lost: delete the claims of its volumes ({})",
+                some_of(&self.gone)
+            ),
+            "restart Quarry on this node (delete the node plugin's pod), so that it forgets the volumes. Then their \
+             PersistentVolumes are deleted"
+                .to_owned(),
+        ]
     }
 
     /// All volumes.

@@ -15,6 +15,7 @@ mod lost;
 mod name;
 mod observe;
 mod removal;
+mod repair;
 mod scratch;
 mod snapshot;
 mod state_file;
@@ -303,6 +304,11 @@ impl Pool for LvmPool {
         };
         state.hints.extend(snapshot::hint(&group, &storage));
         let volumes = volume::all_on(&group, &storage);
+        state.repair = match self.config.thin_pool {
+            None => repair::steps(&group, &volumes),
+            // A thin pool lies on the disks, and its volumes only in it.
+            Some(_) => Vec::new(),
+        };
         if known != Some(mark) {
             self.remember(&volumes);
         }

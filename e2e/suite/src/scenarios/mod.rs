@@ -9,6 +9,7 @@ mod cluster;
 mod concurrency;
 mod discards;
 mod disk;
+mod disk_replaced;
 mod encrypted;
 mod expand;
 mod field;
@@ -412,6 +413,12 @@ fn own() -> Vec<Scenario> {
             about: "one of two disks is removed: raid1 and healthy volumes work, a broken one reports why, none is lost",
             limit: minutes(15),
             run: |context| Box::pin(lost_disk::run(context)),
+        },
+        Scenario {
+            name: "disk-replaced",
+            about: "a disk is lost for good: the commands that doctor prints for this state repair the pool",
+            limit: minutes(15),
+            run: |context| Box::pin(disk_replaced::run(context)),
         },
         Scenario {
             name: "bad-input",

@@ -29,12 +29,27 @@ pub(super) fn pools(nodes: &[NodeState], findings: &mut Vec<Finding>) {
         }
         for pool in &node.pools {
             findings.extend(pool_finding(&node.name, pool));
+            findings.extend(missing_disk(&node.name, pool));
             findings.extend(pool.hints.iter().map(|hint| {
                 let subject = format!("pool {} on node {}", pool.name, node.name);
                 Finding::note("pool-hint", subject, hint, "nothing, if this is intended")
             }));
         }
     }
+}
+
+/// A missing disk, with what to do about it in this state.
+fn missing_disk(node: &str, pool: &PoolState) -> Option<Finding> {
+    if pool.repair.is_empty() {
+        return None;
+    }
+    let steps = pool.repair.iter().zip(1..).map(|(step, number)| format!("{number}. {step}"));
+    Some(Finding::error(
+        "disk-missing",
+        format!("pool {} on node {node}", pool.name),
+        "a disk with volumes is missing",
+        steps.collect::<Vec<_>>().join("; "),
+    ))
 }
 
 fn pool_finding(node: &str, pool: &PoolState) -> Option<Finding> {
