@@ -2,7 +2,7 @@
 //!
 //! Causes: a node that was given up returned, such an object was removed by hand together with its
 //! finalizer, or a cluster was rebuilt over old disks. An orphan may be the only copy of someone's data, so
-//! Quarry lists orphans and does nothing else.
+//! Quarry lists orphans, and deletes one only when an operator asks for that one (`quarry orphans delete`).
 
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};

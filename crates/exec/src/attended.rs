@@ -1,7 +1,7 @@
 //! Programs that a person's command runs for that person, such as kubectl.
 
 use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 #[allow(clippy::disallowed_types)] // Beside `process`, the only module that may.
 use std::process::{Child, Command as StdCommand, ExitStatus, Stdio};
@@ -18,12 +18,27 @@ use crate::{Command, Error, tools};
 pub struct Attended {
     program: &'static str,
     args: Vec<OsString>,
+    input: Option<Vec<u8>>,
+    is_quiet: bool,
 }
 
 impl Attended {
     /// A program without arguments.
     pub fn new(program: &'static str) -> Self {
-        Self { program, args: Vec::new() }
+        Self { program, args: Vec::new(), input: None, is_quiet: false }
+    }
+
+    /// For [`Attended::output`]: the program reads this from standard input, instead of what this process would read.
+    pub fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.input = Some(input.into());
+        self
+    }
+
+    /// For [`Attended::output`]: what the program writes to standard error is not shown. Only for a program that may
+    /// fail.
+    pub fn quiet(mut self) -> Self {
+        self.is_quiet = true;
+        self
     }
 
     /// Adds one argument.
@@ -52,16 +67,25 @@ impl Attended {
     }
 
     /// Runs the program to its end; returns its exit code and its standard output. Standard input and standard
-    /// error are those of this process.
+    /// error are those of this process, unless [`Attended::input`] and [`Attended::quiet`] say otherwise.
     ///
     /// # Errors
     /// The program is missing, or cannot be started.
     pub fn output(self) -> Result<(u8, Vec<u8>), Error> {
         let mut child = self.spawn(Stdio::piped())?;
         let mut output = Vec::new();
-        if let Some(mut stdout) = child.stdout.take() {
-            stdout.read_to_end(&mut output).map_err(|source| self.cannot_start(source))?;
-        }
+        std::thread::scope(|scope| {
+            // In a thread, because the program may print before it has read everything. If it ends before that, its exit
+            // code says what is wrong.
+            if let (Some(mut stdin), Some(input)) = (child.stdin.take(), &self.input) {
+                scope.spawn(move || drop(stdin.write_all(input)));
+            }
+            match child.stdout.take() {
+                Some(mut stdout) => stdout.read_to_end(&mut output).map(drop),
+                None => Ok(()),
+            }
+        })
+        .map_err(|source| self.cannot_start(source))?;
         Ok((self.end(child)?, output))
     }
 
@@ -103,7 +127,14 @@ impl Attended {
     }
 
     fn spawn(&self, stdout: Stdio) -> Result<Child, Error> {
-        self.prepare()?.stdout(stdout).spawn().map_err(|source| self.cannot_start(source))
+        let mut command = self.prepare()?;
+        if self.input.is_some() {
+            command.stdin(Stdio::piped());
+        }
+        if self.is_quiet {
+            command.stderr(Stdio::null());
+        }
+        command.stdout(stdout).spawn().map_err(|source| self.cannot_start(source))
     }
 
     fn end(&self, mut child: Child) -> Result<u8, Error> {
@@ -134,6 +165,16 @@ mod tests {
         let (code, output) = Attended::new("sh").args(["-c", "echo \"$CARGO_MANIFEST_DIR\"; exit 3"]).output().unwrap();
         assert_eq!(code, 3);
         assert_eq!(String::from_utf8(output).unwrap(), concat!(env!("CARGO_MANIFEST_DIR"), "\n"));
+    }
+
+    #[test]
+    fn a_program_reads_its_input_while_it_prints() {
+        // More than a pipe holds, in both directions.
+        let input = vec![b'x'; 1 << 20];
+        let (code, output) = Attended::new("cat").input(input.clone()).quiet().output().unwrap();
+        assert_eq!((code, output.len()), (0, input.len()));
+        let (code, _) = Attended::new("sh").args(["-c", "exit 4"]).input(input).output().unwrap();
+        assert_eq!(code, 4, "a program that reads nothing");
     }
 
     #[test]

@@ -79,8 +79,7 @@ impl EventReporter {
                  nothing was deleted. If the disks return"
             ),
         };
-        let note =
-            format!("volume {id} was abandoned: {why}, the volume still exists: `quarry volumes --orphans` lists it");
+        let note = format!("volume {id} was abandoned: {why}, the volume still exists: `quarry orphans` lists it");
         tracing::warn!(volume = %id, node = id.node, "{note}");
         let regarding = match self.volume(&id.to_string()).await {
             Some(reference) => reference,

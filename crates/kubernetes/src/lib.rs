@@ -8,6 +8,7 @@
 //! | [`VolumeClaims`] | watches the PersistentVolumes, and the VolumeSnapshotContents if requested: which volumes and snapshots are wanted |
 //! | [`LeaseElection`] | a Lease: elects the controller that selects nodes |
 //! | [`ClaimReleases`] | deletes the claims of volumes on lost nodes, if the controller may |
+//! | [`holders_of_volume`], [`holders_of_snapshot`] | list the PersistentVolumes and the VolumeSnapshotContents once, before an orphan is deleted |
 //! | [`SecretStore`] | three Secrets: the certificates of controller and nodes |
 //!
 //! Nothing about a volume is stored here: the disks are the database.
@@ -46,6 +47,7 @@ mod election;
 mod events;
 mod follow;
 mod guard;
+mod holders;
 mod nodes;
 mod release;
 mod secrets;
@@ -58,6 +60,7 @@ pub use connect::{ConnectError, Connection, Options, connect};
 pub use discovery::Discovery;
 pub use election::{LeaseElection, Settings as ElectionSettings};
 pub use guard::{Clock, system_clock};
+pub use holders::{holders_of_snapshot, holders_of_volume};
 pub use nodes::{ClusterNodes, PATIENCE};
 pub use release::ClaimReleases;
 pub use secrets::SecretStore;

@@ -3,13 +3,27 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use kube::Api;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, Client};
 use parking_lot::Mutex;
 
 use crate::connect::Connection;
 use crate::follow::{Mirror, Selection, follow};
 use crate::guard::Task;
+
+/// The VolumeSnapshotContents.
+pub(crate) fn contents(client: &Client) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("snapshot.storage.k8s.io", "v1", "VolumeSnapshotContent");
+    Api::all_with(client.clone(), &ApiResource::from_gvk(&kind))
+}
+
+/// The handles in a VolumeSnapshotContent: first the one from the driver, then the one from the operator who has made the
+/// object.
+pub(crate) fn handles_of(content: &DynamicObject) -> impl Iterator<Item = &str> {
+    ["/status/snapshotHandle", "/spec/source/snapshotHandle"]
+        .into_iter()
+        .filter_map(|pointer| content.data.pointer(pointer)?.as_str())
+}
 
 /// Follows the VolumeSnapshotContents until it is dropped.
 #[derive(Debug)]
@@ -29,8 +43,7 @@ struct State {
 impl SnapshotClaims {
     /// Starts following the VolumeSnapshotContents whose `spec.driver` is `driver`.
     pub(crate) fn start(connection: &Connection, driver: &str) -> Self {
-        let kind = GroupVersionKind::gvk("snapshot.storage.k8s.io", "v1", "VolumeSnapshotContent");
-        let api = Api::<DynamicObject>::all_with(connection.client.clone(), &ApiResource::from_gvk(&kind));
+        let api = contents(&connection.client);
         let state = Arc::<Mutex<State>>::default();
         let mirror = SnapshotMirror { state: Arc::clone(&state), driver: driver.to_owned(), fresh: None };
         let task = follow(api, &Selection::default(), mirror, "the VolumeSnapshotContents");
@@ -53,13 +66,11 @@ struct SnapshotMirror {
 }
 
 impl SnapshotMirror {
-    /// Name and handle, if the snapshot belongs to this driver and has a handle: from the driver, or from the operator
-    /// who has made the object.
+    /// Name and handle, if the snapshot belongs to this driver and has a handle.
     fn name_and_handle(&self, content: &DynamicObject) -> Option<(String, String)> {
-        let text = |pointer: &str| content.data.pointer(pointer).and_then(|value| value.as_str());
-        let handle = || text("/status/snapshotHandle").or_else(|| text("/spec/source/snapshotHandle"));
-        (text("/spec/driver")? == self.driver).then_some(())?;
-        Some((content.metadata.name.clone()?, handle()?.to_owned()))
+        let driver = content.data.pointer("/spec/driver")?.as_str()?;
+        (driver == self.driver).then_some(())?;
+        Some((content.metadata.name.clone()?, handles_of(content).next()?.to_owned()))
     }
 }
 

@@ -3,6 +3,7 @@
 mod bench;
 mod certificates;
 mod child;
+mod confirm;
 mod controller;
 mod csi;
 mod encryption;
@@ -69,6 +70,8 @@ enum Command {
     Node(node::Args),
     /// List the nodes that the controller knows, and whether it can reach them.
     Nodes(view::Common),
+    /// List the volumes and snapshots that nothing in Kubernetes names, or delete one of them.
+    Orphans(view::Orphans),
     /// List the pools of all nodes and their free storage.
     Pools(view::Pools),
     /// List the snapshots of all nodes.
@@ -135,6 +138,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Node(args) => serve(node::run(args))?,
         Command::Nodes(args) => return ask(view::Question::Nodes(args)),
+        Command::Orphans(args) => return ask(view::Question::Orphans(args)),
         Command::Pools(args) => return ask(view::Question::Pools(args)),
         Command::Snapshots(args) => return ask(view::Question::Snapshots(args)),
         Command::Standalone(args) => serve(standalone::run(args))?,

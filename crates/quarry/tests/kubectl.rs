@@ -93,6 +93,27 @@ fn a_controller_that_is_not_ready_is_used_if_there_is_no_other() {
 }
 
 #[test]
+fn orphans_are_listed_and_deleted_in_the_pod() {
+    for words in ["orphans -o json", "orphans list --pool fast", "orphans delete v1:aaaaaaaaaa:n1:pvc-a --yes"] {
+        let arguments: Vec<&str> = words.split(' ').collect();
+        let (_, asked) = run("ns c True\n", &arguments);
+        // Without a terminal here, there is none in the pod.
+        assert_eq!(asked[1], format!("exec|--namespace=ns|c|--|quarry|{}|", arguments.join("|")));
+    }
+}
+
+#[test]
+fn the_script_says_where_forget_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut script = Command::new("sh");
+    script.arg(SCRIPT);
+    let arguments = ["forget", "--storage", "aaaaaaaaaa", "--node", "n1"];
+    let (output, asked) = start(script, "ns c True\n", "", &arguments, directory.path());
+    assert_eq!((output.status.code(), asked.len()), (Some(1), 0));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("docs/operating.md"), "{output:?}");
+}
+
+#[test]
 fn disks_are_read_on_their_node() {
     for arguments in
         [["disks", "--node", "worker 1", "-o", "json"].as_slice(), &["disks", "--node=worker 1", "-o", "json"]]
@@ -169,6 +190,9 @@ fn a_mistake_is_found_without_a_cluster() {
     for (arguments, mistake) in [
         (["volumes", "--orphan"].as_slice(), "--orphan"),
         (&["volumes", "-o", "yaml"], "yaml"),
+        (&["orphans", "delete", "pvc-a"], "pvc-a"),
+        (&["orphans", "delete"], "ID"),
+        (&["forget", "--node", "n1"], "--storage"),
         (&["standalone"], "standalone"),
     ] {
         let mut binary = Command::new(QUARRY);
@@ -205,13 +229,15 @@ fn words_are_completed_as_kubectl_asks_for_it() {
         String::from_utf8(binary.args(words).output().unwrap().stdout).unwrap()
     };
     let commands = completed(&[""]);
-    for name in ["doctor\t", "disks\t", "page\t", "volumes\tList the volumes of all nodes"] {
+    for name in ["doctor\t", "disks\t", "forget\t", "orphans\t", "page\t", "volumes\tList the volumes of all nodes"] {
         assert!(commands.lines().any(|line| line.starts_with(name)), "{name}: {commands}");
     }
     assert!(commands.ends_with("\n:4\n") && !commands.contains("--"), "{commands}");
     let options = completed(&["-n", "quarry", "volumes", "--or"]);
     assert_eq!(options, "--orphans\tOnly volumes without a PersistentVolume\n:4\n");
     assert!(completed(&["volumes", "-o", ""]).contains("wide\t"));
+    assert!(completed(&["orphans", "de"]).starts_with("delete\tDelete one orphan"));
+    assert!(completed(&["forget", "--st"]).starts_with("--storage\t"));
 }
 
 #[test]

@@ -51,6 +51,15 @@ async fn an_operator_sees_the_cluster_through_the_real_binary() {
     assert_eq!(orphans.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&orphans.stderr).starts_with("FAILED_PRECONDITION: "), "{orphans:?}");
 
+    // Without Kubernetes, nothing is known to be an orphan, so nothing is deleted.
+    let id = all["volumes"][0]["id"].as_str().unwrap();
+    let csi = format!("unix://{}", controller.directory.path().join("csi.sock").display());
+    let refused = controller.ask(&format!("orphans delete {id} --yes --endpoint {csi}")).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(error.contains(&format!("FAILED_PRECONDITION: it is not known whether volume {id}")), "{error}");
+    assert_eq!(controller.json("volumes").await["volumes"].as_array().unwrap().len(), 12);
+
     let doctor = controller.ask("doctor").await;
     assert_eq!(doctor.status.code(), Some(1), "a node cannot be reached: {doctor:?}");
     let output = String::from_utf8(doctor.stdout).unwrap();

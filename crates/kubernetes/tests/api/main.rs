@@ -8,6 +8,7 @@ mod claims;
 mod discovery;
 mod election;
 mod fake;
+mod holders;
 mod nodes;
 mod objects;
 mod outage;

@@ -8,7 +8,7 @@ pub(crate) mod capability;
 mod client;
 mod render;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -242,6 +242,23 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<String> {
         (Output::Json, Outcome::Answer(answer)) => format!("{answer:#}\n"),
         (Output::Json, Outcome::Done(_)) => "{}\n".to_owned(),
     })
+}
+
+/// Deletes a volume, as `quarry csi delete` does.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) async fn delete_volume(endpoint: &str, timeout: Duration, volume_id: String) -> anyhow::Result<()> {
+    Client::connect(endpoint, timeout).await?.call(Call::Delete { volume_id }).await.map(drop)
+}
+
+/// Deletes a snapshot, as `quarry csi snapshot delete` does.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) async fn delete_snapshot(endpoint: &str, timeout: Duration, snapshot_id: String) -> anyhow::Result<()> {
+    let call = Call::Snapshot(SnapshotCall::Delete { snapshot_id });
+    Client::connect(endpoint, timeout).await?.call(call).await.map(drop)
 }
 
 /// `KEY=VALUE`; the value may be empty or contain more `=`.

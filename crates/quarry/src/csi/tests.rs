@@ -22,8 +22,8 @@ struct Line {
 
 /// Records its requests, and returns each volume on a page of its own.
 #[derive(Clone, Default)]
-struct Driver {
-    asked: Arc<Mutex<Vec<String>>>,
+pub(crate) struct Driver {
+    pub(crate) asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Driver {
@@ -100,6 +100,14 @@ serve! {
             Ok(Response::new(csi::ListVolumesResponse { entries, next_token }))
         }
 
+        async fn delete_volume(
+            &self,
+            request: Request<csi::DeleteVolumeRequest>,
+        ) -> Result<Response<csi::DeleteVolumeResponse>, Status> {
+            self.record(request);
+            Ok(Response::new(csi::DeleteVolumeResponse {}))
+        }
+
         async fn create_snapshot(
             &self,
             request: Request<csi::CreateSnapshotRequest>,
@@ -130,7 +138,6 @@ serve! {
         }
     }
     others:
-        delete_volume(DeleteVolumeRequest) -> DeleteVolumeResponse,
         controller_publish_volume(ControllerPublishVolumeRequest) -> ControllerPublishVolumeResponse,
         controller_unpublish_volume(ControllerUnpublishVolumeRequest) -> ControllerUnpublishVolumeResponse,
         validate_volume_capabilities(ValidateVolumeCapabilitiesRequest) -> ValidateVolumeCapabilitiesResponse,

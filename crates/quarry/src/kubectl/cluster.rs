@@ -1,10 +1,12 @@
 //! kubectl, and the pods of Quarry.
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use quarry_exec::Attended;
+use serde::de::DeserializeOwned;
 
 /// The name, the namespace and the readiness of each pod, one a line.
 const PODS: &str = r#"jsonpath={range .items[*]}{.metadata.namespace}{" "}{.metadata.name}{" "}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}"#;
@@ -102,18 +104,50 @@ impl Access {
         String::from_utf8(output).with_context(|| format!("cannot {what}: kubectl's answer is not text"))
     }
 
+    /// kubectl, which runs `quarry` with these words in the pod. `options` are those of `kubectl exec`.
+    fn exec(&self, pod: &Pod, options: &[&str], words: impl IntoIterator<Item = impl Into<OsString>>) -> Attended {
+        let kubectl = self.kubectl().arg("exec").arg(format!("--namespace={}", pod.namespace));
+        let mut kubectl = kubectl.args(options.iter().copied()).arg(&pod.name);
+        if let Some(container) = given(self.container.as_ref()) {
+            kubectl = kubectl.arg(format!("--container={container}"));
+        }
+        kubectl.args(["--", "quarry"]).args(words)
+    }
+
     /// Runs `quarry` with these words in a pod of the component. kubectl takes this process' place, so that its
     /// output and its exit code are this process'.
     ///
     /// # Errors
     /// There is no pod, or kubectl cannot be run.
     pub(super) fn run_quarry(&self, component: &Component, words: Vec<OsString>) -> anyhow::Result<ExitCode> {
-        let pod = self.pod(component)?;
-        let mut kubectl = self.kubectl().arg("exec").arg(format!("--namespace={}", pod.namespace)).arg(pod.name);
-        if let Some(container) = given(self.container.as_ref()) {
-            kubectl = kubectl.arg(format!("--container={container}"));
-        }
-        Err(kubectl.args(["--", "quarry"]).args(words).replace().into())
+        Err(self.exec(&self.pod(component)?, &[], words).replace().into())
+    }
+
+    /// Like [`Access::run_quarry`], and `quarry` can ask the person at the terminal, if there is one.
+    ///
+    /// # Errors
+    /// As for [`Access::run_quarry`].
+    pub(super) fn run_quarry_that_asks(&self, component: &Component, words: Vec<OsString>) -> anyhow::Result<ExitCode> {
+        let options: &[&str] = if std::io::stdin().is_terminal() { &["--stdin", "--tty"] } else { &[] };
+        Err(self.exec(&self.pod(component)?, options, words).replace().into())
+    }
+
+    /// The JSON that `quarry` prints in the pod for these words.
+    ///
+    /// # Errors
+    /// kubectl or `quarry` fails, or prints something else. `what` completes the sentence "cannot …".
+    pub(super) fn ask_quarry<T: DeserializeOwned>(&self, pod: &Pod, words: &[&str], what: &str) -> anyhow::Result<T> {
+        self.json(self.exec(pod, &[], words.iter().copied().chain(["--output=json"])), what)
+    }
+
+    /// The JSON that kubectl prints.
+    ///
+    /// # Errors
+    /// As for [`Access::answer`]; or the answer is something else.
+    pub(super) fn json<T: DeserializeOwned>(&self, kubectl: Attended, what: &str) -> anyhow::Result<T> {
+        let answer = self.answer(kubectl, what)?;
+        serde_json::from_str(&answer)
+            .with_context(|| format!("cannot {what}: the answer of kubectl is not as expected"))
     }
 }
 

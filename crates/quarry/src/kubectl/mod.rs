@@ -1,9 +1,11 @@
 //! `kubectl quarry`: what this program is under the name kubectl-quarry.
 //!
 //! On the computer of an operator it finds a pod of Quarry and runs `quarry` there. It starts kubectl for all that, so
-//! it needs no credentials of its own: kubectl's contexts, plugins and proxies work as always.
+//! it needs no credentials of its own: kubectl's contexts, plugins and proxies work as always. `forget` changes objects
+//! with the operator's rights, and not with the controller's.
 
 mod cluster;
+mod forget;
 mod page;
 
 use std::ffi::OsString;
@@ -58,8 +60,12 @@ enum Command {
     },
     /// Show what is wrong in the cluster and how to fix it; exits with failure if there are errors.
     Doctor(view::Common),
+    /// Confirm that storage is gone for good, after a host came back under its name with other disks.
+    Forget(forget::Args),
     /// List the nodes that the controller knows, and whether it can reach them.
     Nodes(view::Common),
+    /// List the volumes and snapshots that nothing in Kubernetes names, or delete one of them.
+    Orphans(view::Orphans),
     /// Open the page of the cluster in a browser, until you press Ctrl+C.
     Page(page::Args),
     /// List the pools of all nodes and their free storage.
@@ -102,15 +108,20 @@ pub(crate) fn run(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
     logging::start(&plugin.logging)?;
     let access = &plugin.access;
     match plugin.command {
+        Command::Forget(args) => forget::run(access, &args, Terminal::of_stdout()),
         Command::Page(args) => page::open(access, &args),
+        Command::Orphans(args) if args.deletes() => access.run_quarry_that_asks(&Component::Controller, words),
         Command::Certificates(_) | Command::Csi(_) => access.run_quarry(&Component::Controller, words),
         Command::Disks { node, .. } => {
             let words = without_node(words.into_iter());
             access.run_quarry(&Component::Node(node), for_terminal(words, Terminal::of_stdout()))
         }
-        Command::Doctor(_) | Command::Nodes(_) | Command::Pools(_) | Command::Snapshots(_) | Command::Volumes(_) => {
-            access.run_quarry(&Component::Controller, for_terminal(words, Terminal::of_stdout()))
-        }
+        Command::Doctor(_)
+        | Command::Nodes(_)
+        | Command::Orphans(_)
+        | Command::Pools(_)
+        | Command::Snapshots(_)
+        | Command::Volumes(_) => access.run_quarry(&Component::Controller, for_terminal(words, Terminal::of_stdout())),
     }
 }
 
@@ -155,7 +166,10 @@ fn without_node(mut words: impl Iterator<Item = OsString>) -> Vec<OsString> {
 
 /// The words with this terminal's options, which the `quarry` in the pod cannot find out: its output is a pipe.
 fn for_terminal(mut words: Vec<OsString>, terminal: Terminal) -> Vec<OsString> {
-    let after_command = words.len().min(1);
+    // `orphans` has no options before its own command.
+    let has_two_words =
+        words.first().is_some_and(|word| word == "orphans") && words.get(1).is_some_and(|word| word == "list");
+    let after_command = words.len().min(1 + usize::from(has_two_words));
     let width = terminal.width.map(|width| format!("--width={width}"));
     let color = terminal.colors.then(|| "--color=always".to_owned());
     words.splice(after_command..after_command, width.into_iter().chain(color).map(OsString::from));
@@ -187,6 +201,16 @@ mod tests {
         // The pod's quarry accepts that, and the user's own width counts.
         Plugin::try_parse_from(words("kubectl-quarry").into_iter().chain(all)).unwrap();
         assert_eq!(for_terminal(forwarded.clone(), Terminal::default()), forwarded);
+    }
+
+    #[test]
+    fn orphans_accept_the_options_of_the_terminal_after_their_command() {
+        let terminal = Terminal { width: Some(132), colors: true };
+        for line in ["orphans", "orphans -o wide", "orphans list --pool fast", "orphans --pool list"] {
+            let all = for_terminal(words(line), terminal);
+            assert!(all.iter().any(|word| word == "--width=132"), "{all:?}");
+            Plugin::try_parse_from(words("kubectl-quarry").into_iter().chain(all)).unwrap();
+        }
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub(super) fn pool(listed: &ListedPool) -> Value {
         "kind": pool.kind,
         "on": pool.on,
         "storage": pool.storage.as_ref().map(StorageId::as_str),
+        "unique_storage": pool.capabilities.unique_storage,
         "bytes": pool.size,
         "free_bytes": pool.free(),
         "largest_bytes": pool.space.largest(&Layout::Linear).bytes,

@@ -1,5 +1,5 @@
-//! `quarry nodes`, `pools`, `volumes`, `snapshots` and `doctor`, which ask the controller; and `quarry disks`,
-//! which reads the disks itself.
+//! `quarry nodes`, `pools`, `volumes`, `snapshots`, `orphans` and `doctor`, which ask the controller; and `quarry disks`,
+//! which reads the disks itself. Only `quarry orphans delete` changes anything.
 //!
 //! Tables are for people, and in a terminal they fit its width; `-o json` is for programs: one object, sizes in bytes,
 //! stable field names. Lists come in pages and each page is printed as it arrives, so that no list is too long.
@@ -8,6 +8,7 @@ mod client;
 mod disks;
 pub(crate) mod extras;
 mod json;
+mod orphans;
 mod rows;
 mod serve;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use quarry_proto::view::v2;
 use serde_json::{Value, json};
 
 pub(crate) use disks::Args as Disks;
+pub(crate) use orphans::Orphans;
 pub(crate) use serve::serve;
 
 use client::Client;
@@ -135,6 +137,8 @@ pub(crate) enum Question {
     Volumes(Volumes),
     /// Snapshots.
     Snapshots(Snapshots),
+    /// Volumes and snapshots that nothing names.
+    Orphans(Orphans),
     /// What is wrong.
     Doctor(Common),
 }
@@ -151,6 +155,7 @@ pub(crate) async fn run(question: Question, terminal: Terminal, out: &mut impl W
         Question::Pools(pools) => self::pools(pools, terminal, out).await,
         Question::Volumes(volumes) => self::volumes(volumes, terminal, out).await,
         Question::Snapshots(snapshots) => self::snapshots(snapshots, terminal, out).await,
+        Question::Orphans(args) => orphans::run(args, terminal, out).await,
         Question::Doctor(common) => doctor(&common, terminal, out).await,
     };
     match answered {

@@ -12,7 +12,7 @@ use quarry_volume::{
 };
 use quarry_wire::view::{ListedPool, ListedVolume, UnknownVolume};
 
-pub(super) use self::snapshots::{snapshot, snapshots};
+pub(super) use self::snapshots::{age, snapshot, snapshots};
 use crate::table::{BAD, Column, NOTABLE, NOTHING, paint_start, wrapped};
 use crate::terminal::Terminal;
 

@@ -1,6 +1,7 @@
 //! The commands against a small controller on a real socket: the requests, the output and the errors.
 
 mod narrow;
+mod orphans;
 mod snapshots;
 
 use std::path::Path;
@@ -10,7 +11,8 @@ use clap::Parser as _;
 use quarry_proto::view::v2::view_server::{View, ViewServer};
 use quarry_transport::unix;
 use quarry_volume::{
-    AccessTypes, Condition, ExtentSize, Extents, Filesystem, IoLimits, Layout, Placement, PoolState, Space, Volume,
+    AccessTypes, Condition, ExtentSize, Extents, Filesystem, IoLimits, Layout, Placement, PoolCapabilities, PoolState,
+    Space, Volume,
 };
 use quarry_wire::view::{ListedPool, ListedSnapshot, ListedVolume, write_pool, write_snapshot, write_volume};
 use tonic::transport::Server;
@@ -26,6 +28,7 @@ enum Line {
     Pools(Pools),
     Volumes(Volumes),
     Snapshots(Snapshots),
+    Orphans(Orphans),
     Doctor(Common),
 }
 
@@ -105,6 +108,7 @@ fn question(line: &str, socket: &Path) -> Question {
         Line::Pools(pools) => Question::Pools(pools),
         Line::Volumes(volumes) => Question::Volumes(volumes),
         Line::Snapshots(snapshots) => Question::Snapshots(snapshots),
+        Line::Orphans(args) => Question::Orphans(args),
         Line::Doctor(common) => Question::Doctor(common),
     }
 }
@@ -169,6 +173,7 @@ fn example() -> Controller {
         kind: "lvm".into(),
         on: "vg0".into(),
         storage: "aaaaaaaaaa".parse().ok(),
+        capabilities: PoolCapabilities { unique_storage: true, ..PoolCapabilities::default() },
         size: 100 * GIB,
         // Two disks, of which a volume takes one.
         space: Space {
@@ -275,7 +280,8 @@ async fn json_is_one_object_with_stable_names_and_bytes_as_numbers() {
     assert_eq!(
         pools["pools"][0],
         json!({
-            "node": "n1", "name": "fast", "kind": "lvm", "on": "vg0", "storage": "aaaaaaaaaa", "bytes": 100 * GIB,
+            "node": "n1", "name": "fast", "kind": "lvm", "on": "vg0", "storage": "aaaaaaaaaa", "unique_storage": true,
+            "bytes": 100 * GIB,
             "free_bytes": 10 * GIB, "largest_bytes": 5 * GIB, "metadata_bytes": 1000, "metadata_free_bytes": 750,
             "thin": null, "volumes": 12, "problems": [], "reachable": true,
         })

@@ -208,7 +208,7 @@ pub(super) fn orphans(nodes: &[NodeState], known: bool, findings: &mut Vec<Findi
             "orphans",
             plural(orphans, "volume"),
             format!("no PersistentVolume references them, on {}", some_of(on)),
-            "`quarry volumes --orphans` lists them; docs/operating.md explains their causes and how to remove them",
+            "`quarry orphans` lists them; docs/operating.md explains their causes and how to remove them",
         ));
     }
 }
@@ -222,7 +222,7 @@ pub(super) fn orphaned_snapshots(nodes: &[NodeState], findings: &mut Vec<Finding
             "snapshot-orphans",
             plural(orphans, "snapshot"),
             format!("no VolumeSnapshotContent references them, on {}", some_of(on)),
-            "`quarry snapshots --orphans` lists them; docs/operating.md explains their causes and how to remove them",
+            "`quarry orphans` lists them; docs/operating.md explains their causes and how to remove them",
         ));
     }
 }

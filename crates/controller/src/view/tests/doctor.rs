@@ -259,7 +259,7 @@ async fn orphans_are_counted_and_the_advice_names_the_command() {
     tokio::time::advance(Duration::from_secs(301)).await;
     let answer = doctor(&view).await;
     assert_eq!(lines(&answer), ["warning orphans 2 volumes: no PersistentVolume references them, on n"]);
-    assert!(advice(&answer, "2 volumes").contains("`quarry volumes --orphans`"));
+    assert!(advice(&answer, "2 volumes").contains("`quarry orphans`"));
 }
 
 #[tokio::test]
@@ -339,7 +339,7 @@ async fn snapshots_that_nothing_references_are_orphans_unless_they_are_young() {
     let node = || with_snapshots(here("n", vec![pool("n", "fast", 50 * GIB)], vec![source.clone()]), taken.clone());
     let answer = doctor(&view(vec![("n", node())], world(wanted.clone())).await).await;
     assert_eq!(lines(&answer), ["warning snapshot-orphans 1 snapshot: no VolumeSnapshotContent references them, on n"]);
-    assert!(advice(&answer, "1 snapshot").contains("`quarry snapshots --orphans`"));
+    assert!(advice(&answer, "1 snapshot").contains("`quarry orphans`"));
     // Without the VolumeSnapshotContents, nothing is known of them.
     let unknown = view(vec![("n", node())], world(None)).await;
     assert_eq!(lines(&doctor(&unknown).await), [""; 0]);

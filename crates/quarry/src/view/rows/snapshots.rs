@@ -30,13 +30,6 @@ pub(in crate::view) fn snapshots(orphans: bool) -> [Column; 12] {
 /// A snapshot, at that time.
 pub(in crate::view) fn snapshot(listed: &ListedSnapshot, now: SystemTime) -> Vec<String> {
     let ListedSnapshot { snapshot, orphan, reachable } = listed;
-    let age = match snapshot.created {
-        0 => NOTHING.to_owned(),
-        created => {
-            let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            length(now.saturating_sub(Duration::from_secs(created)).as_secs())
-        }
-    };
     vec![
         snapshot.id.node.clone(),
         snapshot.pool.clone(),
@@ -46,7 +39,7 @@ pub(in crate::view) fn snapshot(listed: &ListedSnapshot, now: SystemTime) -> Vec
         snapshot.method.to_string(),
         show_size(snapshot.size),
         show_size(snapshot.allocated),
-        age,
+        age(snapshot.created, now),
         match snapshot.copying {
             Some(progress) => format!("copying {}%", progress.percent()),
             None => snapshot.state_name().to_owned(),
@@ -54,4 +47,15 @@ pub(in crate::view) fn snapshot(listed: &ListedSnapshot, now: SystemTime) -> Vec
         is_orphan(*orphan).to_owned(),
         problem(&snapshot.problem, *reachable),
     ]
+}
+
+/// The age of a snapshot that was taken at that time, in seconds since 1970; 0 if it was not taken completely.
+pub(in crate::view) fn age(created: u64, now: SystemTime) -> String {
+    match created {
+        0 => NOTHING.to_owned(),
+        created => {
+            let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            length(now.saturating_sub(Duration::from_secs(created)).as_secs())
+        }
+    }
 }
