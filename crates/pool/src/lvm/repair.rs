@@ -42,7 +42,9 @@ pub(super) fn steps(group: &VolumeGroup, volumes: &[PoolVolume]) -> Vec<String> 
     };
     let degraded = of(|health| matches!(health, Health::Degraded(_)));
     if !degraded.is_empty() {
-        steps.push(format!("if it will never come back: put in a new, empty disk, and run `vgextend {name} NEW_DEVICE`"));
+        steps.push(format!(
+            "if it will never come back: put in a new, empty disk, and run `vgextend {name} NEW_DEVICE`"
+        ));
         steps.push(for_each("create the lost copies again", "lvconvert --yes --repair", &degraded));
     }
     let lost = of(|health| matches!(health, Health::Lost(_)));

@@ -7,7 +7,7 @@ use quarry_vm::{Bus, Config, Disk, Vm};
 use serde_json::Value;
 use tonic::Code;
 
-use crate::csi::{Ask, Made, refused, retry};
+use crate::csi::{Ask, refused, retry};
 use crate::node::{GROUP, Node, device};
 use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::{close, open, read, until, write};
@@ -54,7 +54,8 @@ async fn group(node: &mut Node, context: &Context) -> Result<usize> {
     refused("delete without the disk", node.csi.delete(&lost.id).await, Code::Unavailable, "")?;
     let advice = advice(node, "main").await?;
     context.say(format_args!("doctor: {advice}"));
-    let commands: Vec<String> = commands_in(&advice).iter().map(|one| one.replace("NEW_DEVICE", &device("d3"))).collect();
+    let commands: Vec<String> =
+        commands_in(&advice).iter().map(|one| one.replace("NEW_DEVICE", &device("d3"))).collect();
     let expected = [
         format!("vgextend {GROUP} {}", device("d3")),
         format!("lvconvert --yes --repair {GROUP}/raid"),

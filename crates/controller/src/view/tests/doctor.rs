@@ -109,13 +109,14 @@ async fn degraded_and_nearly_full_pools_are_reported() {
     let full = pool("n", "c-full", 10 * GIB - (4 << 20));
     let not_full = pool("n", "d-tenth", 10 * GIB);
     let disks = PoolState { enlarge: "add a disk that its selector matches".into(), ..pool("n", "g-disks", 0) };
+    let gone = PoolState { repair: vec!["put it back".into(), "`command`".into()], ..pool("n", "j-gone", 50 * GIB) };
     let older = PoolState { enlarge: String::new(), ..pool("n", "i-older", 0) };
     let metadata = PoolState { metadata_free: 100 << 10, ..pool("n", "e-metadata", 50 * GIB) };
     let enough = PoolState { metadata_free: 103 << 10, ..pool("n", "f-metadata", 50 * GIB) };
     let grown = PoolState { hints: vec!["/dev/sdc has grown".into()], ..pool("n", "h-grown", 50 * GIB) };
     let view = view(
         vec![
-            ("n", here("n", vec![lost, closed, full, not_full, metadata, enough, disks, grown, older], vec![])),
+            ("n", here("n", vec![lost, closed, full, not_full, metadata, enough, disks, grown, older, gone], vec![])),
             ("o", here("o", vec![], vec![])),
         ],
         healthy(&[]),
@@ -131,6 +132,7 @@ async fn degraded_and_nearly_full_pools_are_reported() {
         let advice = advice(&answer, &format!("pool {pool} on node n"));
         assert_eq!(advice, format!("{enlarge}, or delete volumes; `quarry volumes --pool` lists them"));
     }
+    assert_eq!(advice(&answer, "pool j-gone on node n"), "1. put it back; 2. `command`");
     assert_eq!(
         lines(&answer),
         [

@@ -18,6 +18,8 @@ fn a_volume_whose_disk_is_pulled_is_lost_and_found_again_under_another_name() {
             matches!(&lost.health, Health::Lost(why) if why.contains("vdb") && why.contains("missing")),
             "{lost:?}"
         );
+        let steps = pool.read(None).await.state.repair;
+        assert!(steps.len() == 3 && steps[1].contains("(a)"), "{steps:?}");
         assert_eq!(pool.device(&volume).unwrap(), None);
         assert_eq!(pool.activate(&volume).await.unwrap_err().reason, Reason::Precondition);
         assert_eq!(pool.remove(&volume).await.unwrap_err().reason, Reason::Unavailable);
@@ -29,6 +31,7 @@ fn a_volume_whose_disk_is_pulled_is_lost_and_found_again_under_another_name() {
         pool.uevents().count(true);
         let back = pool.volume("a").await.unwrap().unwrap();
         assert_eq!((back.health.clone(), &back.key), (Health::Whole, &volume.key));
+        assert_eq!(pool.read(None).await.state.repair, Vec::<String>::new());
         assert_eq!(pool.activate(&back).await.unwrap().node().unwrap(), PathBuf::from("/dev/vdz2"));
         assert_eq!(pool.device(&volume).unwrap(), Some(PathBuf::from("/dev/vdz2")));
         pool.remove(&back).await.unwrap();
