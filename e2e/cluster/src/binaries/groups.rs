@@ -132,7 +132,7 @@ pub const ETCDCTL: Group = Group {
 };
 
 /// promtool, which checks the chart's alerts (`deploy/check.sh`), and Prometheus itself, for the scenario in which an
-/// alert fires. Built only for these: they take PROMMIN minutes of processor time, although the tag leaves out every
+/// alert fires. Built only for these: they take nine minutes of processor time, although the tag leaves out every
 /// kind of service discovery except Kubernetes'.
 pub const PROMETHEUS: Group = Group {
     name: "prometheus",

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::SYSTEM;
 use crate::binaries;
-use crate::cluster::{Cluster, items, text};
+use crate::cluster::{Cluster, is, items, text};
 use crate::control_plane::free_ports;
 use crate::install;
 use crate::objects::{class, stateful_set};
@@ -25,6 +25,10 @@ use crate::worker::until;
 const POOL: &str = "pulled";
 /// The node with the disk.
 const NODE: &str = "node-1";
+/// The node that gets a disk when that one is given up.
+const OTHER: &str = "node-2";
+/// The node of a CSIStorageCapacity.
+const TOPOLOGY: &str = "/nodeTopology/matchLabels/topology.local.csi.quarry.dev~1node";
 /// The alert that must fire.
 const ALERT: &str = "QuarryVolumeLost";
 /// How long after the disk was pulled the alert may fire: it waits for five minutes.
@@ -87,17 +91,54 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     }
     let ended = back.elapsed();
     drop(prometheus);
+    let again = given_up(cluster).await.context("a disk that never comes back")?;
+    let space = Space { cluster, name: "alerts".to_owned() };
     space.run(&["delete", "statefulset", "db"]).await?;
     space.run(&["delete", "storageclass", POOL]).await?;
     space.end().await?;
     install::install(cluster).await?;
     install::wait_running(cluster).await?;
-    cluster.worker_mut(NODE)?.vm.take_disk(POOL).await?;
     Ok(format!(
-        "{wanted} targets; {ALERT} fired {:.0} s after a disk was pulled, and ended {:.0} s after its pod ran again",
+        "{wanted} targets; {ALERT} fired {:.0} s after a disk was pulled, and ended {:.0} s after its pod ran again. The \
+         disk was pulled for good, and the claim and the pod were deleted: the pod ran elsewhere after {:.0} s",
         fired.as_secs_f64(),
-        ended.as_secs_f64()
+        ended.as_secs_f64(),
+        again.as_secs_f64()
     ))
+}
+
+/// The disk is pulled for good, and its claim is given up, as docs/pools.md says. Returns how long it takes until the pod of
+/// the StatefulSet runs on another node, with an empty volume.
+async fn given_up(cluster: &mut Cluster) -> Result<Duration> {
+    let other = Disk::new("spare", 1 << 30).bus(Bus::Scsi);
+    cluster.worker_mut(OTHER)?.vm.add_disks(vec![other]).await?;
+    let volume = {
+        let space = Space { cluster, name: "alerts".to_owned() };
+        space.exec("db-0", "echo old >/data/data/file; sync").await?;
+        let namespace = format!("--namespace={SYSTEM}");
+        until("the capacity of the other node's disk", async || {
+            let capacities = cluster.kubectl().get(["csistoragecapacities", &namespace]).await?;
+            let mut of_pool = items(&capacities).filter(|capacity| text(capacity, "/storageClassName") == POOL);
+            Ok(of_pool.any(|capacity| text(capacity, TOPOLOGY) == OTHER && text(capacity, "/capacity") != "0"))
+        })
+        .await?;
+        text(&space.volume_of("data-db-0").await?, "/metadata/name").to_owned()
+    };
+    cluster.worker_mut(NODE)?.vm.take_disk(POOL).await?;
+    let space = Space { cluster, name: "alerts".to_owned() };
+    let began = Instant::now();
+    space.run(&["delete", "pvc", "data-db-0", "--wait=false"]).await?;
+    space.run(&["delete", "pod", "db-0"]).await?;
+    let elsewhere = |pod: &Value| is(pod, "Ready") && text(pod, "/spec/nodeName") == OTHER;
+    space.wait("pod", "db-0", "ready on another node", elsewhere).await?;
+    let took = began.elapsed();
+    let files = space.exec("db-0", "ls /data/data").await?;
+    ensure!(!files.contains("file"), "the new volume has the old file");
+    // The plugin forgets the volume when it starts again; then its PersistentVolume goes.
+    super::delete_pods(cluster, "node").await?;
+    install::wait_running(cluster).await?;
+    space.wait_gone("pv", &volume).await?;
+    Ok(took)
 }
 
 /// A running Prometheus. It stops when this value is dropped.
