@@ -38,9 +38,10 @@ cluster: ## Start a real Kubernetes on virtual nodes with Quarry installed from 
 cluster-down: ## Stop the cluster of `make cluster`
 	@cargo run --quiet --locked --package quarry-cluster -- down
 
-e2e: ## Scenarios on a real Kubernetes with virtual nodes
+# SCENARIOS='stateful-set expand' selects by parts of their names.
+e2e: ## Scenarios on a real Kubernetes with virtual nodes; KUBERNETES=1.33 or 1.37 selects another minor version
 	@e2e/needs.sh test
-	@cargo run --quiet --locked --package quarry-cluster -- test
+	@cargo run --quiet --locked --package quarry-cluster -- test $${KUBERNETES:+--kubernetes "$$KUBERNETES"} $$SCENARIOS
 
 # The values given to make are in the environment of its commands, so a quote in them does not end a word.
 # BATCH=1/6 runs the first of six parts. FOCUS=… runs the specs whose text contains it.

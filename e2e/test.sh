@@ -108,7 +108,7 @@ within() {
     [ "${CI:-}" != true ] || echo "--within $((minutes > 0 ? minutes : 0))"
 }
 # shellcheck disable=SC2046 # an option and its value
-counted "on a host with systemd" "$QUARRY_PROGRAMS/quarry-e2e" --guest trixie $(within 55) systemd case-08
+counted "on a host with systemd" "$QUARRY_PROGRAMS/quarry-e2e" --guest trixie $(within 55) systemd case-08 user-namespaces
 # Three at once on two processors: a scenario spends a third of its time waiting for timeouts. On a machine
 # without a cache, Kubernetes needs the last twenty minutes.
 # shellcheck disable=SC2046 # an option and its value

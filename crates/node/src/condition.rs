@@ -23,7 +23,8 @@ pub(crate) enum Check {
 
 /// How an operator recovers a filesystem.
 pub(crate) const RECOVERY: &str = "see the kernel log, and end the pods that use it: after it is unpublished \
-                                   everywhere, the next stage mounts it again and recovers what is still on its disk";
+                                   everywhere, the next stage or publish mounts it again and recovers what is still \
+                                   on its disk";
 
 impl Host {
     /// Checks whether the mounted filesystem works, and passes the result to the state publisher.

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use quarry_filesystem::Trouble;
 use quarry_mount::{Device, Entry};
-use quarry_pool::{Pool, Record, State};
+use quarry_pool::{Pool, PoolVolume, Record, State};
 use quarry_volume::{AccessMode, AccessType, Capability, Error, Reason, Result, VolumeId};
 
 use crate::condition::{Check, RECOVERY};
 use crate::host::{Host, Located};
 use crate::kernel::Mounts;
 use crate::limits::{Limited, MODIFY};
+use crate::stage::Stage;
 use crate::{device, errors, identity, read_only};
 
 /// The task that publishes a volume.
@@ -52,9 +53,18 @@ impl Host {
         match publish.capability.access {
             AccessType::Mount => {
                 let limited = self.limit(&publish, &pool, number, &record).await?;
-                let (target, id) = (publish.target.clone(), publish.id.clone());
-                let published = self.publish_filesystem(publish, number).await;
-                self.unlimit_if_failed(limited, &target, &id, published).await
+                let published = match self.publish_filesystem(publish.clone(), number).await {
+                    Err(error) => match self.mount_again(&publish, &pool, volume, &record, &device).await {
+                        Ok(true) => self.publish_filesystem(publish.clone(), number).await,
+                        Ok(false) => Err(error),
+                        Err(why) => Err(Error {
+                            message: format!("{}; it could not be mounted again: {}", error.message, why.message),
+                            ..error
+                        }),
+                    },
+                    published => published,
+                };
+                self.unlimit_if_failed(limited, &publish.target, &publish.id, published).await
             }
             AccessType::Block => {
                 if record.state != State::Ready {
@@ -109,14 +119,52 @@ impl Host {
         }
     }
 
+    /// Mounts the volume at its staging path again, if the mount there does not work any more: its disk was pulled and is
+    /// back, or the filesystem was shut down. Returns whether it did. kubelet does not stage a volume again whose pod is
+    /// replaced on the same node at once, as those of a StatefulSet are, so the next pod would never start.
+    ///
+    /// A process that is killed between unmounting and mounting leaves the volume unstaged.
+    ///
+    /// # Errors
+    /// `Precondition` if other pods still use the old mount; otherwise as for a stage.
+    async fn mount_again(
+        &self,
+        publish: &Publish,
+        pool: &Arc<dyn Pool>,
+        mut volume: PoolVolume,
+        record: &Record,
+        device: &Path,
+    ) -> Result<bool> {
+        // Only what a stage has mounted before. An encrypted volume is open, or it would not have come this far.
+        if record.state != State::Ready {
+            return Ok(false);
+        }
+        let (kernel, staging) = (Arc::clone(self.kernel()), publish.staging.clone());
+        let Some(entry) = errors::blocking(move || kernel.at(&staging)).await? else { return Ok(false) };
+        if !self.kernel().is_device_gone(&entry) {
+            let number = self.kernel().number(device);
+            let is_own = number.is_some_and(|number| self.kernel().is_of_device(&entry, number));
+            if !is_own || self.condition(&publish.id, entry, publish.check()).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        let stage = Stage {
+            id: publish.id.clone(),
+            staging: publish.staging.clone(),
+            capability: publish.capability.clone(),
+            mkfs_options: String::new(),
+            passphrase: None,
+        };
+        self.stage_device(&stage, pool, &mut volume, record, device).await.map(|()| true)
+    }
+
     async fn publish_filesystem(&self, publish: Publish, number: Device) -> Result<()> {
         let (kernel, staging) = (Arc::clone(self.kernel()), publish.staging.clone());
         let staged = errors::blocking(move || kernel.at(&staging)).await?;
         let Some(staged) = staged.filter(|entry| self.kernel().is_of_device(entry, number)) else {
             return Err(Error::precondition(format!("it is not staged at {:?}: stage it first", publish.staging)));
         };
-        let check = if publish.is_read_only() { Check::Read } else { Check::Write };
-        let trouble = self.condition(&publish.id, staged.clone(), check).await?;
+        let trouble = self.condition(&publish.id, staged.clone(), publish.check()).await?;
         let _hold = match trouble {
             Some(_) => Some(self.trims().hold_briefly(&publish.id.volume).await),
             None => None,
@@ -145,6 +193,11 @@ impl Publish {
     /// Whether the pod must not write.
     fn is_read_only(&self) -> bool {
         self.read_only || self.capability.mode == AccessMode::ReaderOnly
+    }
+
+    /// What the pod needs to work.
+    fn check(&self) -> Check {
+        if self.is_read_only() { Check::Read } else { Check::Write }
     }
 }
 

@@ -79,7 +79,7 @@ impl Host {
     }
 
     /// Makes the filesystem at the first use, and mounts it. `device`: the node through which the volume is used.
-    async fn stage_device(
+    pub(crate) async fn stage_device(
         &self,
         stage: &Stage,
         pool: &Arc<dyn Pool>,
@@ -132,7 +132,7 @@ impl Host {
     }
 
     /// The mount at the staging path. If it is this volume's filesystem, it no longer works, and nothing else
-    /// uses it, it is unmounted first: the next mount recovers it.
+    /// uses it, it is unmounted first: the next mount recovers it. So is one whose disk was pulled.
     async fn staged(&self, stage: &Stage, device: &Path, check: Check) -> Result<Option<Entry>> {
         let (kernel, staging) = (Arc::clone(self.kernel()), stage.staging.clone());
         let entry = errors::blocking(move || {
@@ -146,6 +146,16 @@ impl Host {
         .await?;
         let number = self.kernel().number(device);
         let Some(entry) = entry else { return Ok(None) };
+        if self.kernel().is_device_gone(&entry) {
+            let _hold = self.trims().hold(&stage.id.volume).await?;
+            let (kernel, staging) = (Arc::clone(self.kernel()), stage.staging.clone());
+            errors::blocking(move || {
+                tracing::warn!(%entry, ?staging, "unmounting a filesystem whose disk is gone");
+                kernel.unmount(&staging)
+            })
+            .await?;
+            return Ok(None);
+        }
         if !number.is_some_and(|number| self.kernel().is_of_device(&entry, number)) {
             // `mount_filesystem` rejects it.
             return Ok(Some(entry));

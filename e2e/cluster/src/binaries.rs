@@ -21,7 +21,7 @@ use quarry_vm::run;
 
 mod groups;
 
-pub use groups::{CONFORMANCE, ETCDCTL, GROUPS, Group, PROMETHEUS, REGISTRAR, SNAPSHOTTER};
+pub use groups::{CONFORMANCE, ETCDCTL, GROUPS, Group, MINORS, PROMETHEUS, REGISTRAR, SNAPSHOTTER};
 
 /// The processor that the control plane and the guests run on, in Go's words.
 pub const ARCHITECTURE: &str = "amd64";
@@ -77,7 +77,25 @@ impl Binaries {
 /// Go is missing or too old (the message says what to install), or a build fails; the error quotes the end of
 /// Go's output.
 pub async fn build(cache: &Cache) -> Result<Binaries> {
-    let built = build_groups(cache, GROUPS, ARCHITECTURE).await?;
+    build_with(cache, GROUPS).await
+}
+
+/// As [`build`], with another minor version of Kubernetes, such as `1.33`: one of [`MINORS`].
+///
+/// # Errors
+/// As [`build`]; there is no module for that version.
+pub async fn build_minor(cache: &Cache, minor: &str) -> Result<Binaries> {
+    let (_, kubernetes) = MINORS.iter().find(|(name, _)| *name == minor).with_context(|| {
+        let known: Vec<_> = MINORS.iter().map(|(name, _)| *name).collect();
+        format!("no module for Kubernetes {minor}: expected one of {}", known.join(", "))
+    })?;
+    let groups: Vec<Group> =
+        GROUPS.iter().map(|group| if group.name == "kubernetes" { *kubernetes } else { *group }).collect();
+    build_with(cache, &groups).await
+}
+
+async fn build_with(cache: &Cache, groups: &[Group]) -> Result<Binaries> {
+    let built = build_groups(cache, groups, ARCHITECTURE).await?;
     let one = |name: &str| built.get(name).cloned().with_context(|| format!("no group has the program {name}"));
     let all = |names: &[&str]| names.iter().map(|name| one(name)).collect::<Result<Vec<_>>>();
     Ok(Binaries {
@@ -374,7 +392,13 @@ mod tests {
 
     #[test]
     fn each_group_requires_its_module_and_names_its_programs() {
-        for group in GROUPS.iter().chain(&[REGISTRAR, SNAPSHOTTER, ETCDCTL, PROMETHEUS, CONFORMANCE]) {
+        for group in GROUPS.iter().chain(MINORS.iter().map(|(_, group)| group)).chain(&[
+            REGISTRAR,
+            SNAPSHOTTER,
+            ETCDCTL,
+            PROMETHEUS,
+            CONFORMANCE,
+        ]) {
             let go_mod = fs::read_to_string(group.source().join("go.mod")).unwrap();
             assert!(version(&go_mod, group.module).is_some_and(|version| version.starts_with('v')), "{}", group.name);
             for (built, _) in group.programs {

@@ -43,6 +43,9 @@ enum Action {
         /// How many minutes after the start the run ends. Scenarios that have not ended then are left out and named.
         #[arg(long)]
         within: Option<u64>,
+        /// The minor version of Kubernetes, such as 1.33, instead of the usual one.
+        #[arg(long, value_name = "MINOR")]
+        kubernetes: Option<String>,
         /// Say what there is.
         #[arg(long)]
         list: bool,
@@ -84,7 +87,9 @@ async fn main() -> Result<()> {
             scenarios::list();
             Ok(())
         }
-        Action::Test { nodes, only, within, .. } => test(&cache, nodes, &only, end(within)).await,
+        Action::Test { nodes, only, within, kubernetes, .. } => {
+            test(&cache, nodes, &only, end(within), kubernetes.as_deref()).await
+        }
         Action::Conformance { sums: true, .. } => match conformance::sums(&cache).await? {
             0 => Ok(()),
             failed => bail!("{failed} specs failed"),
@@ -266,7 +271,8 @@ fn instructions(cluster: &Cluster, binaries: &Binaries) -> Result<String> {
 }
 
 /// Starts a cluster whose nodes have two disks each, and runs the scenarios until `end`.
-async fn test(cache: &Cache, nodes: u8, only: &[String], end: Option<Instant>) -> Result<()> {
+/// `minor`: the minor version of Kubernetes, instead of the usual one.
+async fn test(cache: &Cache, nodes: u8, only: &[String], end: Option<Instant>, minor: Option<&str>) -> Result<()> {
     let folder = cache.root().join(format!("cluster-test-{}", std::process::id()));
     let mut tally = Tally::new(only)?;
     fresh_folder(&folder)?;
@@ -274,7 +280,11 @@ async fn test(cache: &Cache, nodes: u8, only: &[String], end: Option<Instant>) -
     let systems = systems()?;
     let say = progress();
     let tested = async {
-        let (binaries, images) = parts(cache, &folder, given()).await?;
+        let binaries = match minor {
+            Some(minor) => binaries::build_minor(cache, minor).await?,
+            None => binaries::build(cache).await?,
+        };
+        let images = all_images(cache, &binaries, &folder, given()).await?;
         let mut cluster = Cluster::start(&binaries, &folder, Plan { nodes, disks, systems, images }, &say).await?;
         install::quarry(&cluster, &say).await?;
         tally.run(&mut cluster).await;
@@ -328,9 +338,18 @@ fn systems() -> Result<Vec<System>> {
 }
 
 /// What a cluster consists of: programs and images, built where they are not in the cache.
-/// `quarry`: the program in Quarry's image, instead of the released one.
 async fn parts(cache: &Cache, folder: &Path, quarry: Option<PathBuf>) -> Result<(Binaries, Vec<Vec<PathBuf>>)> {
     let binaries = binaries::build(cache).await?;
-    let images = vec![images::all(cache, &binaries).await?, vec![images::quarry(cache, folder, quarry)?]];
+    let images = all_images(cache, &binaries, folder, quarry).await?;
     Ok((binaries, images))
+}
+
+/// The images of a cluster. `quarry`: the program in Quarry's image, instead of the released one.
+async fn all_images(
+    cache: &Cache,
+    binaries: &Binaries,
+    folder: &Path,
+    quarry: Option<PathBuf>,
+) -> Result<Vec<Vec<PathBuf>>> {
+    Ok(vec![images::all(cache, binaries).await?, vec![images::quarry(cache, folder, quarry)?]])
 }

@@ -102,6 +102,26 @@ fn a_retry_completes_a_killed_call() {
 }
 
 #[test]
+fn a_publish_that_mounts_a_shut_down_filesystem_again_can_be_killed() {
+    for before in 0.. {
+        let world = World::after(Use::MOUNT, &[Call::Create, Call::Stage, Call::Publish, Call::Unpublish]);
+        world.machine.shut_down(&world.id.volume);
+        let answer = world.call_as(&Process::new(&world.machine, Plan::Killed { before }), Call::Publish);
+        [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| world.succeeds(call));
+        from(Call::Stage).for_each(|call| world.succeeds(call));
+        world.is_clean();
+        match answer {
+            Answer::Killed => {}
+            Answer::Ok => {
+                assert!(before > 1, "it had no effects to be killed before");
+                return;
+            }
+            Answer::Rejected(error) => panic!("killed before effect {before}: {error}"),
+        }
+    }
+}
+
+#[test]
 fn all_calls_can_be_repeated_after_a_killed_one() {
     // A deleted volume cannot be used again.
     let cases = with_calls(Use::ALL).filter(|(_, call)| *call != Call::Delete);

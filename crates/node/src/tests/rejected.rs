@@ -169,17 +169,30 @@ fn a_volume_is_unpublished_and_unstaged_without_its_pool() {
 }
 
 #[test]
-fn a_filesystem_that_was_shut_down_is_not_published_and_is_recovered_by_the_next_stage() {
+fn a_filesystem_that_was_shut_down_is_not_published_until_nothing_uses_it() {
     let world = World::after(Use::MOUNT, &[Call::Create, Call::Stage, Call::Publish]);
     let volume = world.id.volume.clone();
     world.machine.shut_down(&volume);
     // It is still published, so a new mount would not recover it.
     world.rejects(Call::Stage, Reason::Precondition);
+    // A second pod uses it, too.
+    let second = {
+        let state = world.machine.state();
+        let mut entry = state.mounts.iter().find(|entry| entry.target == target()).unwrap().clone();
+        entry.target = "/pods/2".into();
+        entry
+    };
+    world.machine.state().mounts.push(second);
     // The dead mount that an earlier call left at the target is removed.
     let message = world.rejects(Call::Publish, Reason::Precondition);
-    assert!(message.contains("was unmounted"), "{message}");
+    assert!(message.contains("was unmounted") && message.contains("still mounted at \"/pods/2\""), "{message}");
     assert!(!world.machine.state().exists(&target()));
-    world.rejects(Call::Publish, Reason::Precondition);
+    world.rejects(Call::Stage, Reason::Precondition);
+    // Nothing uses it any more: the next publish mounts it again, because kubelet may not stage it again.
+    world.machine.state().mounts.retain(|entry| entry.target.to_str() != Some("/pods/2"));
+    world.succeeds(Call::Publish);
+    world.machine.shut_down(&volume);
+    world.succeeds(Call::Unpublish);
     world.succeeds(Call::Stage);
     world.succeeds(Call::Publish);
 }

@@ -195,8 +195,9 @@ async fn volumes(args: Volumes, terminal: Terminal, out: &mut impl Write) -> any
         ..Default::default()
     };
     let page = async |page_token| client.volumes(v2::ListVolumesRequest { page_token, ..request.clone() }).await;
-    let list = List::new(args.common.format, "volumes", &rows::volumes(args.orphans), terminal);
-    list.print_all(out, page, rows::volume, json::volume).await
+    let wide = args.common.format.output == Output::Wide;
+    let list = List::new(args.common.format, "volumes", &rows::volumes(args.orphans, wide), terminal);
+    list.print_all(out, page, |volume| rows::volume(volume, wide), json::volume).await
 }
 
 async fn snapshots(args: Snapshots, terminal: Terminal, out: &mut impl Write) -> anyhow::Result<ExitCode> {

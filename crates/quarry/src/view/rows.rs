@@ -56,10 +56,11 @@ pub(super) const POOLS: [Column; 11] = [
     Column::words("PROBLEM").text(SENTENCES).painted(trouble),
 ];
 
-/// The columns of volumes. `orphans`: the user wants identifiers, which contain the node and the name.
-pub(super) fn volumes(orphans: bool) -> [Column; 12] {
+/// The columns of volumes. `orphans`: the user wants identifiers, which contain the node and the name. `wide`: also what is
+/// too wide for most terminals.
+pub(super) fn volumes(orphans: bool, wide: bool) -> Vec<Column> {
     let [node, pool, id, name] = identity(orphans);
-    [
+    let mut columns = vec![
         node,
         pool,
         id,
@@ -72,7 +73,11 @@ pub(super) fn volumes(orphans: bool) -> [Column; 12] {
         Column::words("ORPHAN").painted(state).left_out(2),
         Column::words("SOURCE").left_out(7),
         Column::words("PROBLEM").text(SENTENCES).painted(trouble),
-    ]
+    ];
+    if wide {
+        columns.insert(columns.len() - 1, Column::words("LIMITS"));
+    }
+    columns
 }
 
 /// The columns NODE, POOL, ID and NAME of volumes and snapshots. Identifiers are long: only who is to copy them sees them
@@ -252,8 +257,9 @@ impl VolumeRow {
     }
 }
 
-pub(super) fn volume(volume: &VolumeRow) -> Vec<String> {
-    vec![
+/// The row of a volume; see [`volumes`].
+pub(super) fn volume(volume: &VolumeRow, wide: bool) -> Vec<String> {
+    let mut cells = vec![
         volume.node.clone().unwrap_or_else(|| UNKNOWN.to_owned()),
         volume.pool.clone(),
         volume.id.clone(),
@@ -274,7 +280,12 @@ pub(super) fn volume(volume: &VolumeRow) -> Vec<String> {
         is_orphan(volume.orphan).to_owned(),
         volume.source.as_ref().map_or_else(|| NOTHING.to_owned(), ToString::to_string),
         problem(&volume.problem, volume.reachable),
-    ]
+    ];
+    if wide {
+        let limits = if volume.limits.is_none() { NOTHING.to_owned() } else { volume.limits.to_string() };
+        cells.insert(cells.len() - 1, limits);
+    }
+    cells
 }
 
 /// Whether nothing references a volume or a snapshot.

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use clap::Parser;
 use quarry_cache::Cache;
-use quarry_cluster::binaries::{self, GROUPS, PROMETHEUS};
+use quarry_cluster::binaries::{self, ETCDCTL, GROUPS, MINORS, PROMETHEUS};
 
 /// Builds the programs of a Kubernetes from their Go modules, and prints each one's name and path.
 #[derive(Parser)]
@@ -18,7 +18,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let known = || GROUPS.iter().chain([&PROMETHEUS]);
+    let known = || GROUPS.iter().chain(MINORS.iter().map(|(_, group)| group)).chain([&ETCDCTL, &PROMETHEUS]);
     if let Some(unknown) = arguments.groups.iter().find(|name| !known().any(|group| group.name == **name)) {
         let names: Vec<_> = known().map(|group| group.name).collect();
         bail!("unknown group {unknown}: expected some of {}", names.join(", "));

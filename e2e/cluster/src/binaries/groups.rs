@@ -25,10 +25,10 @@ const KUBERNETES_VERSION: &[&str] = &[
     "k8s.io/component-base/version.gitMinor=MINOR",
 ];
 
-/// The programs to build, the slowest group first.
-pub const GROUPS: &[Group] = &[
+/// Kubernetes itself, from the module in this folder.
+const fn kubernetes(name: &'static str) -> Group {
     Group {
-        name: "kubernetes",
+        name,
         module: "k8s.io/kubernetes",
         tags: &[],
         variables: KUBERNETES_VERSION,
@@ -40,7 +40,15 @@ pub const GROUPS: &[Group] = &[
             ("kubelet", "kubelet"),
         ],
         tests: &[],
-    },
+    }
+}
+
+/// Other minor versions of Kubernetes: the oldest that Quarry supports, and the newest that the module proxy has.
+pub const MINORS: &[(&str, Group)] = &[("1.33", kubernetes("kubernetes1.33")), ("1.37", kubernetes("kubernetes1.37"))];
+
+/// The programs to build, the slowest group first.
+pub const GROUPS: &[Group] = &[
+    kubernetes("kubernetes"),
     Group {
         name: "etcd",
         module: "go.etcd.io/etcd/server/v3",

@@ -32,6 +32,7 @@ mod stats;
 mod steps;
 mod stop_and_start;
 mod thin;
+mod user_namespaces;
 
 use std::time::Duration;
 
@@ -63,7 +64,8 @@ pub const SWEEPS: &[&str] = &[
 /// The only guest that a scenario runs in, if it needs one.
 pub fn only_in(name: &str) -> Option<System> {
     match name {
-        "systemd" => Some(System::Trixie),
+        // An older mount(8) maps no users.
+        "systemd" | "user-namespaces" => Some(System::Trixie),
         _ => None,
     }
 }
@@ -413,6 +415,12 @@ fn own() -> Vec<Scenario> {
             about: "one of two disks is removed: raid1 and healthy volumes work, a broken one reports why, none is lost",
             limit: minutes(15),
             run: |context| Box::pin(lost_disk::run(context)),
+        },
+        Scenario {
+            name: "user-namespaces",
+            about: "volumes with the mapped users of pods with hostUsers: false, on each filesystem",
+            limit: minutes(10),
+            run: |context| Box::pin(user_namespaces::run(context)),
         },
         Scenario {
             name: "disk-replaced",

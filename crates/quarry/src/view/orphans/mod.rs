@@ -120,8 +120,8 @@ async fn list(args: List, terminal: Terminal, out: &mut impl Write) -> anyhow::R
             let terminal = common.format.adapt(terminal);
             let mut parts = Vec::new();
             if !volumes.is_empty() {
-                let mut table = Table::new(&rows::volumes(true), terminal);
-                parts.push(table.page(volumes.iter().map(rows::volume)) + &table.end());
+                let mut table = Table::new(&rows::volumes(true, false), terminal);
+                parts.push(table.page(volumes.iter().map(|volume| rows::volume(volume, false))) + &table.end());
             }
             if !snapshots.is_empty() {
                 let mut table = Table::new(&rows::snapshots(true), terminal);

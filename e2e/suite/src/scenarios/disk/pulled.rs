@@ -195,6 +195,14 @@ async fn pulled(node: &mut Node, disk: &Disk, made: &Made) -> Result<()> {
     ensure!(before != after, "it has its old name, {before}: this shows nothing");
     open(node, made).await.context("when it was put back")?;
     read(node, made).await?;
+
+    // A pod is replaced on the same node at once, as those of a StatefulSet are: kubelet does not stage the volume again.
+    node.vm.unplug(&disk.serial).await?;
+    node.vm.replug(&disk.serial).await?;
+    node.csi.unpublish(made).await.context("unpublishing for the next pod")?;
+    retry(|| node.csi.publish(made)).await.context("publishing for the next pod, without a stage")?;
+    read(node, made).await?;
+    write(node, made).await?;
     close(node, made).await?;
     node.vm.take_disk(&taker.serial).await.map(drop)
 }
