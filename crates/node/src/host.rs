@@ -1,5 +1,7 @@
 //! One host: its pools, and the operations in progress on them.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -41,6 +43,8 @@ struct Inner {
     trims: Trims,
     limits: Limits,
     publisher: StatePublisher,
+    /// The staging paths that were unmounted because the filesystem did not work any more, and have not been mounted again.
+    unmounted: Mutex<HashSet<(VolumeId, PathBuf)>>,
     /// The highest fencing token that this run of the agent has seen.
     fence: Mutex<u64>,
     /// Whether a controller has connected to this run of the agent.
@@ -87,7 +91,9 @@ impl Host {
         let publisher = StatePublisher::new(&node, pod_uid.into(), pools.clone(), copies.clone(), limits.clone());
         let (tasks, checks, trims) = (Tasks::default(), Checks::default(), Trims::default());
         let (fence, watched) = (Mutex::new(0), AtomicBool::new(false));
-        let inner = Inner { node, pools, kernel, tasks, checks, copies, trims, limits, publisher, fence, watched };
+        let unmounted = Mutex::default();
+        let inner =
+            Inner { node, pools, kernel, tasks, checks, copies, trims, limits, publisher, unmounted, fence, watched };
         Self { inner: Arc::new(inner) }
     }
 
@@ -134,6 +140,11 @@ impl Host {
     /// The copies that are running.
     pub(crate) fn copies(&self) -> &Copies {
         &self.inner.copies
+    }
+
+    /// The staging paths that were unmounted because the filesystem did not work any more, and have not been mounted again.
+    pub(crate) fn unmounted(&self) -> &Mutex<HashSet<(VolumeId, PathBuf)>> {
+        &self.inner.unmounted
     }
 
     /// The trims of filesystems.

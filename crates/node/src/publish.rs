@@ -54,14 +54,17 @@ impl Host {
             AccessType::Mount => {
                 let limited = self.limit(&publish, &pool, number, &record).await?;
                 let published = match self.publish_filesystem(publish.clone(), number).await {
-                    Err(error) => match self.mount_again(&publish, &pool, volume, &record, &device).await {
-                        Ok(true) => self.publish_filesystem(publish.clone(), number).await,
-                        Ok(false) => Err(error),
-                        Err(why) => Err(Error {
-                            message: format!("{}; it could not be mounted again: {}", error.message, why.message),
-                            ..error
-                        }),
-                    },
+                    Err(error) if error.reason == Reason::Precondition => {
+                        match self.mount_again(&publish, &pool, volume, &record, &device).await {
+                            Ok(true) => self.publish_filesystem(publish.clone(), number).await,
+                            Ok(false) => Err(error),
+                            Err(why) => {
+                                let message =
+                                    format!("{}; it could not be mounted again: {}", error.message, why.message);
+                                Err(Error { message, ..why })
+                            }
+                        }
+                    }
                     published => published,
                 };
                 self.unlimit_if_failed(limited, &publish.target, &publish.id, published).await
@@ -123,7 +126,8 @@ impl Host {
     /// back, or the filesystem was shut down. Returns whether it did. kubelet does not stage a volume again whose pod is
     /// replaced on the same node at once, as those of a StatefulSet are, so the next pod would never start.
     ///
-    /// A process that is killed between unmounting and mounting leaves the volume unstaged.
+    /// A process that is killed between unmounting and mounting leaves the volume unstaged: then the pod has to be
+    /// deleted, and its volume unstaged, before the next one starts.
     ///
     /// # Errors
     /// `Precondition` if other pods still use the old mount; otherwise as for a stage.
@@ -140,13 +144,18 @@ impl Host {
             return Ok(false);
         }
         let (kernel, staging) = (Arc::clone(self.kernel()), publish.staging.clone());
-        let Some(entry) = errors::blocking(move || kernel.at(&staging)).await? else { return Ok(false) };
-        if !self.kernel().is_device_gone(&entry) {
-            let number = self.kernel().number(device);
-            let is_own = number.is_some_and(|number| self.kernel().is_of_device(&entry, number));
-            if !is_own || self.condition(&publish.id, entry, publish.check()).await?.is_none() {
-                return Ok(false);
+        let is_to_be_mounted = match errors::blocking(move || kernel.at(&staging)).await? {
+            // An earlier call unmounted it, and could not mount it again.
+            None => self.unmounted().lock().contains(&(publish.id.clone(), publish.staging.clone())),
+            Some(entry) if self.kernel().is_device_gone(&entry) => true,
+            Some(entry) => {
+                let number = self.kernel().number(device);
+                let is_own = number.is_some_and(|number| self.kernel().is_of_device(&entry, number));
+                is_own && self.condition(&publish.id, entry, publish.check()).await?.is_some()
             }
+        };
+        if !is_to_be_mounted {
+            return Ok(false);
         }
         let stage = Stage {
             id: publish.id.clone(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use quarry_exec::Secret;
 use quarry_filesystem::{Probe, Superblock};
-use quarry_mount::Entry;
+use quarry_mount::{Device, Entry};
 use quarry_pool::{Health, Pool, PoolVolume, Record, State};
 use quarry_volume::{
     AccessMode, AccessType, AccessTypes, Capability, Error, Filesystem, MakeOptions, MountOptions, Reason, Result,
@@ -119,6 +119,7 @@ impl Host {
         match mounted {
             Some(mounted) => {
                 self.require_working(stage, mounted, check).await?;
+                self.unmounted().lock().remove(&(stage.id.clone(), stage.staging.clone()));
                 if check == Check::Write {
                     self.grow_staged(&stage.id, volume, kind, device, &stage.staging).await;
                 }
@@ -150,10 +151,13 @@ impl Host {
             let _hold = self.trims().hold(&stage.id.volume).await?;
             let (kernel, staging) = (Arc::clone(self.kernel()), stage.staging.clone());
             errors::blocking(move || {
+                // As long as one is left, the kernel has the old filesystem, and mounts no other with its UUID.
+                require_no_other(&*kernel, &staging, entry.device, &"the disk of what is mounted there is gone")?;
                 tracing::warn!(%entry, ?staging, "unmounting a filesystem whose disk is gone");
                 kernel.unmount(&staging)
             })
             .await?;
+            self.unmounted().lock().insert((stage.id.clone(), stage.staging.clone()));
             return Ok(None);
         }
         if !number.is_some_and(|number| self.kernel().is_of_device(&entry, number)) {
@@ -165,20 +169,14 @@ impl Host {
         let _hold = self.trims().hold(&stage.id.volume).await?;
         let (kernel, staging) = (Arc::clone(self.kernel()), stage.staging.clone());
         errors::blocking(move || {
-            let here = kernel.all_at(&staging)?;
-            let users = number.map(|number| kernel.mounts_of_device(number)).transpose()?.unwrap_or_default();
-            let others: Vec<_> =
-                users.iter().filter(|user| !here.iter().any(|entry| entry.target == user.target)).collect();
-            if !others.is_empty() {
-                return Err(Error::precondition(format!(
-                    "{trouble}, and it is still mounted at {}; {RECOVERY}",
-                    listed(&others)
-                )));
+            if let Some(number) = number {
+                require_no_other(&*kernel, &staging, number, &trouble)?;
             }
             tracing::warn!(%trouble, ?staging, "unmounting a failed filesystem to mount it again");
             kernel.unmount(&staging)
         })
         .await?;
+        self.unmounted().lock().insert((stage.id.clone(), stage.staging.clone()));
         Ok(None)
     }
 
@@ -233,6 +231,22 @@ impl Host {
         }
         Ok((located, record))
     }
+}
+
+/// Fails if the filesystem on that device is mounted anywhere but at the staging path. `trouble`: why it does not work.
+fn require_no_other(
+    kernel: &dyn Kernel,
+    staging: &Path,
+    device: Device,
+    trouble: &dyn std::fmt::Display,
+) -> Result<()> {
+    let here = kernel.all_at(staging)?;
+    let users = kernel.mounts_of_device(device)?;
+    let others: Vec<_> = users.iter().filter(|user| !here.iter().any(|entry| entry.target == user.target)).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(Error::precondition(format!("{trouble}, and it is still mounted at {}; {RECOVERY}", listed(&others))))
 }
 
 /// The targets of these mounts, as text.

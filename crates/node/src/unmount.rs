@@ -52,6 +52,7 @@ impl Host {
             };
             host.unmount_now(parsed.clone(), target.clone(), remove).await?;
             if let Some(id) = parsed.as_ref().filter(|_| !remove) {
+                host.unmounted().lock().remove(&(id.clone(), target.clone()));
                 host.close_encrypted(id).await;
             }
             if let Some(id) = parsed.filter(|_| remove) {

@@ -179,7 +179,7 @@ fn a_filesystem_that_was_shut_down_is_not_published_until_nothing_uses_it() {
     let second = {
         let state = world.machine.state();
         let mut entry = state.mounts.iter().find(|entry| entry.target == target()).unwrap().clone();
-        entry.target = "/pods/2".into();
+        (entry.id, entry.target) = (entry.id + 1000, "/pods/2".into());
         entry
     };
     world.machine.state().mounts.push(second);

@@ -44,7 +44,7 @@ pub(super) struct View {
     /// Disks with a claim of an unknown volume: they may hold volumes that were handed out.
     damaged: Vec<String>,
     pub(super) problems: Vec<String>,
-    /// The volumes whose disks are missing.
+    /// The volumes whose disks are missing, with the disks.
     gone: Vec<String>,
 }
 
@@ -246,7 +246,7 @@ impl View {
                 },
             };
             if in_no_pool.is_none() && there.is_none() && !self.not_volumes.contains_key(guid) {
-                self.gone.push(volume.name.clone());
+                self.gone.push(format!("{}, on {}", volume.name, seen_on.name));
             }
             self.volumes.insert(*guid, PoolVolume { health: Health::Lost(why), ..volume.clone() });
             true
@@ -259,12 +259,10 @@ impl View {
             return Vec::new();
         }
         vec![
-            "if the disk can come back: put it back into this host, end the volume's pod, and skip the other steps"
+            "put back every disk that can come back, end the pods that used it, and look again: the other steps give up what \
+             is missing now"
                 .to_owned(),
-            format!(
-                "if it will never come back, the data is lost: delete the claims of its volumes ({})",
-                some_of(&self.gone)
-            ),
+            format!("the data of the missing disks is lost: delete the claims of their volumes ({})", some_of(&self.gone)),
             "restart Quarry on this node (delete the node plugin's pod), so that it forgets the volumes. Then their \
              PersistentVolumes are deleted"
                 .to_owned(),

@@ -306,7 +306,7 @@ impl Pool for LvmPool {
         let volumes = volume::all_on(&group, &storage);
         state.repair = match self.config.thin_pool {
             None => repair::steps(&group, &volumes),
-            // A thin pool lies on the disks, and its volumes only in it.
+            // The volumes of a thin pool have no disks of their own.
             Some(_) => Vec::new(),
         };
         if known != Some(mark) {

@@ -10,12 +10,12 @@ use quarry_cache::Cache;
 use quarry_vm::Daemon;
 use serde_json::{Value, json};
 
-use super::node_of;
-use crate::cluster::{Cluster, is, text};
+use super::{SYSTEM, node_of, selector};
+use crate::cluster::{Cluster, is, items, text};
 use crate::install;
 use crate::objects::{class, pod, sleeping, stateful_set, with};
 use crate::space::Space;
-use crate::worker::until;
+use crate::worker::{Worker, until};
 use crate::{containerd, images};
 
 /// The number of members.
@@ -49,8 +49,13 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     }
 
     // The node that will be lost holds neither the writer nor, if there is a choice, a controller.
-    let lost = cluster.workers.last().context("there is no node")?.name.clone();
-    let stays = cluster.workers.first().context("there is no node")?.name.clone();
+    let controllers =
+        cluster.kubectl().get(["pods", &format!("--namespace={SYSTEM}"), &selector("controller")]).await?;
+    let holds = |worker: &&Worker| items(&controllers).any(|pod| text(pod, "/spec/nodeName") == worker.name);
+    let lost = cluster.workers.iter().find(|worker| !holds(worker)).or(cluster.workers.last());
+    let lost = lost.context("there is no node")?.name.clone();
+    let stays = cluster.workers.iter().find(|worker| worker.name != lost).context("there is no other node")?;
+    let stays = stays.name.clone();
     let space = Space::new(cluster, "etcd").await?;
     let released = with(class(CLASS, "main"), json!({ "parameters": { "onNodeLoss": "release" } }));
     space.apply(&[released, members(), writer(&stays)]).await?;
@@ -75,6 +80,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let load = Load::start(&space, &all)?;
     tokio::time::sleep(LOAD).await;
 
+    let early = load.acknowledged()?.len();
     let claim = format!("data-{}", member(victim));
     let before = uid(&space, &claim).await?;
     let machine = cluster.lose_worker(&lost)?;
@@ -118,8 +124,11 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let all: Vec<_> = remaining.iter().chain([&at]).cloned().collect();
     healthy(&space, &endpoints(&all)).await.context("with the new member")?;
     let rejoined = began.elapsed();
+    let meanwhile = load.acknowledged()?.len();
+    ensure!(meanwhile > early, "no write was acknowledged while a member was missing");
     tokio::time::sleep(LOAD).await;
     let acknowledged = load.acknowledged()?;
+    ensure!(acknowledged.len() > meanwhile, "no write was acknowledged after the member was back");
     drop(load);
 
     // The new member alone, from its own volume.

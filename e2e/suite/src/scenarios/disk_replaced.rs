@@ -16,7 +16,7 @@ use crate::scenarios::steps::{close, open, read, until, write};
 const WHOLE: &str = "whole";
 
 pub async fn run(context: Context) -> Passed {
-    let disk = |name| Disk::new(name, 256 << 20);
+    let disk = |name| Disk::new(name, 1 << 30);
     let whole = Disk::new(WHOLE, 64 << 20).bus(Bus::Scsi);
     // The third disk is the one that the operator puts in.
     let config = Config::new("disk-replaced").disk(disk("d1")).disk(disk("d2")).disk(disk("d3")).disk(whole);
@@ -26,6 +26,7 @@ pub async fn run(context: Context) -> Passed {
          disk: {{select: {{transports: [scsi]}}}}\n"
     ))
     .await?;
+    node.with_arguments("--view /run/quarry/view.sock");
     node.serve().await?;
     let commands = group(&mut node, &context).await.context("a disk of a volume group")?;
     whole_disk(&mut node).await.context("a whole disk")?;
@@ -58,13 +59,15 @@ async fn group(node: &mut Node, context: &Context) -> Result<usize> {
         commands_in(&advice).iter().map(|one| one.replace("NEW_DEVICE", &device("d3"))).collect();
     let expected = [
         format!("vgextend {GROUP} {}", device("d3")),
+        format!("lvchange --activate y {GROUP}/raid"),
         format!("lvconvert --yes --repair {GROUP}/raid"),
+        format!("lvchange --activate y {GROUP}/raid-used"),
         format!("lvconvert --yes --repair {GROUP}/raid-used"),
         format!("lvremove --yes {GROUP}/lost"),
         format!("vgreduce --removemissing {GROUP}"),
     ];
     let mut sorted = [commands.clone(), expected.to_vec()];
-    sorted.iter_mut().for_each(|list| list[1..3].sort());
+    sorted.iter_mut().for_each(|list| list[1..5].sort());
     ensure!(sorted[0] == sorted[1], "doctor prints {commands:?}, not {expected:?}");
     for command in &commands {
         node.vm.sh(command.clone()).await.with_context(|| format!("`{command}`"))?;

@@ -19,7 +19,7 @@ fn a_volume_whose_disk_is_pulled_is_lost_and_found_again_under_another_name() {
             "{lost:?}"
         );
         let steps = pool.read(None).await.state.repair;
-        assert!(steps.len() == 3 && steps[1].contains("(a)"), "{steps:?}");
+        assert!(steps.len() == 3 && steps[1].contains("(a, on vdb)"), "{steps:?}");
         assert_eq!(pool.device(&volume).unwrap(), None);
         assert_eq!(pool.activate(&volume).await.unwrap_err().reason, Reason::Precondition);
         assert_eq!(pool.remove(&volume).await.unwrap_err().reason, Reason::Unavailable);
