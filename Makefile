@@ -1,7 +1,7 @@
 # Two commands do everything: `make demo` shows the main workflow, `make test` runs everything that must be
 # green.
 .DEFAULT_GOAL := help
-.PHONY: help demo test image chart page-check docs cluster cluster-down e2e conformance conformance-sums soak soak-sums bench-scale check fmt links clippy unit deny advisories fuzz clean-cache
+.PHONY: help demo test image release release-check chart page-check docs cluster cluster-down e2e conformance conformance-sums soak soak-sums bench-scale check fmt links clippy unit deny advisories fuzz clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -18,6 +18,13 @@ image: ## The OCI image and its bill of materials, into target/image (docs/image
 	@e2e/needs.sh image
 	@cargo run --quiet --locked --package quarry-image -- build
 	@cargo run --quiet --locked --package quarry-image -- check
+
+release: ## Everything that a release consists of, into target/dist (docs/releasing.md)
+	@e2e/needs.sh release
+	@deploy/release.sh $${DIRTY:+--dirty}
+
+release-check: release ## Check the release: everything in it works, and a second build gives the same bytes
+	@deploy/release-check.sh
 
 chart: ## Lint and test the Helm chart
 	@e2e/needs.sh test

@@ -82,6 +82,10 @@ done
 ./krew.sh v0.1.0 https://example.com https://example.com/v0.1.0 "$work" >"$work/krew.yaml" 2>"$work/said" &&
     "$check" krew "$work/krew.yaml" >"$work/said" 2>&1
 result "krew.sh fills it in" $? "$work/said"
+rm "$work/quarry-linux-arm64.tar.gz"
+./krew.sh v0.1.0 https://example.com https://example.com/v0.1.0 "$work" >"$work/krew.yaml" 2>"$work/said" &&
+    "$check" krew "$work/krew.yaml" >"$work/said" 2>&1 && ! grep arm64 "$work/krew.yaml" >"$work/said"
+result "krew.sh leaves out a platform without an archive" $? "$work/said"
 
 # Hosts without a way to registry.k8s.io need the list in the documentation; the test cluster imports images by these names.
 accepts "snapshots" <<<'snapshotter: {enabled: true}'

@@ -3,7 +3,9 @@
 #
 #   render.sh          writes the file
 #   render.sh -        writes to standard output
+#   render.sh - CHART  the same for another chart: a folder or an archive
 set -eu
+chart=$(realpath -- "${2:-$(dirname "$0")/chart}")
 cd "$(dirname "$0")"
 
 manifests() {
@@ -22,7 +24,7 @@ metadata:
     # The node plugin is privileged: it creates devices and mounts.
     pod-security.kubernetes.io/enforce: privileged
 END
-    ./helm.sh template quarry chart --namespace quarry
+    ./helm.sh template quarry "$chart" --namespace quarry
 }
 
 if [ "${1:-}" = - ]; then

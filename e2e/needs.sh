@@ -1,8 +1,8 @@
 #!/bin/sh
-# Reports what this machine lacks for `make demo`, `make test`, `make image`, `make page-check`, `make docs` or
-# `make check`, and installs what it can (apt-get, as root).
+# Reports what this machine lacks for `make demo`, `make test`, `make image`, `make release`, `make page-check`,
+# `make docs` or `make check`, and installs what it can (apt-get, as root).
 #
-#   needs.sh demo|test|image|page|docs|check
+#   needs.sh demo|test|image|release|page|docs|check
 set -eu
 
 rust=1.95
@@ -38,6 +38,7 @@ cache=${QUARRY_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/quarry}
 case "$1" in
 demo) set -- "$1" 4 10 ;;
 test) set -- "$1" 8 30 ;;
+release) set -- "$1" 4 10 ;;
 *) set -- "$1" 2 4 ;;
 esac
 room "$2" "${CARGO_TARGET_DIR:-$PWD/target}" "$3"
@@ -58,7 +59,7 @@ demo | test)
     ;;
 esac
 case "$1" in
-demo | test | image)
+demo | test | image | release)
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages="$packages debian-archive-keyring"
     ;;
 esac
@@ -93,10 +94,11 @@ if [ "$1" = test ] || [ "$1" = check ]; then
         cargo $part --version >/dev/null 2>&1 || fail "cargo $part is missing: rustup component add rustfmt clippy"
     done
 fi
-if [ "$1" = test ]; then
+# For csi-sanity, Kubernetes and helm. A helm that is there already needs no Go.
+if [ "$1" = test ] || { [ "$1" = release ] && [ -z "${HELM:-}" ]; }; then
     have=$(go version 2>/dev/null | sed 's/.*go\([0-9.]*\).*/\1/' || true)
     if [ -z "$have" ] || ! newer "$have" "$go"; then
-        fail "Go $go or newer is needed to build csi-sanity (found: ${have:-none})." \
+        fail "Go $go or newer is needed to build csi-sanity and helm (found: ${have:-none})." \
             "Install it from https://go.dev/dl/, and try again."
     fi
 fi

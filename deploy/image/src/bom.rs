@@ -1,5 +1,5 @@
 //! The bill of materials in CycloneDX JSON: every Debian package and every crate, with version, licence and
-//! digest.
+//! digest. The program alone has a bill of its crates.
 //!
 //! It contains no date and no random number: the same image has the same bill. The image's digest connects
 //! the two.
@@ -11,7 +11,36 @@ use crate::debian::Package;
 use crate::oci::Written;
 use crate::program::Crate;
 
-/// The contents of the bill.
+/// What the program is made of.
+pub(crate) struct Program {
+    pub(crate) crates: Vec<Crate>,
+    /// The version of the C library that is linked.
+    pub(crate) c_library: Option<String>,
+}
+
+impl Program {
+    /// Writes the bill of the program alone as JSON. `sha256` is the digest of its file.
+    pub(crate) fn json(&self, version: &str, sha256: &str) -> Result<String> {
+        let component = json!({
+            "type": "application", "bom-ref": "quarry", "name": "quarry", "version": version,
+            "hashes": [{"alg": "SHA-256", "content": sha256}],
+        });
+        text(component, self.components().collect())
+    }
+
+    fn components(&self) -> impl Iterator<Item = Value> {
+        let c_library = self.c_library.iter().map(|version| {
+            json!({
+                "type": "library", "bom-ref": "glibc", "name": "glibc", "version": version,
+                "description": "Linked into quarry statically; the version of the package libc6-dev on the machine that built it.",
+                "licenses": [{"license": {"id": "LGPL-2.1-or-later"}}],
+            })
+        });
+        self.crates.iter().map(cargo).chain(c_library)
+    }
+}
+
+/// The contents of the image's bill.
 pub(crate) struct Bill<'a> {
     /// The image's full name, tag included.
     pub(crate) image: &'a str,
@@ -19,9 +48,7 @@ pub(crate) struct Bill<'a> {
     /// The text of the image's os-release file.
     pub(crate) os_release: &'a str,
     pub(crate) packages: &'a [Package],
-    pub(crate) crates: &'a [Crate],
-    /// The version of the C library that is linked into the program.
-    pub(crate) c_library: Option<String>,
+    pub(crate) program: &'a Program,
 }
 
 impl Bill<'_> {
@@ -35,26 +62,11 @@ impl Bill<'_> {
             "type": "operating-system", "bom-ref": "os", "name": distribution, "version": self.os("VERSION_ID")?,
         });
         let packages = self.packages.iter().map(|package| deb(package, &distribution, &release));
-        let crates = self.crates.iter().map(cargo);
-        let c_library = self.c_library.iter().map(|version| {
-            json!({
-                "type": "library", "bom-ref": "glibc", "name": "glibc", "version": version,
-                "description": "Linked into quarry statically; the version of the package libc6-dev on the machine that built it.",
-                "licenses": [{"license": {"id": "LGPL-2.1-or-later"}}],
-            })
+        let component = json!({
+            "type": "container", "bom-ref": "image", "name": name, "version": tag,
+            "hashes": [{"alg": "SHA-256", "content": digest}],
         });
-        let mut bill = json!({
-            "bomFormat": "CycloneDX",
-            "specVersion": "1.6",
-            "version": 1,
-            "metadata": {"component": {
-                "type": "container", "bom-ref": "image", "name": name, "version": tag,
-                "hashes": [{"alg": "SHA-256", "content": digest}],
-            }},
-            "components": std::iter::once(system).chain(packages).chain(crates).chain(c_library).collect::<Vec<Value>>(),
-        });
-        bill.sort_all_objects();
-        Ok(serde_json::to_string_pretty(&bill)? + "\n")
+        text(component, std::iter::once(system).chain(packages).chain(self.program.components()).collect())
     }
 
     /// A value of the os-release file.
@@ -63,6 +75,19 @@ impl Bill<'_> {
         let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         Ok(value.with_context(|| format!("the image's os-release has no {key}"))?.trim_matches('"').to_owned())
     }
+}
+
+/// A bill of this component, which consists of the others.
+fn text(component: Value, components: Vec<Value>) -> Result<String> {
+    let mut bill = json!({
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": component},
+        "components": components,
+    });
+    bill.sort_all_objects();
+    Ok(serde_json::to_string_pretty(&bill)? + "\n")
 }
 
 fn deb(package: &Package, distribution: &str, release: &str) -> Value {
@@ -124,13 +149,16 @@ mod tests {
             own,
         };
         let written = Written { digest: format!("sha256:{}", "cd".repeat(32)), compressed: 1, unpacked: 1 };
+        let program = Program {
+            crates: vec![named("tokio", false), named("quarry-lvm", true)],
+            c_library: Some("2.36-9".to_owned()),
+        };
         let bill = Bill {
             image: "quarry.dev/quarry:0.1.0",
             written: &written,
             os_release: "NAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\nID=debian\n",
             packages: &[package],
-            crates: &[named("tokio", false), named("quarry-lvm", true)],
-            c_library: Some("2.36-9".to_owned()),
+            program: &program,
         };
         let text = bill.json().unwrap();
         assert_eq!(text, bill.json().unwrap());
@@ -140,5 +168,10 @@ mod tests {
         let purls: Vec<_> = read["components"].as_array().unwrap().iter().map(|part| part["purl"].as_str()).collect();
         let deb = "pkg:deb/debian/libdevmapper1.02.1@2%3A1.02.185-2%2Bb1?arch=amd64&distro=debian-12&upstream=lvm2";
         assert_eq!(purls, [None, Some(deb), Some("pkg:cargo/tokio@1.0.0"), None, None]);
+
+        let alone: Value = serde_json::from_str(&program.json("0.1.0", &"ef".repeat(32)).unwrap()).unwrap();
+        assert_eq!(alone["metadata"]["component"]["hashes"][0]["content"], "ef".repeat(32));
+        let parts = read["components"].as_array().unwrap();
+        assert_eq!(alone["components"].as_array().unwrap(), &parts[2..], "the crates and the C library of the image");
     }
 }

@@ -29,6 +29,15 @@ enum Arguments {
         #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS")]
         created: Option<i64>,
     },
+    /// Builds only the statically linked program and its bill of materials, `quarry` and `quarry.cdx.json`
+    Program {
+        /// The processor architecture
+        #[arg(long, default_value = Architecture::of_this_host().name())]
+        architecture: Architecture,
+        /// The folder for both files
+        #[arg(long, default_value = "target/program")]
+        output: PathBuf,
+    },
     /// Unpacks a built image and runs its programs (as root, or with user namespaces)
     Check {
         /// The image
@@ -52,6 +61,11 @@ fn main() -> Result<()> {
             );
             println!("{}@{}", build.tag, written.digest);
             println!("{}", built.bill.display());
+            Ok(())
+        }
+        Arguments::Program { architecture, output } => {
+            let program = quarry::program(architecture, &output).context("cannot make the program")?;
+            println!("{}", program.display());
             Ok(())
         }
         Arguments::Check { image } => {

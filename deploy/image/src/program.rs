@@ -28,25 +28,47 @@ pub(crate) struct Crate {
 pub(crate) fn build(architecture: Architecture) -> Result<PathBuf> {
     let (workspace, target) = (workspace()?, architecture.target());
     let outputs = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    let outputs = outputs.join("image");
+    let outputs = std::path::absolute(outputs.join("image")).context("the current folder is not known")?;
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     let home = home.context("cargo's folder is not known: set CARGO_HOME or HOME")?;
-    let flags = format!(
-        "-C target-feature=+crt-static --remap-path-prefix={}=/quarry --remap-path-prefix={}=/cargo",
-        workspace.display(),
-        home.display()
-    );
+    let mut flags = vec!["-C".to_owned(), "target-feature=+crt-static".to_owned()];
+    flags.extend(renamed(&workspace, &outputs, &home));
+    flags.push(standard_library()?);
     let arguments = ["build", "--locked", "--release", "--target", target, "--package", "quarry", "--bin", "quarry"];
     let mut cargo = cargo(&arguments, &workspace);
     // A separate folder: different flags would make cargo rebuild everything each time.
-    cargo.env("CARGO_TARGET_DIR", &outputs).env("RUSTFLAGS", flags).env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo.env("CARGO_TARGET_DIR", &outputs);
+    // Unlike RUSTFLAGS, it allows spaces in paths. It has precedence.
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     let linker = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
     if architecture != Architecture::of_this_host() && std::env::var_os(&linker).is_none() {
         cargo.env(linker, format!("{}-gcc", architecture.triplet()));
     }
     stream(&mut cargo, drain).context("cannot build quarry")?;
     Ok(outputs.join(target).join("release/quarry"))
+}
+
+/// The flags that give cargo's folders the same names on every machine. Of several that match, rustc applies the last.
+fn renamed(workspace: &Path, outputs: &Path, home: &Path) -> Vec<String> {
+    let rename = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    let mut flags = vec![rename(workspace, "/quarry"), rename(outputs, "/quarry/target/image"), rename(home, "/cargo")];
+    // The crates of a mirror of crates.io have a folder with another name. It is there already, because the
+    // dependencies of this crate come from it.
+    let registries = std::fs::read_dir(home.join("registry/src")).into_iter().flatten().flatten();
+    flags.extend(registries.map(|registry| rename(&registry.path(), "/cargo/registry/src")));
+    flags
+}
+
+/// The flag that gives the standard library's sources the name that they have where rustc was built. If the component
+/// rust-src is installed, generic functions of the standard library contain its path instead.
+fn standard_library() -> Result<String> {
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    let version = run(&mut command(&rustc, &["--version", "--verbose"]))?;
+    let commit = version.lines().find_map(|line| line.strip_prefix("commit-hash: "));
+    let commit = commit.with_context(|| format!("{rustc} does not print its commit:\n{version}"))?;
+    let root = run(&mut command(&rustc, &["--print", "sysroot"]))?;
+    Ok(format!("--remap-path-prefix={}/lib/rustlib/src/rust=/rustc/{commit}", root.trim_end()))
 }
 
 /// The crates that are linked into the program, not those that only build it.
@@ -105,6 +127,24 @@ fn workspace() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_folder_keeps_its_name() {
+        let home = tempfile::tempdir().unwrap();
+        let registry = home.path().join("registry/src/mirror.example.com-0123");
+        std::fs::create_dir_all(&registry).unwrap();
+        let flags = renamed(Path::new("/home/me/quarry"), Path::new("/var/built/image"), home.path());
+        let expected = [
+            "--remap-path-prefix=/home/me/quarry=/quarry".to_owned(),
+            "--remap-path-prefix=/var/built/image=/quarry/target/image".to_owned(),
+            format!("--remap-path-prefix={}=/cargo", home.path().display()),
+            format!("--remap-path-prefix={}=/cargo/registry/src", registry.display()),
+        ];
+        assert_eq!(flags, expected);
+        let flag = standard_library().unwrap();
+        let (from, to) = flag.split_once("=/rustc/").unwrap();
+        assert!(from.ends_with("/lib/rustlib/src/rust") && to.len() == 40, "{flag}");
+    }
 
     #[test]
     fn lines_of_cargo_tree_are_parsed() {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use quarry_cache::Cache;
 
-use crate::bom::Bill;
+use crate::bom::{Bill, Program};
+use crate::oci::sha256;
 use crate::{Architecture, Image, Layer, Written, debian, program};
 
 /// The options of a build.
@@ -41,7 +42,7 @@ pub struct Built {
 /// The program does not build, Debian's packages cannot be downloaded, or a file cannot be written.
 pub fn build(cache: &Cache, build: &Build) -> Result<Built> {
     let Build { architecture, tag, output, .. } = build;
-    std::fs::create_dir_all(output).with_context(|| format!("cannot make the folder {}", output.display()))?;
+    make(output)?;
     let (tools, packages) = debian::layer(cache, *architecture)?;
     let os_release = tools.content("/usr/lib/os-release").context("there is no os-release in the image")?;
     let os_release = String::from_utf8_lossy(os_release).into_owned();
@@ -51,19 +52,35 @@ pub fn build(cache: &Cache, build: &Build) -> Result<Built> {
     };
     let image = output.join("quarry.tar");
     let written = describe(build, base(tools), &binary).write(&image)?;
-    let crates = program::crates(*architecture)?;
-    let bill = Bill {
-        image: tag,
-        written: &written,
-        os_release: &os_release,
-        packages: &packages,
-        crates: &crates,
-        c_library,
-    };
+    let program = Program { crates: program::crates(*architecture)?, c_library };
+    let bill = Bill { image: tag, written: &written, os_release: &os_release, packages: &packages, program: &program };
+    let bill = write_bill(output, &bill.json()?)?;
+    Ok(Built { image, bill, written })
+}
+
+/// Builds the program alone, linked statically, and its bill of materials: `quarry` and `quarry.cdx.json` in the folder
+/// `output`. It is the same program as in the image.
+///
+/// # Errors
+/// The program does not build, or a file cannot be written.
+pub fn program(architecture: Architecture, output: &Path) -> Result<PathBuf> {
+    make(output)?;
+    let (built, file) = (program::build(architecture)?, output.join("quarry"));
+    std::fs::copy(&built, &file).with_context(|| format!("cannot copy {} to {}", built.display(), file.display()))?;
+    let content = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let program = Program { crates: program::crates(architecture)?, c_library: program::c_library(architecture) };
+    write_bill(output, &program.json(env!("CARGO_PKG_VERSION"), &sha256(&content))?)?;
+    Ok(file)
+}
+
+fn make(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))
+}
+
+fn write_bill(output: &Path, bill: &str) -> Result<PathBuf> {
     let path = output.join("quarry.cdx.json");
-    std::fs::write(&path, bill.json()?)
-        .with_context(|| format!("cannot write the bill of materials {}", path.display()))?;
-    Ok(Built { image, bill: path, written })
+    std::fs::write(&path, bill).with_context(|| format!("cannot write the bill of materials {}", path.display()))?;
+    Ok(path)
 }
 
 fn describe(build: &Build, tools: Layer, binary: &Path) -> Image {
