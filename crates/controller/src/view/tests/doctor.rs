@@ -138,6 +138,7 @@ async fn degraded_and_nearly_full_pools_are_reported() {
         [
             "error pool-problem pool a-lost on node n: disk /dev/sdb is missing",
             "error pool-problem pool b-closed on node n: the metadata area is full",
+            "error disk-missing pool j-gone on node n: a disk with volumes is missing",
             "warning pool-nearly-full pool c-full on node n: has 9.9Gi of 100Gi free for new volumes",
             "warning pool-metadata-nearly-full pool e-metadata on node n: has 100Ki of 512Ki left in its metadata \
              area, with 0 volumes",
