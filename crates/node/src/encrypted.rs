@@ -138,7 +138,7 @@ impl Host {
 
     /// The dm-crypt device with that name, and whether nothing uses it that this process can see. Asks only the kernel.
     async fn unused_layer(&self, id: &VolumeId, name: &str) -> Result<Option<(Layer, Result<()>)>> {
-        // Nearly always there is none, and then no thread is needed.
+        // Most volumes have no such device. Then this starts no thread.
         let Some(layer) = self.kernel().layer_named(name) else { return Ok(None) };
         let (kernel, wanted) = (Arc::clone(self.kernel()), id.clone());
         errors::blocking(move || {

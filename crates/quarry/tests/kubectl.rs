@@ -97,7 +97,7 @@ fn orphans_are_listed_and_deleted_in_the_pod() {
     for words in ["orphans -o json", "orphans list --pool fast", "orphans delete v1:aaaaaaaaaa:n1:pvc-a --yes"] {
         let arguments: Vec<&str> = words.split(' ').collect();
         let (_, asked) = run("ns c True\n", &arguments);
-        // Without a terminal here, there is none in the pod.
+        // The test has no terminal, so the plugin asks kubectl for none.
         assert_eq!(asked[1], format!("exec|--namespace=ns|c|--|quarry|{}|", arguments.join("|")));
     }
 }

@@ -63,8 +63,8 @@ pub(super) fn steps(group: &VolumeGroup, volumes: &[PoolVolume]) -> Vec<String> 
         steps.push(for_each(why, &["lvremove --yes"], &lost));
     }
     steps.push(format!(
-        "remove the missing disk from the group: `vgreduce --removemissing {name}`. If something is left on it, this names \
-         it and removes nothing. Do not use --force, which would remove that"
+        "remove the missing disk from the group: `vgreduce --removemissing {name}`. If volumes are left on it, the \
+         command fails, names them, and removes none. Do not use --force, which would remove them"
     ));
     steps
 }
@@ -84,7 +84,8 @@ fn lacks_any(group: &VolumeGroup, volume: &LogicalVolume) -> bool {
 /// Whether all of the volume's disks are missing.
 fn lacks_all(group: &VolumeGroup, volume: &LogicalVolume) -> bool {
     let gone = |uuid: &PvUuid| group.physical_volume(*uuid).is_none_or(|pv| pv.missing);
-    let all = |part: &LogicalVolume| part.physical_volumes.iter().all(gone);
+    // A volume on other logical volumes has no disks of its own: nothing is known about those.
+    let all = |part: &LogicalVolume| !part.physical_volumes.is_empty() && part.physical_volumes.iter().all(gone);
     let images = group.images_of(&volume.name);
     if images.is_empty() { all(volume) } else { images.into_iter().all(all) }
 }
