@@ -82,7 +82,8 @@ part "building programs" env CARGO_TARGET_DIR="$static" RUSTFLAGS="-C target-fea
     --package quarry --package quarry-simulation --package quarry-bench-scale --features quarry/fault-points
 export QUARRY_E2E_BINARY=$optimised/quarry
 
-counted "unit tests" cargo test --quiet --locked --workspace
+# A failing crate does not hide those that come after it.
+counted "unit tests" cargo test --quiet --locked --workspace --no-fail-fast
 part "licences and sources" e2e/deny.sh check bans licenses sources
 counted chart deploy/check.sh
 demo() {
