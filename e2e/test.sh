@@ -9,6 +9,9 @@ export RUST_BACKTRACE=0
 
 passed=0 failed=0 left_out=0 began=$SECONDS
 bad=()
+# What failed and why is repeated at the end: the end of a long output is what people read, and what CI keeps.
+failures=$(mktemp)
+trap 'rm -f "$failures"' EXIT
 
 # What is built once needs nothing that helps to build it again: it takes some time, and gigabytes.
 [ "${CI:-}" != true ] || export CARGO_INCREMENTAL=0
@@ -45,6 +48,9 @@ counted() {
     good=$(sum passed "$log")
     wrong=$(sum failed "$log")
     left=$(sum 'left out' "$log")
+    # The last lines of a suite, if it has a list of its failures, and else where each test ended.
+    { grep -aE '^FAILED ' -A 5 "$log" || grep -aE '^FAIL |--- FAILED$|panicked at' -A 2 "$log"; } |
+        cut -c -400 | head -n 60 >>"$failures"
     rm -f "$log"
     # A part that fails before it counts anything has failed, and so has one that ran nothing.
     if [ "$status" != 0 ] && [ "$wrong" = 0 ] || [ "$((good + wrong + left))" = 0 ]; then
@@ -132,7 +138,10 @@ fi
 
 echo
 echo "all parts: $((SECONDS - began)) s, commit $commit, seed $seed, guest $QUARRY_VM_GUEST"
-[ ${#bad[@]} = 0 ] || echo "failed: ${bad[*]}"
+if [ ${#bad[@]} != 0 ]; then
+    cat "$failures"
+    (IFS=,; echo "failed: ${bad[*]}")
+fi
 echo "$left_out tests left out for lack of time"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
