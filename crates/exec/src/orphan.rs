@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 
 /// The environment variable that contains the subject of a mutation.
 pub(crate) const MARK: &str = "QUARRY_MUTATION_ON";
+/// The environment variable that contains the command line of a mutation as messages show it: the arguments themselves
+/// can be longer than a message may be.
+pub(crate) const LINE: &str = "QUARRY_COMMAND";
 
 /// A running mutation that another process started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,19 +43,27 @@ pub fn orphans(subject: &str) -> Vec<Orphan> {
         .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             let folder = entry.path();
-            carries(&folder, &mark).then(|| {
-                let command = std::fs::read(folder.join("cmdline")).unwrap_or_default();
-                let command = String::from_utf8_lossy(&command).replace('\0', " ").trim().to_owned();
-                Orphan { pid, command, mark: mark.clone(), folder }
-            })
+            carries(&folder, &mark).then(|| Orphan { pid, command: command(&folder), mark: mark.clone(), folder })
         })
         .collect()
 }
 
 /// Whether a process has the mark in its environment. An ended process has no environment.
 fn carries(folder: &Path, mark: &[u8]) -> bool {
-    std::fs::read(folder.join("environ"))
-        .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|variable| variable == mark))
+    find_variable(folder, |variable| (variable == mark).then_some(())).is_some()
+}
+
+/// The command line of a process. An earlier version of Quarry started it without the variable.
+fn command(folder: &Path) -> String {
+    let named = format!("{LINE}=").into_bytes();
+    let line = find_variable(folder, |variable| variable.strip_prefix(named.as_slice()).map(<[u8]>::to_vec));
+    let line = line.unwrap_or_else(|| std::fs::read(folder.join("cmdline")).unwrap_or_default());
+    String::from_utf8_lossy(&line).replace('\0', " ").trim().to_owned()
+}
+
+/// What `find` returns for the first variable in the environment of a process for which it returns anything.
+fn find_variable<T>(folder: &Path, find: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
+    std::fs::read(folder.join("environ")).ok()?.split(|byte| *byte == 0).find_map(find)
 }
 
 #[cfg(test)]
@@ -64,7 +75,9 @@ mod tests {
     #[tokio::test]
     async fn a_mutation_is_found_by_its_subject_until_it_ends() {
         let subject = format!("group-{}", std::process::id());
-        let task = tokio::spawn(Command::mutation("sleep").arg("0.5").on(subject.clone()).run());
+        let long = "x".repeat(100);
+        let script = Command::mutation("sh").hidden_args(["-c", "exec sleep 0.5", &long]).arg("shown").on(subject.clone());
+        let task = tokio::spawn(script.run());
         let found = loop {
             let found = orphans(&subject);
             if !found.is_empty() {
@@ -73,7 +86,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
         assert_eq!(found.len(), 1);
-        assert!(found[0].command.contains("sleep"), "{found:?}");
+        assert_eq!(found[0].command, "sh shown");
         assert!(found[0].is_running());
         assert!(orphans(&format!("{subject}0")).is_empty(), "another subject");
         task.await.unwrap().unwrap();

@@ -127,6 +127,7 @@ fn environment(command: &Command) -> HashMap<OsString, OsString> {
     all.extend(command.environment.iter().map(|(name, value)| (name.into(), value.into())));
     if let (true, Some(subject)) = (command.mutation, &command.subject) {
         all.insert(orphan::MARK.into(), subject.into());
+        all.insert(orphan::LINE.into(), command.line().into());
     }
     all
 }

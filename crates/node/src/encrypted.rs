@@ -189,7 +189,9 @@ impl Host {
             kernel.close_encrypted(&layer).await?;
         }
         let is_lost = matches!(volume.health, Health::Lost(_) | Health::Incomplete(_));
-        if let Some(device) = device::active(&**kernel, pool, volume)?.filter(|_| !is_lost) {
+        if device::active(&**kernel, pool, volume)?.is_some() && !is_lost {
+            // Without this, a deactivation after an unstage could remove the device in between.
+            let device = device::activate(&**kernel, pool, volume).await?;
             let (kernel, name) = (Arc::clone(kernel), name.clone());
             errors::blocking(move || kernel.remove_unfinished(&device.raw, &name)).await?;
         }
