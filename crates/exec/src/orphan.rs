@@ -76,7 +76,8 @@ mod tests {
     async fn a_mutation_is_found_by_its_subject_until_it_ends() {
         let subject = format!("group-{}", std::process::id());
         let long = "x".repeat(100);
-        let script = Command::mutation("sh").hidden_args(["-c", "exec sleep 0.5", &long]).arg("shown").on(subject.clone());
+        let script =
+            Command::mutation("sh").hidden_args(["-c", "exec sleep 0.5", &long]).arg("shown").on(subject.clone());
         let task = tokio::spawn(script.run());
         let found = loop {
             let found = orphans(&subject);

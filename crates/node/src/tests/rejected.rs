@@ -197,6 +197,34 @@ fn a_filesystem_that_was_shut_down_is_not_published_until_nothing_uses_it() {
     world.succeeds(Call::Publish);
 }
 
+/// The call that unmounts the filesystem may fail to mount it. The next one, which finds nothing mounted, does that.
+#[test]
+fn a_publish_that_could_not_mount_again_is_repeated() {
+    let world = World::after(Use::MOUNT, &[Call::Create, Call::Stage, Call::Publish]);
+    world.succeeds(Call::Unpublish);
+    world.machine.shut_down(&world.id.volume);
+    let process = Process::new(&world.machine, Plan::Lives);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let host = world.host(&process);
+        world.machine.state().refuses_mounts = true;
+        for _ in 0..2 {
+            let error = world.send(&host, Call::Publish).await.unwrap_err();
+            assert!(error.message.contains("it could not be mounted again"), "{error}");
+            assert!(world.machine.state().mounts.is_empty());
+        }
+        world.machine.state().refuses_mounts = false;
+        world.send(&host, Call::Publish).await.unwrap();
+        world.send(&host, Call::Unpublish).await.unwrap();
+        world.send(&host, Call::Unstage).await.unwrap();
+        // Unstaged by kubelet: only a stage mounts it.
+        let error = world.send(&host, Call::Publish).await.unwrap_err();
+        assert_eq!(error.reason, Reason::Precondition, "{error}");
+    });
+    world.succeeds(Call::Delete);
+    world.is_clean();
+}
+
 #[test]
 fn a_busy_target_stays_published() {
     for usage in Use::ALL {

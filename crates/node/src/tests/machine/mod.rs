@@ -71,6 +71,8 @@ pub(super) struct State {
     pub(super) reserved: BTreeMap<String, Reserved>,
     /// Zeroing makes no progress.
     pub(super) stalled: bool,
+    /// The kernel mounts nothing.
+    pub(super) refuses_mounts: bool,
     /// Whether sysfs shows which volume a device is, as for LVM; otherwise only the pool knows.
     pub(super) sysfs_names_volumes: bool,
     /// Targets that a program uses.

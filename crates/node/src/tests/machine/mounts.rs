@@ -104,6 +104,9 @@ impl Process {
             if state.is_claimed_by_program(disk) || state.is_loaded(number) {
                 return Err(Errno::EBUSY);
             }
+            if state.refuses_mounts {
+                return Err(Errno::ENOMEM);
+            }
             let violation = match &disk.bytes.content {
                 Content::Filesystem { kind: found, in_progress: false, .. } if *found == kind => None,
                 Content::Damaged { kind: found, .. } if *found == kind => Some("mounted a damaged filesystem"),
