@@ -522,7 +522,7 @@ async fn a_new_volume_has_the_discard_of_its_attributes_class_unless_it_is_raw()
         request.name = format!("v-{raw}-{mutable}");
         request.parameters = map("periodic");
         if raw {
-            request.volume_capabilities[0].access_type = Some(block);
+            request.volume_capabilities[0].access_type = Some(block.clone());
         }
         if !mutable.is_empty() {
             request.mutable_parameters = map(mutable);
