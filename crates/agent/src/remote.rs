@@ -9,7 +9,7 @@ use quarry_proto::agent::v1::agent_client::AgentClient;
 use quarry_proto::volume::v1 as volume_v1;
 use quarry_transport::deadline;
 use quarry_volume::{
-    Agent, Change, Error, FencingToken, LimitChanges, NameLookup, Reason, Result, SizeRange, Snapshot, SnapshotId,
+    Agent, Change, Error, FencingToken, MutableParameters, NameLookup, Reason, Result, SizeRange, Snapshot, SnapshotId,
     SnapshotSpec, Unreachable, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use quarry_wire::agent::{read_change, write_token};
@@ -186,7 +186,7 @@ impl Agent for RemoteAgent {
         Ok((self.volume(answer.volume, "ExpandVolume")?, self.change(answer.change)))
     }
 
-    async fn modify(&self, id: &VolumeId, changes: LimitChanges, wait: Duration) -> Result<(Volume, Change)> {
+    async fn modify(&self, id: &VolumeId, changes: MutableParameters, wait: Duration) -> Result<(Volume, Change)> {
         let message = v1::ModifyVolumeRequest {
             node: self.node.to_string(),
             id: id.to_string(),

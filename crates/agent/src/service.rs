@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt as _, stream};
 use quarry_proto::agent::v1;
 use quarry_transport::deadline;
-use quarry_volume::{Agent, Error, LimitChanges, Reason, Result, SnapshotId, Unreachable, VolumeId};
+use quarry_volume::{Agent, Error, MutableParameters, Reason, Result, SnapshotId, Unreachable, VolumeId};
 use quarry_wire::agent::{read_id, read_token, write_change};
 use quarry_wire::field::required;
 use quarry_wire::snapshot;
@@ -189,7 +189,7 @@ impl v1::agent_server::Agent for AgentService {
             let request = request.into_inner();
             self.check_node(&request.node)?;
             let id = self.own_volume(&request.id)?;
-            let changes = LimitChanges::parse(&request.parameters)?;
+            let changes = MutableParameters::parse(&request.parameters)?;
             let (volume, change) = bounded(self.agent.node(), wait, self.agent.modify(&id, changes, ask)).await?;
             Ok(v1::ModifyVolumeResponse { volume: Some(volume::write(volume)), change: Some(write_change(change)) })
         })

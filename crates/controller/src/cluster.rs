@@ -7,8 +7,8 @@ use std::time::Duration;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use quarry_agent::Dial;
 use quarry_volume::{
-    Agent, Capacity, EXPAND, Error, Greeting, LIMITS, LimitChanges, Parameters, Result, SizeRange, Unreachable, Volume,
-    VolumeId,
+    Agent, Capacity, EXPAND, Error, Greeting, LIMITS, MODIFY_DISCARD, MutableParameters, Parameters, Result, SizeRange,
+    Unreachable, Volume, VolumeId,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -230,13 +230,17 @@ impl Cluster {
         Ok(volume)
     }
 
-    /// Changes the I/O limits of a volume, on the node that holds it.
+    /// Changes the mutable parameters of a volume, on the node that holds it.
     ///
     /// # Errors
     /// As for [`Agent::modify`]. `Unavailable`, immediately, if the node cannot be reached, or if its Quarry is too
     /// old: external-resizer retries then.
-    pub async fn modify(&self, id: &VolumeId, changes: LimitChanges, wait: Duration) -> Result<Volume> {
-        let able = self.able_agent(&id.node, LIMITS, "limit the I/O of volumes");
+    pub async fn modify(&self, id: &VolumeId, changes: MutableParameters, wait: Duration) -> Result<Volume> {
+        let able =
+            self.able_agent(&id.node, LIMITS, "limit the I/O of volumes").and_then(|able| match changes.discard {
+                Some(_) => self.able_agent(&id.node, MODIFY_DISCARD, "change \"discard\" of a volume"),
+                None => Ok(able),
+            });
         let (member, agent, instance) = able.map_err(|error| error.context(format_args!("modifying volume {id}")))?;
         let (volume, change) = agent.modify(id, changes, wait).await?;
         member.reply(&instance, change);

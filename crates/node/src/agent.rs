@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use quarry_pool::{Pool, PoolVolume};
 use quarry_volume::{
-    Agent, Change, ContentSource, Error, FencingToken, LimitChanges, NameLookup, Reason, Result, SizeRange, Snapshot,
-    SnapshotId, SnapshotSpec, UpdateStream, Volume, VolumeId, VolumeSpec, safe_name,
+    Agent, Change, ContentSource, Error, FencingToken, MutableParameters, NameLookup, Reason, Result, SizeRange,
+    Snapshot, SnapshotId, SnapshotSpec, UpdateStream, Volume, VolumeId, VolumeSpec, safe_name,
 };
 use tokio::time::Instant;
 
@@ -95,8 +95,8 @@ impl Agent for Host {
             .map_err(|error| error.context(format_args!("expanding volume {id}")))
     }
 
-    async fn modify(&self, id: &VolumeId, changes: LimitChanges, wait: Duration) -> Result<(Volume, Change)> {
-        self.modify_limits(id, changes, wait).await
+    async fn modify(&self, id: &VolumeId, changes: MutableParameters, wait: Duration) -> Result<(Volume, Change)> {
+        self.modify_volume(id, changes, wait).await
     }
 
     async fn create_snapshot(&self, spec: SnapshotSpec, wait: Duration) -> Result<(Snapshot, Change)> {

@@ -60,8 +60,7 @@ impl Host {
             Some(Located { pool, volume }) => {
                 compatible(spec, requested.name(), pool.name(), &volume)?;
                 let (volume, fresh) = self.resume(&pool, volume, spec).await?;
-                let (limits, required) = (spec.class.limits, spec.class.requires_limits);
-                let updated = self.update_limits(&pool, volume, limits, required).await;
+                let updated = self.update_mutable(&pool, volume, spec).await;
                 let volume = updated.map_err(Error::not_final)?;
                 (pool, volume, fresh)
             }

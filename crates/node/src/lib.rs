@@ -25,6 +25,7 @@ mod identity;
 mod kernel;
 mod limits;
 mod metrics;
+mod modify;
 mod place;
 mod prepare;
 mod publish;

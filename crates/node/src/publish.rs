@@ -12,7 +12,8 @@ use quarry_volume::{AccessMode, AccessType, Capability, Error, Reason, Result, V
 use crate::condition::{Check, RECOVERY};
 use crate::host::{Host, Located};
 use crate::kernel::Mounts;
-use crate::limits::{Limited, MODIFY};
+use crate::limits::Limited;
+use crate::modify::MODIFY;
 use crate::stage::Stage;
 use crate::{device, errors, identity, read_only};
 

@@ -18,8 +18,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, MutexGuard};
 use quarry_pool::{Pool, PoolVolume, Reading, Recorded, State, Volumes};
 use quarry_volume::{
-    COPY, Change, Condition, DISCARD, ENCRYPTION, EXPAND, Greeting, LIMITS, PoolState, SNAPSHOT, SNAPSHOT_COPY,
-    Snapshot, SnapshotId, Space, Volume, VolumeId,
+    COPY, Change, Condition, DISCARD, ENCRYPTION, EXPAND, Greeting, LIMITS, MODIFY_DISCARD, PoolState, SNAPSHOT,
+    SNAPSHOT_COPY, Snapshot, SnapshotId, Space, Volume, VolumeId,
 };
 use tokio::sync::broadcast;
 
@@ -446,7 +446,7 @@ impl PublishedPool {
 /// What the agent on this host can do beyond the first version of the protocol.
 fn capabilities() -> Vec<String> {
     let can_encrypt = quarry_exec::missing_tools(&[quarry_encryption::TOOL.0]).is_empty();
-    let always = [EXPAND, SNAPSHOT, COPY, SNAPSHOT_COPY, DISCARD, LIMITS];
+    let always = [EXPAND, SNAPSHOT, COPY, SNAPSHOT_COPY, DISCARD, LIMITS, MODIFY_DISCARD];
     always.into_iter().chain(can_encrypt.then_some(ENCRYPTION)).map(str::to_owned).collect()
 }
 

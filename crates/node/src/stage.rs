@@ -51,7 +51,7 @@ impl Host {
             .run_after(
                 &id.volume,
                 STAGE,
-                &[crate::limits::MODIFY],
+                &[crate::modify::MODIFY],
                 wait,
                 |_| async move { host.stage_now(stage).await },
             )

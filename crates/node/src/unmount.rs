@@ -13,7 +13,7 @@ use quarry_volume::{Error, Result, VolumeId};
 
 use crate::host::Host;
 use crate::kernel::Mounts;
-use crate::limits::MODIFY;
+use crate::modify::MODIFY;
 use crate::{device, errors, identity, read_only};
 
 /// The task that unmounts a volume's staging path.

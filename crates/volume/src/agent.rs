@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 
 use crate::{
-    AccessTypes, Condition, ContentSource, Encryption, Filesystem, IoLimits, Layout, LimitChanges, Parameters, Result,
-    SizeRange, Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, VolumeId, VolumeSpec, show_size,
+    AccessTypes, Condition, ContentSource, Encryption, Filesystem, IoLimits, Layout, MutableParameters, Parameters,
+    Result, SizeRange, Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, VolumeId, VolumeSpec, show_size,
 };
 
 /// A volume, as reported by its node.
@@ -244,6 +244,9 @@ pub const ENCRYPTION: &str = "encryption";
 /// The capability of a node whose agent has [`Agent::modify`], and obeys [`Parameters::limits`] and
 /// [`Parameters::requires_limits`]. An older node would ignore them.
 pub const LIMITS: &str = "limits";
+/// The capability of a node whose [`Agent::modify`] obeys [`MutableParameters::discard`]. An older node rejects it, which
+/// would be final.
+pub const MODIFY_DISCARD: &str = "modify-discard";
 
 /// The identity of a node, sent first on every stream of updates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -354,11 +357,13 @@ pub trait Agent: Send + Sync {
     /// if the node is older than this call.
     async fn expand(&self, id: &VolumeId, size: SizeRange, wait: Duration) -> Result<(Volume, Change)>;
 
-    /// Changes the I/O limits of a volume, also for the pods that are using it.
+    /// Changes the mutable parameters of a volume, also for the pods that are using it: all of them, or after an error that
+    /// is final none. [`MutableParameters::discard`] is only for nodes with the capability [`MODIFY_DISCARD`].
     ///
     /// # Errors
-    /// `NotFound` if it does not exist; `Unsupported` if the node is older than this call.
-    async fn modify(&self, id: &VolumeId, changes: LimitChanges, wait: Duration) -> Result<(Volume, Change)>;
+    /// `NotFound` if it does not exist; `InvalidRequest` if such a volume cannot have a parameter; `Unsupported` if the node
+    /// is older than this call.
+    async fn modify(&self, id: &VolumeId, changes: MutableParameters, wait: Duration) -> Result<(Volume, Change)>;
 
     /// Takes a snapshot, or finds the one that an earlier, equal call took. Names are unique among the snapshots of
     /// a node. A full copy ([`SNAPSHOT_COPY`]) is returned as soon as its contents are those of one instant, and is not

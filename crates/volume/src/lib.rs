@@ -13,6 +13,7 @@ mod health;
 mod id;
 mod layout;
 mod limits;
+mod mutable;
 mod name;
 mod options;
 mod parameters;
@@ -27,7 +28,8 @@ mod wipe;
 pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage};
 pub use agent::{
     Agent, COPY, Capacity, Change, CopyProgress, DISCARD, ENCRYPTION, EXPAND, FencingToken, Greeting, LIMITS,
-    NameLookup, PoolCapabilities, PoolState, SNAPSHOT, SNAPSHOT_COPY, ThinUse, Update, UpdateStream, Volume,
+    MODIFY_DISCARD, NameLookup, PoolCapabilities, PoolState, SNAPSHOT, SNAPSHOT_COPY, ThinUse, Update, UpdateStream,
+    Volume,
 };
 pub use discard::{Discard, UnknownDiscard};
 pub use encryption::{Encryption, UnknownEncryption};
@@ -37,6 +39,7 @@ pub use health::{Condition, SnapshotCondition};
 pub use id::{ForeignId, MAX_ID, MAX_NODE, MAX_VOLUME, StorageId, VolumeId};
 pub use layout::Layout;
 pub use limits::{IoLimits, LimitChanges, Rate};
+pub use mutable::MutableParameters;
 pub use name::{is_plain_name, safe_name};
 pub use options::{MakeOptions, MountOptions, OptionError, check_options};
 pub use parameters::{

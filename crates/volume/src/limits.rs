@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::parameters::SIDECAR_PREFIX;
 use crate::{Error, Result, parse_size, show_size};
 
 /// What a limit limits.
@@ -148,24 +147,11 @@ impl fmt::Display for IoLimits {
 pub struct LimitChanges([Option<Option<u64>>; 4]);
 
 impl LimitChanges {
-    /// Parses the mutable parameters of a volume (CSI `ControllerModifyVolume`, a VolumeAttributesClass). A limit that
-    /// is not given stays; `none` removes one. Keys of the sidecars are ignored.
+    /// Parses the limits among the parameters of a StorageClass or VolumeAttributesClass. `value` returns that of a
+    /// parameter. A limit that is not given stays; `none` removes one.
     ///
     /// # Errors
-    /// `InvalidRequest` for an unknown key, which the message names with the known ones, or an invalid value.
-    pub fn parse(parameters: &BTreeMap<String, String>) -> Result<Self> {
-        let known =
-            |key: &str| key.starts_with(SIDECAR_PREFIX) || Rate::ALL.into_iter().any(|rate| rate.parameter() == key);
-        if let Some(unknown) = parameters.keys().find(|key| !known(key)) {
-            return Err(Error::invalid(format!(
-                "mutable parameter {unknown:?} is unknown; a VolumeAttributesClass can have {}",
-                Rate::ALL.map(Rate::parameter).join(", ")
-            )));
-        }
-        Self::read(|key| parameters.get(key).map(String::as_str))
-    }
-
-    /// Parses the limits among the parameters of a StorageClass. `value` returns that of a parameter.
+    /// `InvalidRequest` for an invalid value.
     pub(crate) fn read<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Result<Self> {
         let mut changes = Self::default();
         for (rate, change) in Rate::ALL.into_iter().zip(&mut changes.0) {
@@ -174,9 +160,8 @@ impl LimitChanges {
         Ok(changes)
     }
 
-    /// The same changes as parameters: [`LimitChanges::parse`] yields them again.
-    #[must_use]
-    pub fn parameters(&self) -> BTreeMap<String, String> {
+    /// The same changes as parameters: [`LimitChanges::read`] yields them again.
+    pub(crate) fn parameters(&self) -> BTreeMap<String, String> {
         let text = |limit: Option<u64>| limit.map_or_else(|| NO_LIMIT.to_owned(), |limit| limit.to_string());
         let given = Rate::ALL.into_iter().zip(self.0).filter_map(|(rate, change)| Some((rate, change?)));
         given.map(|(rate, limit)| (rate.parameter().to_owned(), text(limit))).collect()
@@ -190,7 +175,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn parse(pairs: &[(&str, &str)]) -> Result<LimitChanges> {
-        LimitChanges::parse(&pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+        let pairs: BTreeMap<&str, &str> = pairs.iter().copied().collect();
+        LimitChanges::read(|key| pairs.get(key).copied())
     }
 
     #[test]
@@ -214,7 +200,6 @@ mod tests {
             ("readBytesPerSecond", "-1", "not a quantity"),
             ("writeBytesPerSecond", "1000", "lowest limit"),
             ("writeBytesPerSecond", "", "not a quantity"),
-            ("readbytespersecond", "64Mi", "is unknown; a VolumeAttributesClass can have readBytesPerSecond"),
         ] {
             let error = parse(&[(key, value), ("readIops", "5")][..if key == "readIops" { 1 } else { 2 }]).unwrap_err();
             assert_eq!(error.reason, Reason::InvalidRequest, "{key}={value}");
@@ -226,7 +211,8 @@ mod tests {
         #[test]
         fn changes_survive_as_parameters(values in prop::array::uniform4(prop::option::of(prop::option::of(MIN_BYTES..u64::from(u32::MAX))))) {
             let changes = LimitChanges(values);
-            prop_assert_eq!(LimitChanges::parse(&changes.parameters()).unwrap(), changes);
+            let parameters = changes.parameters();
+            prop_assert_eq!(LimitChanges::read(|key| parameters.get(key).map(String::as_str)).unwrap(), changes);
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    AccessTypes, ContentSource, Discard, Encryption, Error, Filesystem, IoLimits, Layout, LimitChanges, Result,
-    SizeRange, Wipe,
+    AccessTypes, ContentSource, Discard, Encryption, Error, Filesystem, IoLimits, Layout, LimitChanges,
+    MutableParameters, Result, SizeRange, Wipe,
 };
 
 /// The keys that a StorageClass may set, documented in docs/storageclass.md.
@@ -15,7 +15,7 @@ pub const KNOWN: [&str; 15] = [
     "stripeSize",
     "mirrors",
     "mkfsOptions",
-    "discard",
+    DISCARD,
     "wipe",
     ENCRYPTION,
     "readBytesPerSecond",
@@ -25,6 +25,8 @@ pub const KNOWN: [&str; 15] = [
     LIMITS,
     ON_NODE_LOSS,
 ];
+/// The key that says when the unused space of a filesystem is discarded; also in a VolumeAttributesClass.
+pub(crate) const DISCARD: &str = "discard";
 /// The key that says how volumes are encrypted.
 const ENCRYPTION: &str = "encryption";
 /// The key that says what happens to a volume's claim when its node is gone for good; also in the volume's context, from
@@ -97,9 +99,9 @@ impl Parameters {
         };
         let wipe = own.get("wipe").map(|word| word.parse::<Wipe>()).transpose();
         let wipe = wipe.map_err(|error| Error::invalid(format!("StorageClass parameter \"wipe\": {error}")))?;
-        let discard = own.get("discard").map(|word| word.parse::<Discard>()).transpose();
+        let discard = own.get(DISCARD).map(|word| word.parse::<Discard>()).transpose();
         let discard =
-            discard.map_err(|error| Error::invalid(format!("StorageClass parameter \"discard\": {error}")))?;
+            discard.map_err(|error| Error::invalid(format!("StorageClass parameter {DISCARD:?}: {error}")))?;
         let encryption = own.get(ENCRYPTION).map(|word| word.parse::<Encryption>()).transpose();
         let encryption =
             encryption.map_err(|error| Error::invalid(format!("StorageClass parameter {ENCRYPTION:?}: {error}")))?;
@@ -119,6 +121,12 @@ impl Parameters {
             requires_limits,
             release_on_node_loss,
         })
+    }
+
+    /// The parameters of a volume with these mutable parameters, which take precedence over those of its StorageClass.
+    #[must_use]
+    pub fn with(self, changes: &MutableParameters) -> Self {
+        Self { limits: self.limits.with(&changes.limits), discard: changes.discard.or(self.discard), ..self }
     }
 }
 

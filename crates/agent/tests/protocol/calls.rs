@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quarry_agent::RemoteAgent;
 use quarry_volume::{
-    Agent as _, ContentSource, Error, FencingToken, LimitChanges, Reason, Result, SizeRange, SnapshotSpec,
+    Agent as _, ContentSource, Error, FencingToken, MutableParameters, Reason, Result, SizeRange, SnapshotSpec,
 };
 use quarry_wire::status::code;
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ async fn all_calls(agent: &RemoteAgent, wait: Duration) -> Vec<(&'static str, Re
         ("get", agent.get(&id("x"), wait).await.map(drop)),
         ("find", agent.find("x", 1, wait).await.map(drop)),
         ("expand", agent.expand(&id("x"), SizeRange::default(), wait).await.map(drop)),
-        ("modify", agent.modify(&id("x"), LimitChanges::default(), wait).await.map(drop)),
+        ("modify", agent.modify(&id("x"), MutableParameters::default(), wait).await.map(drop)),
         ("create snapshot", agent.create_snapshot(snapshot_spec("s"), wait).await.map(drop)),
         ("delete snapshot", agent.delete_snapshot(&snapshot_id("s"), wait).await.map(drop)),
         ("get snapshot", agent.get_snapshot(&snapshot_id("s"), wait).await.map(drop)),
@@ -44,9 +44,9 @@ async fn every_call_goes_there_and_back() {
     assert_eq!(agent.find("nothing", 9, WAIT).await.unwrap().volume, None);
     let size = SizeRange { required: 5, limit: Some(7) };
     assert_eq!(agent.expand(&id("x"), size, WAIT).await.unwrap(), (volume("a"), change()));
-    let parameters = [("readIops", "7"), ("writeBytesPerSecond", "none")];
+    let parameters = [("readIops", "7"), ("writeBytesPerSecond", "none"), ("discard", "periodic")];
     let parameters = parameters.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    let changes = LimitChanges::parse(&parameters.into_iter().collect()).unwrap();
+    let changes = MutableParameters::parse(&parameters.into_iter().collect()).unwrap();
     assert_eq!(agent.modify(&id("x"), changes, WAIT).await.unwrap(), (volume("a"), change()));
     assert_eq!(agent.create_snapshot(snapshot_spec("s"), WAIT).await.unwrap(), (snapshot("s"), change()));
     assert_eq!(agent.delete_snapshot(&snapshot_id("s"), WAIT).await.unwrap(), change());
@@ -111,7 +111,7 @@ async fn a_volume_or_snapshot_of_another_node_is_not_reported_as_missing() {
         ("delete", agent.delete(&other, WAIT).await.map(drop)),
         ("get", agent.get(&other, WAIT).await.map(drop)),
         ("expand", agent.expand(&other, SizeRange::default(), WAIT).await.map(drop)),
-        ("modify", agent.modify(&other, LimitChanges::default(), WAIT).await.map(drop)),
+        ("modify", agent.modify(&other, MutableParameters::default(), WAIT).await.map(drop)),
         ("clone", agent.create(filled(ContentSource::Volume(other)), None, WAIT).await.map(drop)),
         ("restore", agent.create(filled(ContentSource::Snapshot(snapshot.clone())), None, WAIT).await.map(drop)),
         ("create snapshot", agent.create_snapshot(of_other, WAIT).await.map(drop)),

@@ -9,10 +9,10 @@ use quarry_agent::{AgentService, RemoteAgent, serve};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{
     AccessTypes, Agent, Change, Condition, ContentSource, CopyProgress, CowSize, Discard, Encryption, Error,
-    ExtentSize, Extents, FencingToken, Filesystem, Greeting, IoLimits, Layout, LimitChanges, NameLookup, Parameters,
-    PoolCapabilities, PoolState, Reason, Result, SizeRange, Snapshot, SnapshotCondition, SnapshotId, SnapshotMethod,
-    SnapshotParameters, SnapshotSpec, Space, StorageId, ThinUse, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
-    Wipe,
+    ExtentSize, Extents, FencingToken, Filesystem, Greeting, IoLimits, Layout, MutableParameters, NameLookup,
+    Parameters, PoolCapabilities, PoolState, Reason, Result, SizeRange, Snapshot, SnapshotCondition, SnapshotId,
+    SnapshotMethod, SnapshotParameters, SnapshotSpec, Space, StorageId, ThinUse, Update, UpdateStream, Volume,
+    VolumeId, VolumeSpec, Wipe,
 };
 use tokio::io::DuplexStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -30,7 +30,7 @@ pub(crate) enum Asked {
     Get(VolumeId),
     Find(String, u64),
     Expand(VolumeId, SizeRange),
-    Modify(VolumeId, LimitChanges),
+    Modify(VolumeId, MutableParameters),
     CreateSnapshot(SnapshotSpec),
     DeleteSnapshot(SnapshotId),
     GetSnapshot(SnapshotId),
@@ -131,7 +131,7 @@ impl Agent for Fake {
         Ok((volume("a"), change()))
     }
 
-    async fn modify(&self, id: &VolumeId, changes: LimitChanges, _: Duration) -> Result<(Volume, Change)> {
+    async fn modify(&self, id: &VolumeId, changes: MutableParameters, _: Duration) -> Result<(Volume, Change)> {
         self.ask(Asked::Modify(id.clone(), changes))?;
         Ok((volume("a"), change()))
     }

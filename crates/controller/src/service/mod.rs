@@ -10,8 +10,8 @@ use std::time::Duration;
 use quarry_proto::csi::v1 as csi;
 use quarry_transport::deadline;
 use quarry_volume::{
-    AccessType, AccessTypes, Error, LimitChanges, ON_NODE_LOSS, Parameters, RELEASE, Result, SizeRange, SnapshotId,
-    Usage, Volume, VolumeId,
+    AccessType, AccessTypes, Error, MutableParameters, ON_NODE_LOSS, Parameters, RELEASE, Result, SizeRange,
+    SnapshotId, Usage, Volume, VolumeId,
 };
 use quarry_wire::csi::{capabilities, capability};
 use quarry_wire::field::{existing_snapshot, existing_volume, required, signed};
@@ -289,7 +289,7 @@ impl csi::controller_server::Controller for ControllerService {
             let request = request.into_inner();
             required("volume_id", &request.volume_id)?;
             map("mutable_parameters", &request.mutable_parameters)?;
-            let changes = LimitChanges::parse(&request.mutable_parameters)?;
+            let changes = MutableParameters::parse(&request.mutable_parameters)?;
             self.cluster.modify(&existing_volume(&request.volume_id)?, changes, wait).await?;
             Ok(csi::ControllerModifyVolumeResponse {})
         })

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use quarry_proto::csi::v1 as csi;
 use quarry_volume::{
-    Capability, ContentSource, Error, LimitChanges, MKFS_OPTIONS, ON_NODE_LOSS, Parameters, RELEASE, Result, SizeRange,
-    Usage, Volume, VolumeSpec, check_options,
+    Capability, ContentSource, Error, MKFS_OPTIONS, MutableParameters, ON_NODE_LOSS, Parameters, RELEASE, Result,
+    SizeRange, Usage, Volume, VolumeSpec, check_options,
 };
 use quarry_wire::csi::capabilities;
 use quarry_wire::field::{existing_snapshot, existing_volume, required};
@@ -48,9 +48,9 @@ pub(super) fn spec(request: &csi::CreateVolumeRequest) -> Result<(VolumeSpec, Ve
         Some(range) => SizeRange::from_csi(range.required_bytes, range.limit_bytes)?,
         None => SizeRange::default(),
     };
-    let class = Parameters::parse(&request.parameters)?;
-    // Those of the VolumeAttributesClass take precedence.
-    let class = Parameters { limits: class.limits.with(&LimitChanges::parse(&request.mutable_parameters)?), ..class };
+    let changes = MutableParameters::parse(&request.mutable_parameters)?;
+    changes.check(usage.filesystem)?;
+    let class = Parameters::parse(&request.parameters)?.with(&changes);
     let source = request.volume_content_source.as_ref().map(source).transpose()?;
     let spec = VolumeSpec {
         name: request.name.clone(),

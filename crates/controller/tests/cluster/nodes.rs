@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use quarry_controller::{Abandoned, ControllerService, Fate};
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
-use quarry_volume::{StorageId, VolumeId};
+use quarry_volume::{Discard, MODIFY_DISCARD, MutableParameters, StorageId, VolumeId};
 use tonic::{Code, Request, Status};
 
 use crate::support::{self, World, capacity, create, delete, until};
@@ -453,7 +453,7 @@ async fn the_limits_of_a_volume_change_on_its_node() {
     assert_eq!(modify(&volume.volume_id, &[("readIops", "none"), ("readBytesPerSecond", "1Mi")]).await, Ok(()));
     assert_eq!(limits(), [Some(1 << 20), None, None, Some(6)]);
     // Nothing is applied.
-    for bad in [("readIops", "0"), ("mkfsOptions", "-m 0"), ("discard", "none")] {
+    for bad in [("readIops", "0"), ("mkfsOptions", "-m 0"), ("discard", "weekly")] {
         assert_eq!(modify(&volume.volume_id, &[("writeIops", "9"), bad]).await, Err(Code::InvalidArgument), "{bad:?}");
     }
     assert_eq!(limits(), [Some(1 << 20), None, None, Some(6)]);
@@ -471,4 +471,75 @@ async fn the_limits_of_a_volume_change_on_its_node() {
     let error = service.create_volume(Request::new(request)).await.unwrap_err();
     assert_eq!(error.code(), Code::ResourceExhausted);
     assert!(error.message().contains("I/O limits: Quarry on node a is too old"), "{error}");
+}
+
+#[tokio::test]
+async fn discard_of_a_volume_changes_on_a_node_that_is_new_enough() {
+    let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+    let changes: &[(&str, &str)] = &[("readIops", "7"), ("discard", "none")];
+    for is_new in [true, false] {
+        let world = World::new(&[("a", 200)]);
+        let node = &world.nodes["a"];
+        if !is_new {
+            node.capabilities.lock().unwrap().retain(|capability| capability != MODIFY_DISCARD);
+        }
+        let (_, service) = world.controller().await;
+        let volume_id = node.put("v", 10).to_string();
+        let modify = async |pairs: &[(&str, &str)]| {
+            let (volume_id, mutable_parameters) = (volume_id.clone(), map(pairs));
+            let request = csi::ControllerModifyVolumeRequest { volume_id, mutable_parameters, ..Default::default() };
+            service.controller_modify_volume(Request::new(request)).await
+        };
+        let changed = modify(changes).await;
+        if is_new {
+            changed.unwrap();
+        } else {
+            // The node would reject the key, which would be final. external-resizer retries until it is upgraded.
+            let error = changed.unwrap_err();
+            assert_eq!(error.code(), Code::Unavailable);
+            assert!(error.message().contains("too old to change \"discard\" of a volume"), "{error}");
+            modify(&[("readIops", "7")]).await.unwrap();
+        }
+        let discard = is_new.then_some(Discard::None);
+        let modified = node.modified.lock().unwrap().clone();
+        let limits = MutableParameters::parse(&map(&[("readIops", "7")])).unwrap().limits;
+        assert_eq!(modified, [MutableParameters { limits, discard }]);
+    }
+}
+
+/// A raw block volume ignores `discard` of its StorageClass, which claims of both kinds share, but not that of its own
+/// VolumeAttributesClass.
+#[tokio::test]
+async fn a_new_volume_has_the_discard_of_its_attributes_class_unless_it_is_raw() {
+    let world = World::new(&[("a", 200)]);
+    let (_, service) = world.controller().await;
+    let map = |value: &str| [("discard".to_owned(), value.to_owned())].into();
+    let block = csi::volume_capability::AccessType::Block(csi::volume_capability::BlockVolume {});
+    for (raw, mutable, code) in
+        [(false, "none", None), (true, "none", Some(Code::InvalidArgument)), (true, "", None), (false, "online", None)]
+    {
+        let mut request = support::request("v", 10, &["a"], &["a"]);
+        request.name = format!("v-{raw}-{mutable}");
+        request.parameters = map("periodic");
+        if raw {
+            request.volume_capabilities[0].access_type = Some(block.clone());
+        }
+        if !mutable.is_empty() {
+            request.mutable_parameters = map(mutable);
+        }
+        let created = service.create_volume(Request::new(request)).await;
+        assert_eq!(created.as_ref().err().map(Status::code), code, "{raw} {mutable}: {created:?}");
+        if code.is_none() && !raw {
+            let asked = world.nodes["a"].specs.lock().unwrap().pop().unwrap();
+            assert_eq!(asked.discard(), Some(mutable.parse().unwrap()));
+        }
+    }
+    // The mount options of its StorageClass contradict it.
+    let mut request = support::request("w", 10, &["a"], &["a"]);
+    request.mutable_parameters = map("online");
+    let mount = csi::volume_capability::MountVolume { mount_flags: vec!["nodiscard".into()], ..Default::default() };
+    request.volume_capabilities[0].access_type = Some(csi::volume_capability::AccessType::Mount(mount));
+    let error = service.create_volume(Request::new(request)).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("contradicts"), "{error}");
 }

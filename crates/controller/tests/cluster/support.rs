@@ -22,8 +22,8 @@ use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
     Agent, COPY, Change, ContentSource, DISCARD, EXPAND, Error, ExtentSize, FencingToken, Greeting, LIMITS, Layout,
-    LimitChanges, NameLookup, PoolState, Reason, Result, SNAPSHOT, SizeRange, Snapshot, SnapshotId, SnapshotSpec,
-    Space, StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    MODIFY_DISCARD, MutableParameters, NameLookup, PoolState, Reason, Result, SNAPSHOT, SizeRange, Snapshot,
+    SnapshotId, SnapshotSpec, Space, StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +51,9 @@ pub struct FakeNode {
     pub has_other_storage: AtomicBool,
     /// What its agent can do beyond the first version of the protocol.
     pub capabilities: Mutex<Vec<String>>,
+    /// The volumes that it was asked to create, and the changes that it made.
+    pub specs: Mutex<Vec<VolumeSpec>>,
+    pub modified: Mutex<Vec<MutableParameters>>,
     generation: AtomicU64,
     updates: broadcast::Sender<Update>,
 }
@@ -69,7 +72,11 @@ impl FakeNode {
             rejects: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
             has_other_storage: AtomicBool::new(false),
-            capabilities: Mutex::new([EXPAND, SNAPSHOT, COPY, DISCARD, LIMITS].map(String::from).to_vec()),
+            capabilities: Mutex::new(
+                [EXPAND, SNAPSHOT, COPY, DISCARD, LIMITS, MODIFY_DISCARD].map(String::from).to_vec(),
+            ),
+            specs: Mutex::default(),
+            modified: Mutex::default(),
             generation: AtomicU64::new(1),
             updates: broadcast::channel(64).0,
         })
@@ -171,6 +178,7 @@ impl Agent for Connected {
             }
             return Ok((volume.clone(), self.0.change(vec![volume], vec![])));
         }
+        self.0.specs.lock().unwrap().push(spec.clone());
         let of_source = match &spec.source {
             Some(ContentSource::Snapshot(id)) => self.get_snapshot(id, Duration::ZERO).await?.size,
             Some(ContentSource::Volume(id)) => self.get(id, Duration::ZERO).await?.size,
@@ -229,12 +237,13 @@ impl Agent for Connected {
         Ok((expanded.clone(), self.0.change(vec![expanded], vec![])))
     }
 
-    async fn modify(&self, id: &VolumeId, changes: LimitChanges, _wait: Duration) -> Result<(Volume, Change)> {
+    async fn modify(&self, id: &VolumeId, changes: MutableParameters, _wait: Duration) -> Result<(Volume, Change)> {
         self.0.check()?;
         let modified = {
             let mut volumes = self.0.volumes.lock().unwrap();
             let volume = volumes.get_mut(&id.volume).ok_or_else(|| Error::not_found("no such volume"))?;
-            volume.limits = volume.limits.with(&changes);
+            volume.limits = volume.limits.with(&changes.limits);
+            self.0.modified.lock().unwrap().push(changes);
             volume.clone()
         };
         Ok((modified.clone(), self.0.change(vec![modified], vec![])))

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Limits;
 use super::cgroup::MAX;
-use super::modify::MODIFY;
 use super::registry::RETRY;
 use crate::host::Host;
+use crate::modify::MODIFY;
 use crate::publish::PUBLISH;
 use crate::unmount::UNPUBLISH;
 

@@ -11,17 +11,21 @@ use quarry_pool::{Pool, Record};
 use quarry_volume::{Error, Result, VolumeId};
 
 use self::cgroup::{Cgroups, Obstacle};
-pub(crate) use self::modify::MODIFY;
 pub(crate) use self::registry::{Limited, Limits};
 use crate::host::Host;
 
 mod cgroup;
 mod follow;
-mod modify;
 mod pod;
 mod registry;
+mod volume;
 
 impl Host {
+    /// Fails if the limits in that record are required, and this host cannot limit.
+    pub(crate) fn require_limits_possible(&self, record: &Record) -> Result<()> {
+        self.limits().cgroups().check().or_else(|obstacle| required(record, obstacle.error()))
+    }
+
     /// Sets where the cgroups of this host are, and kubelet's `--cgroup-root`. Has no effect after the first volume with
     /// limits was published.
     pub fn set_cgroups(&self, mount: PathBuf, root: &str) {

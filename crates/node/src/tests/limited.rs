@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quarry_volume::{AccessType, Agent as _, IoLimits, LimitChanges, Rate, Reason, VolumeId};
+use quarry_volume::{AccessType, Agent as _, IoLimits, MutableParameters, Rate, Reason, VolumeId};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -56,9 +56,9 @@ fn line(world: &World, limits: &str) -> String {
     format!("{} {limits}", world.disk().number)
 }
 
-fn changes(pairs: &[(Rate, &str)]) -> LimitChanges {
+fn changes(pairs: &[(Rate, &str)]) -> MutableParameters {
     let parameters = pairs.iter().map(|(rate, value)| (rate.parameter().to_owned(), (*value).to_owned()));
-    LimitChanges::parse(&parameters.collect()).unwrap()
+    MutableParameters::parse(&parameters.collect()).unwrap()
 }
 
 fn run<T>(test: impl Future<Output = T>) -> T {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use quarry_pool::{Pool, SimulatedPool};
 use quarry_volume::{
-    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Discard, Error, Filesystem, IoLimits, LimitChanges,
-    Reason, Result, SizeRange, VolumeId, VolumeSpec, safe_name,
+    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Discard, Error, Filesystem, IoLimits,
+    MutableParameters, Reason, Result, SizeRange, VolumeId, VolumeSpec, safe_name,
 };
 
 use super::machine::{Content, Disk, KUBELET, Machine, Plan, Process, State, node};
@@ -130,7 +130,7 @@ pub(super) struct World {
     /// Whether the volumes of the pool can have snapshots.
     pub(super) snapshots: Cell<bool>,
     /// What [`Call::Modify`] changes.
-    pub(super) changes: Cell<LimitChanges>,
+    pub(super) changes: Cell<MutableParameters>,
     /// Where its cgroups are: by default, there are none.
     pub(super) cgroups: PathBuf,
     /// Whether a pod has written files to the volume.

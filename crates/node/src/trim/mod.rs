@@ -204,6 +204,12 @@ impl Trimmer {
             return Outcome::Later;
         }
         let Some(run) = trims.begin(self.pool.name(), &queued.id.volume) else { return Outcome::Later };
+        // Only now: a change of its record that comes later stops this trim.
+        match run.cancel.run_until_cancelled(self.current(&queued.id)).await {
+            Some(Ok(Some(current))) => (queued.volume, queued.kind) = (current.volume, current.kind),
+            Some(Ok(None)) => return Outcome::Done,
+            Some(Err(())) | None => return Outcome::Later,
+        }
         let run = Arc::new(run);
         loop {
             if run.cancel.is_cancelled() || !is_quiet(&*queued.pool).await {
@@ -226,8 +232,8 @@ impl Trimmer {
                         tracing::info!(
                             volume = %queued.id, device = device_of(&**self.host.kernel(), queued),
                             "its class has \"discard: periodic\", but its device does not support discards (because \
-                             its disk does not, or because the volume has copy-on-write snapshots): nothing is \
-                             discarded"
+                             its disk does not, because the volume has copy-on-write snapshots, or because it is \
+                             encrypted and was staged before its class had \"discard\"): nothing is discarded"
                         );
                     }
                     return Outcome::Done;
@@ -243,6 +249,16 @@ impl Trimmer {
                 }
             }
         }
+    }
+
+    /// The volume as it is now. `None`: its unused space is not discarded at intervals any more. An error: its pool cannot
+    /// be read now.
+    async fn current(&self, id: &VolumeId) -> Result<Option<Queued>, ()> {
+        if !self.pool.unresponsive_disks().is_empty() {
+            return Err(());
+        }
+        let volume = tokio::time::timeout(LIST, self.pool.volume(&id.volume)).await.map_err(drop)?.map_err(drop)?;
+        Ok(volume.and_then(|volume| self.periodic(volume)).filter(|current| current.id == *id))
     }
 
     /// Discards the unused space in the next part of the filesystem. `run` is held until that has ended.

@@ -140,6 +140,13 @@ impl Trims {
         self.lock().running.iter().map(status).collect()
     }
 
+    /// Stops the trim of a volume after its current step.
+    pub(crate) fn cancel(&self, volume: &str) {
+        if let Some(running) = self.lock().running.get(volume) {
+            running.cancel.cancel();
+        }
+    }
+
     /// Stops the trim of a volume after its current step, and waits for the end of that: it has the filesystem open. No
     /// other one begins until the returned value is dropped; after an error, none begins for some minutes, so that a retry
     /// finds no new step.

@@ -11,7 +11,7 @@ use quarry_agent::Dial;
 use quarry_controller::{AlwaysElected, Claims, Cluster, Endpoint, NoKubernetes, Parts, Roster, Timing, ViewService};
 use quarry_volume::{
     AccessTypes, Agent, Change, Condition, ContentSource, CopyProgress, Error, ExtentSize, Extents, FencingToken,
-    Greeting, Layout, LimitChanges, NameLookup, PoolCapabilities, PoolState, Result, SizeRange, Snapshot,
+    Greeting, Layout, MutableParameters, NameLookup, PoolCapabilities, PoolState, Result, SizeRange, Snapshot,
     SnapshotCondition, SnapshotId, SnapshotMethod, SnapshotSpec, Space, StorageId, ThinUse, Unreachable, Update,
     UpdateStream, Volume, VolumeId, VolumeSpec,
 };
@@ -184,7 +184,7 @@ impl Agent for InMemory {
         unreachable!("the page is read-only")
     }
 
-    async fn modify(&self, _: &VolumeId, _: LimitChanges, _: Duration) -> Result<(Volume, Change)> {
+    async fn modify(&self, _: &VolumeId, _: MutableParameters, _: Duration) -> Result<(Volume, Change)> {
         unreachable!("the page is read-only")
     }
 

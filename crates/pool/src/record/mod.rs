@@ -286,6 +286,12 @@ impl Record {
         Self { limits, requires_limits: required, ..self.clone() }
     }
 
+    /// The same record of a volume whose unused space is discarded in that way.
+    #[must_use]
+    pub fn discarding(&self, discard: Option<Discard>) -> Self {
+        Self { discard, ..self.clone() }
+    }
+
     /// The same record with that zeroing progress.
     #[must_use]
     pub fn zeroed(&self, zeroed: Gib) -> Self {
@@ -331,7 +337,7 @@ impl Record {
 
     /// How the volume differs from the requested one, for a sentence that ends with it; `None` if a retry
     /// of that request finds this volume (CSI `CreateVolume`, idempotency). Its size and pool are not compared, and neither
-    /// are its I/O limits, which can change.
+    /// are its mutable parameters.
     #[must_use]
     pub fn conflict(&self, spec: &VolumeSpec) -> Option<String> {
         if self.access != spec.access {
@@ -350,10 +356,6 @@ impl Record {
         if self.wipe != spec.class.wipe {
             let mode = |wipe: Option<Wipe>| wipe.map_or("set by the pool", Wipe::as_str);
             return Some(format!("with wipe mode {}, not {}", mode(self.wipe), mode(spec.class.wipe)));
-        }
-        if self.discard != spec.discard() {
-            let mode = |discard: Option<Discard>| discard.map_or("set by the pool", Discard::as_str);
-            return Some(format!("with discard {}, not {}", mode(self.discard), mode(spec.discard())));
         }
         if self.encryption != spec.class.encryption {
             let kind = |encryption: Option<Encryption>| encryption.map_or("not encrypted", Encryption::as_str);

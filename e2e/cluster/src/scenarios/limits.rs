@@ -1,4 +1,5 @@
-//! I/O limits: a pod's cgroup gets those of its claim's class, and a VolumeAttributesClass changes them under the pod.
+//! I/O limits: a pod's cgroup gets those of its claim's class, and a VolumeAttributesClass changes them, and `discard`, under
+//! the pod.
 //! One node's kubelet uses the cgroup driver `cgroupfs`, the other one's `systemd`.
 
 use anyhow::{Context, Result, ensure};
@@ -37,13 +38,13 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
             "parameters": parameters,
         })
     };
-    let limit = |rate: u64| json!({ "writeBytesPerSecond": rate.to_string() });
+    let limit = |rate: u64, discard: &str| json!({ "writeBytesPerSecond": rate.to_string(), "discard": discard });
     let limited =
         with(class("limited", "main"), json!({ "parameters": { "writeBytesPerSecond": "8Mi", "readIops": "500" } }));
     let mut objects = vec![
-        attributes(GOLD.0, limit(GOLD.1)),
-        attributes(BRONZE.0, limit(BRONZE.1)),
-        attributes("wrong", json!({ "writeBytesPerSecond": "0" })),
+        attributes(GOLD.0, limit(GOLD.1, "periodic")),
+        attributes(BRONZE.0, limit(BRONZE.1, "none")),
+        attributes("wrong", json!({ "writeBytesPerSecond": "0", "discard": "none" })),
         limited,
     ];
     let nodes: Vec<String> = cluster.workers.iter().map(|worker| worker.name.clone()).collect();
@@ -63,17 +64,22 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
         let worker = node_of(cluster, &running)?;
         has(&space, worker, &running, &plain, "wbps=8388608 riops=500").await?;
         has(&space, worker, &running, &gold, "wbps=16777216 riops=500").await?;
+        discards(&space, worker, &plain, "").await?;
+        discards(&space, worker, &gold, "periodic").await?;
         let ratio = rate(&space, node, &plain, 8 * MIB).await?;
         // Changed, wrong, and back.
         change(&space, &plain, GOLD.0).await?;
         has(&space, worker, &running, &plain, "wbps=16777216 riops=500").await?;
+        discards(&space, worker, &plain, "periodic").await?;
         let faster = rate(&space, node, &plain, GOLD.1).await?;
         request(&space, &plain, "wrong").await?;
         let infeasible = |claim: &Value| text(claim, "/status/modifyVolumeStatus/status") == "Infeasible";
         space.wait("pvc", &plain, "infeasible, because its class is wrong", infeasible).await?;
         has(&space, worker, &running, &plain, "wbps=16777216 riops=500").await?;
+        discards(&space, worker, &plain, "periodic").await?;
         change(&space, &plain, BRONZE.0).await?;
         has(&space, worker, &running, &plain, "wbps=4194304 riops=500").await?;
+        discards(&space, worker, &plain, "none").await?;
         measured.push(format!("{node} {ratio:.2} and {faster:.2}"));
     }
     space.end().await?;
@@ -130,6 +136,16 @@ async fn has(space: &Space<'_>, worker: &Worker, pod: &Value, claim: &str, limit
     // It is in force before the claim's status says so, and before a pod is ready.
     let seen = worker.vm.sh(&script).await?;
     ensure!(seen.contains(limits), "the limits of {claim} on {} are {seen:?}, not {limits}", worker.name);
+    Ok(())
+}
+
+/// Fails unless the record of the volume of a claim has this value of `discard`; empty for none.
+async fn discards(space: &Space<'_>, worker: &Worker, claim: &str, discard: &str) -> Result<()> {
+    let volume = space.volume_of(claim).await?;
+    let name = text(&volume, "/metadata/name");
+    let record = worker.vm.sh(&format!("lvs --noheadings -o lv_tags --select lv_name={name}")).await?;
+    let found = record.split('/').find_map(|field| field.trim().strip_prefix("d=")).unwrap_or_default();
+    ensure!(found == discard, "the record of {claim} on {} has discard {found:?}, not {discard:?}", worker.name);
     Ok(())
 }
 

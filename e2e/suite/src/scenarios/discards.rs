@@ -98,6 +98,7 @@ pub async fn run(_context: Context) -> Passed {
     let trimmed = node.metric("quarry_trimmed_bytes_total").await?;
     let failed = node.metric("quarry_trim_failures_total").await?;
     ensure!(trimmed > 0.0 && failed == 0.0, "{trimmed} bytes were trimmed, and {failed} trims failed");
+    modified(&node, &volumes).await.context("changed under a pod")?;
     // Trims run all the while, and an unmount must not meet one.
     for volume in &volumes {
         close(&node, &volume.made).await?;
@@ -117,7 +118,50 @@ async fn parameter(node: &Node) -> Result<()> {
     // A class is used for both; it has no meaning for a raw volume.
     let raw = Ask::block("pvc-raw").parameter("pool", "thin").parameter("discard", "online");
     let raw = retry(|| node.csi.create(&raw)).await.context("a raw volume")?;
+    let changed = node.csi.modify(&raw, &[("discard", "none"), ("readIops", "500")]).await;
+    refused("a raw volume", changed, Code::InvalidArgument, "raw block volume cannot have")?;
+    ensure!(!tag(node, &raw).await?.contains("/r="), "a rejected change of a raw volume was applied");
     retry(|| node.csi.delete(&raw.id)).await.map_err(Into::into)
+}
+
+/// A volume in use gets another mode, together with limits.
+async fn modified(node: &Node, volumes: &[Filled]) -> Result<()> {
+    let find = |thin: bool, discard: &str| {
+        volumes.iter().find(|volume| volume.thin == thin && volume.discard == discard).context("no such volume")
+    };
+    // In one commit of the volume group.
+    let thick = &find(false, "periodic")?.made;
+    let commits = async || -> Result<u64> {
+        Ok(node.vm.sh(format!("vgs --noheadings -o vg_seqno {GROUP}")).await?.trim().parse()?)
+    };
+    let before = commits().await?;
+    node.csi.modify(thick, &[("discard", "none"), ("readIops", "5000")]).await?;
+    let (after, record) = (commits().await?, tag(node, thick).await?);
+    ensure!(record.ends_with("/d=none/r=0.0.5000.0"), "the record is {record}");
+    ensure!(after == before + 1, "the change took {} commits", after - before);
+    let wrong = node.csi.modify(thick, &[("readIops", "9"), ("discard", "weekly")]).await;
+    refused("a wrong value", wrong, Code::InvalidArgument, "online, periodic or none")?;
+    ensure!(tag(node, thick).await? == record, "a rejected change was applied");
+
+    // The space of its deleted file returns now.
+    let volume = find(true, "none")?;
+    let (name, target) = (&volume.made.ask.name, volume.made.target());
+    node.csi.modify(&volume.made, &[("discard", "periodic")]).await?;
+    until(&format!("{name} returns the space"), 4 * INTERVAL, || async { returned(node, volume).await }).await?;
+    node.csi.modify(&volume.made, &[("discard", "none")]).await?;
+    node.vm.sh(format!("head -c {FILE} /dev/urandom >'{target}/file' && sync -f '{target}'")).await?;
+    let full = used(node, name, VOLUME).await?;
+    node.vm.sh(format!("rm '{target}/file' && sync -f '{target}'")).await?;
+    tokio::time::sleep(4 * INTERVAL).await;
+    let now = used(node, name, VOLUME).await?;
+    ensure!(now > full - FILE / 10, "{name} is trimmed although it has \"discard: none\" again: {now} of {full} bytes");
+    Ok(())
+}
+
+/// The record of a volume.
+async fn tag(node: &Node, made: &Made) -> Result<String> {
+    let name = &made.ask.name;
+    Ok(node.vm.sh(format!("lvs --noheadings -o lv_tags {GROUP}/{name}")).await?.trim().to_owned())
 }
 
 /// Creates a volume, mounts it, and writes the file. An empty `discard` is not set.

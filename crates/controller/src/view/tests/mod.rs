@@ -12,7 +12,7 @@ use quarry_agent::Dial;
 use quarry_proto::view::v2;
 use quarry_proto::view::v2::view_server::View as _;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Error, ExtentSize, FencingToken, Greeting, Layout, LimitChanges, NameLookup,
+    AccessTypes, Agent, Change, Error, ExtentSize, FencingToken, Greeting, Layout, MutableParameters, NameLookup,
     PoolCapabilities, PoolState, Result, SizeRange, Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, Unreachable,
     Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
@@ -136,7 +136,7 @@ impl Agent for TestAgent {
         unreachable!("the view is read-only")
     }
 
-    async fn modify(&self, _: &VolumeId, _: LimitChanges, _: Duration) -> Result<(Volume, Change)> {
+    async fn modify(&self, _: &VolumeId, _: MutableParameters, _: Duration) -> Result<(Volume, Change)> {
         unreachable!("the view is read-only")
     }
 

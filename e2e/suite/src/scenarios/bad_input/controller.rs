@@ -346,7 +346,6 @@ fn taken(cases: &mut Vec<Case>) {
         ("as mount", Ask::mount("pvc-raw", "ext4")),
         ("other mkfsOptions", Ask::mount("pvc-good", "ext4").parameter("mkfsOptions", "-m 3")),
         ("another layout", Ask::mount("pvc-good", "ext4").parameter("layout", "raid1")),
-        ("another discard", Ask::mount("pvc-good", "ext4").parameter("discard", "online")),
         ("a foreign logical volume", Ask::mount("foreign", "ext4")),
     ] {
         cases.push(Case::new(format!("create: a name that exists, {what}"), TAKEN, Call::Create(ask.request())));
@@ -354,9 +353,11 @@ fn taken(cases: &mut Vec<Case>) {
     let source = csi::VolumeContentSource::default();
     let request = csi::CreateVolumeRequest { volume_content_source: Some(source), ..create() };
     cases.push(Case::new("create: from an empty source", INVALID, Call::Create(request)));
-    let mutable = BTreeMap::from([("iops".to_owned(), "9".to_owned())]);
-    let request = csi::CreateVolumeRequest { mutable_parameters: mutable, ..create() };
-    cases.push(Case::new("create: mutable parameters", INVALID, Call::Create(request)));
+    for (key, value) in [("iops", "9"), ("discard", "weekly"), ("mkfsOptions", "-m 0")] {
+        let mutable = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        let request = csi::CreateVolumeRequest { mutable_parameters: mutable, ..create() };
+        cases.push(Case::new(format!("create: mutable parameter {key}={value}"), INVALID, Call::Create(request)));
+    }
 }
 
 /// Identifiers in Quarry's format that match no volume: (identifier, whether it belongs to another node).
