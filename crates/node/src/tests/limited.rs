@@ -186,7 +186,11 @@ fn controllers_learn_that_the_limits_of_a_volume_are_not_in_force_and_that_they_
         problem("io.max: ").await;
         std::fs::remove_dir(&file).unwrap();
         std::fs::write(&file, "").unwrap();
-        host.modify(&world.id, changes(&[(Rate::ReadIops, "9")]), SOON).await.unwrap();
+        // The work of the start may be on the volume still.
+        while let Err(error) = host.modify(&world.id, changes(&[(Rate::ReadIops, "9")]), SOON).await {
+            assert_eq!(error.reason, Reason::UnderWay, "{error}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         problem("").await;
         assert_eq!(host.get(&world.id, SOON).await.unwrap().limits.get(Rate::ReadIops), Some(9));
         stopping.cancel();
