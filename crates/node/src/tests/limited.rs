@@ -182,17 +182,14 @@ fn controllers_learn_that_the_limits_of_a_volume_are_not_in_force_and_that_they_
             };
             tokio::time::timeout(SOON, learned).await.unwrap_or_else(|_| panic!("{wanted:?} was not published"));
         };
+        // From now on, the storage does not change.
+        problem("").await;
         world.send(&host, Call::Publish).await.unwrap();
         problem("io.max: ").await;
         std::fs::remove_dir(&file).unwrap();
         std::fs::write(&file, "").unwrap();
-        // The work of the start may be on the volume still.
-        while let Err(error) = host.modify(&world.id, changes(&[(Rate::ReadIops, "9")]), SOON).await {
-            assert_eq!(error.reason, Reason::UnderWay, "{error}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        host.limits().enforce(UID, world.disk().number).await.unwrap();
         problem("").await;
-        assert_eq!(host.get(&world.id, SOON).await.unwrap().limits.get(Rate::ReadIops), Some(9));
         stopping.cancel();
         kept.await.unwrap();
     });
