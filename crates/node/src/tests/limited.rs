@@ -180,8 +180,8 @@ fn controllers_learn_that_the_limits_of_a_volume_are_not_in_force_and_that_they_
                     }
                 }
             };
-            // The pool is read again after ten seconds in any case.
-            tokio::time::timeout(SOON / 2, learned).await.unwrap_or_else(|_| panic!("{wanted:?} was not published"));
+            // The pool is read again every five seconds in any case.
+            tokio::time::timeout(SOON / 4, learned).await.unwrap_or_else(|_| panic!("{wanted:?} was not published"));
         };
         // From now on, the storage does not change.
         problem("").await;
