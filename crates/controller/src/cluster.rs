@@ -71,6 +71,7 @@ impl Cluster {
         let placements = Placements::default();
         let inner = Inner { members: RwLock::default(), nodes, election, claims, only, placements };
         let cluster = Self { inner: Arc::new(inner) };
+        tokio::spawn(cluster.clone().report_unlimited(stop.clone()));
         let followed = cluster.clone();
         tokio::spawn(async move {
             let dialing = Arc::new(Semaphore::new(DIALING));

@@ -52,6 +52,12 @@ pub trait Nodes: Send + Sync {
 
     /// Reports, for example as an event, that a volume was abandoned.
     async fn report_abandoned(&self, id: &VolumeId, why: Abandoned);
+
+    /// Reports, for example as an event, that the I/O limits of a volume are not in force. Returns whether that succeeded,
+    /// or was reported before, perhaps by another controller.
+    async fn report_unlimited(&self, _id: &VolumeId, _why: &str) -> bool {
+        true
+    }
 }
 
 /// Why a volume counts as deleted although nothing was deleted from any disk.

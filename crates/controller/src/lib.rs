@@ -18,6 +18,7 @@ mod paging;
 mod placement;
 mod service;
 mod snapshots;
+mod unlimited;
 mod view;
 
 pub use cluster::{Cluster, Parts};

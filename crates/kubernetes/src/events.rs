@@ -1,5 +1,6 @@
 //! Reports by Kubernetes Events what no caller waits for.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -25,6 +26,8 @@ pub(crate) struct Notice {
     pub(crate) reason: &'static str,
     pub(crate) action: &'static str,
     pub(crate) note: String,
+    /// A part of its name. An event of the same name that the API still has, for an hour by default, is not written again.
+    pub(crate) key: u64,
 }
 
 /// Writes events.
@@ -85,17 +88,41 @@ impl EventReporter {
             Some(reference) => reference,
             None => self.own_pod().await,
         };
-        self.write(Notice { regarding, reason: "VolumeGivenUp", action: "DeleteVolume", note }, now).await;
+        let key = fastrand::u64(..);
+        self.write(Notice { regarding, reason: "VolumeGivenUp", action: "DeleteVolume", note, key }, now).await;
     }
 
-    /// Writes an event. A failure is logged.
-    pub(crate) async fn write(&self, notice: Notice, now: SystemTime) {
+    /// Reports on the claim of a volume (or on its PersistentVolume, if it is not bound) that its I/O limits are not in
+    /// force. Returns whether the event is there.
+    pub(crate) async fn report_unlimited(&self, id: &VolumeId, why: &str, now: SystemTime) -> bool {
+        let Some(name) = self.index.volume_of(&id.to_string()) else { return false };
+        let api = Api::<PersistentVolume>::all(self.connection.client.clone());
+        let Ok(Some(volume)) = ask(LIMIT, api.get_opt(&name)).await else { return false };
+        let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.clone());
+        // The reference has the version of the PersistentVolume's field.
+        let regarding =
+            claim.map_or_else(|| volume.object_ref(&()), |claim| ObjectReference { field_path: None, ..claim });
+        let note = format!("the I/O limits of volume {id} are not in force: {why}");
+        // All controllers have the same key, so that only one of them writes the event.
+        let mut key = DefaultHasher::new();
+        note.hash(&mut key);
+        let notice = Notice { regarding, reason: "LimitsNotInForce", action: "LimitIO", note, key: key.finish() };
+        self.write(notice, now).await
+    }
+
+    /// Writes an event. A failure is logged. Returns whether the event is there.
+    pub(crate) async fn write(&self, notice: Notice, now: SystemTime) -> bool {
         let event = self.event(notice, now);
         let namespace = event.metadata.namespace.as_deref().unwrap_or(CLUSTER_EVENTS);
         let api = Api::<Event>::namespaced(self.connection.client.clone(), namespace);
-        if let Err(error) = ask(LIMIT, api.create(&PostParams::default(), &event)).await {
-            let about = event.regarding.as_ref().and_then(|regarding| regarding.name.as_deref());
-            tracing::warn!(about, reason = event.reason, "cannot write an Event: {error}");
+        match ask(LIMIT, api.create(&PostParams::default(), &event)).await {
+            Ok(_) => true,
+            Err(error) if error.is(409) => true,
+            Err(error) => {
+                let about = event.regarding.as_ref().and_then(|regarding| regarding.name.as_deref());
+                tracing::warn!(about, reason = event.reason, "cannot write an Event: {error}");
+                false
+            }
         }
     }
 
@@ -122,14 +149,14 @@ impl EventReporter {
     }
 
     fn event(&self, notice: Notice, now: SystemTime) -> Event {
-        let Notice { regarding, reason, action, mut note } = notice;
+        let Notice { regarding, reason, action, mut note, key } = notice;
         // The API rejects longer notes and names.
         note.truncate(note.floor_char_boundary(1024));
         let mut about = regarding.name.clone().unwrap_or_default();
         about.truncate(about.floor_char_boundary(200));
         Event {
             metadata: ObjectMeta {
-                name: Some(format!("{about}.{:016x}", fastrand::u64(..))),
+                name: Some(format!("{about}.{key:016x}")),
                 namespace: Some(regarding.namespace.clone().unwrap_or_else(|| CLUSTER_EVENTS.to_owned())),
                 ..ObjectMeta::default()
             },

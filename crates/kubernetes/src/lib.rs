@@ -32,9 +32,10 @@
 //! |---|---|---|---|
 //! | | `nodes` | get, list, watch | the state of a node |
 //! | | `persistentvolumes` | get, list, watch | which volumes are claimed; events on them |
+//! | `events.k8s.io` | `events` | create | events on claims, in their namespaces |
 //! | `snapshot.storage.k8s.io` | `volumesnapshotcontents` | list, watch | which snapshots are wanted, if requested |
 //!
-//! With `--release-on-node-loss` also `persistentvolumeclaims` get, delete, and `events.k8s.io` `events` create.
+//! With `--release-on-node-loss` also `persistentvolumeclaims` get, delete.
 //!
 //! In the namespace `default` (a Role), where events on PersistentVolumes are kept: `events.k8s.io` `events` create.
 

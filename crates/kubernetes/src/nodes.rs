@@ -204,6 +204,10 @@ impl Nodes for ClusterNodes {
     async fn report_abandoned(&self, id: &VolumeId, why: Abandoned) {
         self.reporter.report_abandoned(id, why, (self.clock)()).await;
     }
+
+    async fn report_unlimited(&self, id: &VolumeId, why: &str) -> bool {
+        self.reporter.report_unlimited(id, why, (self.clock)()).await
+    }
 }
 
 struct NodeMirror {

@@ -87,7 +87,7 @@ impl Releases for ClaimReleases {
             id.node
         );
         let regarding = claim.object_ref(&());
-        let notice = Notice { regarding, reason: "ClaimReleased", action: "DeleteClaim", note };
+        let notice = Notice { regarding, reason: "ClaimReleased", action: "DeleteClaim", note, key: fastrand::u64(..) };
         self.reporter.write(notice, (self.clock)()).await;
         Ok(Released::Now)
     }

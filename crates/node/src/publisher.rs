@@ -220,9 +220,18 @@ impl StatePublisher {
         let Some(pool) = self.inner.pools.get(index) else { return false };
         let known = self.published().pools.get(index).and_then(|known| known.mark);
         // The progress of a copy changes although the storage does not.
-        let known = known.filter(|_| !self.inner.copies.fill_pool(pool.name()));
+        let known = known.filter(|_| !self.inner.copies.fill_pool(pool.name()) && !self.limits_differ(index));
         let reading = pool.read(known).await;
         self.publish_reading(index, pool.name(), reading)
+    }
+
+    /// Whether other limits of the volumes are in force than is published.
+    fn limits_differ(&self, index: usize) -> bool {
+        let problems = self.inner.limits.problems().volumes;
+        let published = self.published();
+        let Some(known) = published.pools.get(index) else { return false };
+        let now = |volume: &Volume| problems.get(&volume.id).map_or("", |(_, why)| why);
+        known.volumes.iter().any(|volume| volume.limits_problem != now(volume))
     }
 
     fn publish_reading(&self, index: usize, pool: &str, reading: Reading) -> bool {
@@ -239,6 +248,10 @@ impl StatePublisher {
                 let mut list: Vec<Volume> = list.iter().map(|volume| describe(node, pool, volume)).collect();
                 list.sort_unstable_by(|one, other| one.id.cmp(&other.id));
                 self.inner.copies.show(pool, &mut list);
+                let mut problems = self.inner.limits.problems().volumes;
+                for volume in &mut list {
+                    volume.limits_problem = problems.remove(&volume.id).map(|(_, why)| why).unwrap_or_default();
+                }
                 Some(list)
             }
         };
@@ -479,6 +492,7 @@ pub(crate) fn describe(node: &str, pool: &str, volume: &PoolVolume) -> Volume {
         source: record.and_then(|record| record.source.clone()),
         copying: record.filter(|record| record.filling).map(|record| fill::copied(record, volume.size)),
         limits: record.map(|record| record.limits).unwrap_or_default(),
+        limits_problem: String::new(),
         encryption: record.and_then(|record| record.encryption),
     }
 }

@@ -43,6 +43,9 @@ pub struct Volume {
     pub copying: Option<CopyProgress>,
     /// Its I/O limits; none if its node is too old to report them.
     pub limits: IoLimits,
+    /// Why they are not in force for a pod that uses it, for the operator; empty if they are, or if its node is too old to
+    /// report it.
+    pub limits_problem: String,
     /// How it is encrypted; `None` if it is not.
     pub encryption: Option<Encryption>,
 }
@@ -90,6 +93,7 @@ impl Volume {
             source: None,
             copying: None,
             limits: IoLimits::default(),
+            limits_problem: String::new(),
             encryption: None,
         }
     }

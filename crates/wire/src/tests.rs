@@ -130,13 +130,14 @@ prop_compose! {
         source in of(source()),
         progress: Option<(u64, u64)>,
         limits in limits(),
+        limits_problem in ".{0,60}",
         encryption in of(Just(Encryption::Luks2)),
     ) -> Volume {
         let problem = if condition == Condition::Healthy { String::new() } else { problem };
         let copying = progress.map(|(copied, total)| CopyProgress { copied, total });
         Volume {
             id, name, size, pool, access, filesystem, layout, ready, problem, condition, source, copying, limits,
-            encryption,
+            limits_problem, encryption,
         }
     }
 }

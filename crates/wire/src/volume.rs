@@ -224,6 +224,7 @@ pub fn write(volume: Volume) -> v1::Volume {
         source,
         copying,
         limits,
+        limits_problem,
         encryption,
     } = volume;
     v1::Volume {
@@ -240,6 +241,7 @@ pub fn write(volume: Volume) -> v1::Volume {
         source: write_source(source),
         copying: copying.map(write_progress),
         limits: write_limits(limits),
+        limits_problem: truncated(limits_problem),
         encryption: write_encryption(encryption),
     }
 }
@@ -263,6 +265,7 @@ pub fn read(volume: v1::Volume) -> Option<Volume> {
         source,
         copying,
         limits,
+        limits_problem,
         encryption,
     } = volume;
     Some(Volume {
@@ -279,6 +282,7 @@ pub fn read(volume: v1::Volume) -> Option<Volume> {
         source: source.parse().ok(),
         copying: copying.map(read_progress),
         limits: read_limits(limits),
+        limits_problem,
         encryption: encryption.parse().ok(),
     })
 }

@@ -205,6 +205,7 @@ pub(crate) fn volume(name: &str) -> Volume {
         source: Some(ContentSource::Snapshot(snapshot_id("t"))),
         copying: Some(CopyProgress { copied: 3, total: 4 }),
         limits: IoLimits::new([Some(1 << 20), None, Some(3), None]),
+        limits_problem: "no".into(),
         encryption: Some(Encryption::Luks2),
     }
 }

@@ -136,6 +136,7 @@ async fn the_answers_bytes_are_frozen() {
         number(10, 2),
         text(11, &[1 << 3, 0x80, 0x80, 0x40, 3 << 3, 3]),
         text(12, b"luks2"),
+        text(13, b"no"),
         long(30, snapshot_id("t").to_string().as_bytes()),
         long(31, &[number(1, 3), number(2, 4)].concat()),
     ]

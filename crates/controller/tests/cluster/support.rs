@@ -302,6 +302,10 @@ pub struct World {
     pub roster: watch::Sender<Option<Arc<Roster>>>,
     pub fates: Mutex<HashMap<String, Fate>>,
     pub given_up: Mutex<Vec<(VolumeId, Abandoned)>>,
+    /// The volumes whose limits were reported as not in force, and why.
+    pub unlimited: Mutex<Vec<(String, String)>>,
+    /// The Kubernetes API rejects events.
+    pub rejects_events: AtomicBool,
     /// The storage of which an operator has confirmed that it is gone.
     pub storage_gone: Mutex<Vec<StorageId>>,
     pub elected: AtomicBool,
@@ -332,6 +336,11 @@ impl Nodes for World {
 
     async fn report_abandoned(&self, id: &VolumeId, why: Abandoned) {
         self.given_up.lock().unwrap().push((id.clone(), why));
+    }
+
+    async fn report_unlimited(&self, id: &VolumeId, why: &str) -> bool {
+        self.unlimited.lock().unwrap().push((id.volume.clone(), why.to_owned()));
+        !self.rejects_events.load(SeqCst)
     }
 }
 
@@ -366,6 +375,8 @@ impl World {
             roster: watch::channel(Some(Arc::new(roster))).0,
             fates: Mutex::default(),
             given_up: Mutex::default(),
+            unlimited: Mutex::default(),
+            rejects_events: AtomicBool::new(false),
             storage_gone: Mutex::default(),
             elected: AtomicBool::new(true),
             term: AtomicU64::new(1),

@@ -330,3 +330,40 @@ async fn an_abandoned_volume_is_reported_on_its_persistent_volume() {
     assert_eq!(on_pod[0]["regarding"]["uid"], "uid-quarry-0");
     assert!(on_pod[0]["note"].as_str().unwrap().contains(&stray.to_string()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn limits_that_are_not_in_force_are_an_event_on_the_claim_once() {
+    const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/shop/events/";
+    let id = |name: &str| VolumeId { storage: StorageId::of("vg"), node: "a".to_owned(), volume: name.to_owned() };
+    let fake = Fake::new();
+    let mut bound = volume(DRIVER, &id("pvc-1").to_string());
+    bound["spec"]["claimRef"] = serde_json::json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": "shop", "name": "data", "uid": "uid-claim",
+        "resourceVersion": "7",
+    });
+    fake.put(&volume_path("pvc-1"), bound);
+    fake.put(&volume_path("pvc-2"), volume(DRIVER, &id("pvc-2").to_string()));
+    let watching = Watching::started(&fake, clock_at(60)).await;
+    let nodes = &watching.nodes;
+    fake.plan(|_| Fault { refused: Some(403), ..Fault::default() });
+    assert!(!nodes.report_unlimited(&id("pvc-1"), "no cgroup").await);
+    fake.plan(|_| Fault::default());
+    assert!(!nodes.report_unlimited(&id("stray"), "no cgroup").await, "its PersistentVolume does not exist yet");
+    // Another controller reports the same.
+    let other = Watching::started(&fake, clock_at(61)).await;
+    for nodes in [nodes, &other.nodes] {
+        assert!(nodes.report_unlimited(&id("pvc-1"), "no cgroup").await);
+    }
+    let events = fake.all(EVENTS);
+    assert_eq!(events.len(), 1, "{events:?}");
+    let (event, regarding) = (&events[0], &events[0]["regarding"]);
+    assert_eq!((&event["type"], &event["reason"]), (&"Warning".into(), &"LimitsNotInForce".into()));
+    assert_eq!((&regarding["kind"], &regarding["uid"]), (&"PersistentVolumeClaim".into(), &"uid-claim".into()));
+    let note = event["note"].as_str().unwrap();
+    assert!(note.ends_with(":pvc-1 are not in force: no cgroup"), "{note}");
+    assert!(nodes.report_unlimited(&id("pvc-1"), "no io.max").await);
+    assert_eq!(fake.all(EVENTS).len(), 2, "another reason");
+    // Without a claim, it is on the PersistentVolume.
+    assert!(nodes.report_unlimited(&id("pvc-2"), "no cgroup").await);
+    assert_eq!(fake.all("/apis/events.k8s.io/v1/namespaces/default/events/").len(), 1);
+}

@@ -1,7 +1,7 @@
 //! Follows the cgroups of pods that use volumes with limits. While there is no such pod, this does nothing.
 
-use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use futures::future::join_all;
 use quarry_pool::Pool;
 use quarry_transport::changes::Changes;
 use quarry_volume::{Result, StorageId, VolumeId};
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Limits;
 use super::cgroup::MAX;
-use super::registry::RETRY;
+use super::registry::{Problems, RETRY};
 use crate::host::Host;
 use crate::modify::MODIFY;
 use crate::publish::PUBLISH;
@@ -36,7 +36,7 @@ impl Host {
         let limits = self.limits().clone();
         let keep = async {
             let started = join_all(self.pools().iter().map(|pool| self.limit_volumes_in_use(pool)));
-            tokio::join!(started, limits.follow());
+            tokio::join!(started, limits.follow(), self.show_limits());
         };
         let _: Option<()> = stopping.run_until_cancelled(keep).await;
     }
@@ -69,6 +69,31 @@ impl Host {
             if looking_up.insert(pool.name().to_owned(), false) != Some(true) {
                 looking_up.remove(pool.name());
                 return;
+            }
+        }
+    }
+
+    /// Publishes the pools again whenever other limits than before are not in force.
+    async fn show_limits(&self) {
+        let mut learned = self.limits().inner.learned.subscribe();
+        let mut shown = BTreeMap::new();
+        loop {
+            learned.borrow_and_update();
+            let Problems { volumes, next } = self.limits().problems();
+            let differs = |(id, problem): &(&VolumeId, &(String, String))| shown.get(*id) != Some(*problem);
+            let new = volumes.iter().filter(differs).map(|(_, (pool, _))| pool);
+            let over = shown.iter().filter(|(id, _)| !volumes.contains_key(*id)).map(|(_, (pool, _))| pool);
+            new.chain(over).collect::<BTreeSet<_>>().into_iter().for_each(|pool| self.publisher().refresh_soon(pool));
+            shown = volumes;
+            let counts = async {
+                match next {
+                    Some(next) => sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = counts => {}
+                changed = learned.changed() => if changed.is_err() { return },
             }
         }
     }

@@ -40,6 +40,8 @@ pub(super) struct Inner {
     pods: Mutex<BTreeMap<String, Pod>>,
     /// Changes when pods come and go.
     pub(super) registered: watch::Sender<()>,
+    /// Changes when other limits than before are not in force.
+    pub(super) learned: watch::Sender<()>,
     /// The pools whose volumes in use are being looked up, and whether that has to be repeated.
     pub(super) looking_up: Mutex<BTreeMap<String, bool>>,
 }
@@ -61,6 +63,15 @@ pub(super) struct Pod {
     pub(super) again: bool,
 }
 
+/// The volumes whose limits are not in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Problems {
+    /// The pool of each, and why.
+    pub(crate) volumes: BTreeMap<VolumeId, (String, String)>,
+    /// When a pod without a cgroup counts, if one does not yet.
+    pub(super) next: Option<Instant>,
+}
+
 /// What should be in force for one volume.
 #[derive(Clone, Debug)]
 struct Wanted {
@@ -80,8 +91,9 @@ pub(crate) struct Limited<'a> {
 
 impl Default for Limits {
     fn default() -> Self {
-        let (pods, registered, looking_up) = (Mutex::default(), watch::Sender::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { cgroups: OnceLock::new(), pods, registered, looking_up }) }
+        let (cgroups, pods, looking_up) = Default::default();
+        let (registered, learned) = (watch::Sender::default(), watch::Sender::default());
+        Self { inner: Arc::new(Inner { cgroups, pods, registered, learned, looking_up }) }
     }
 }
 
@@ -118,6 +130,7 @@ impl Limits {
     pub(crate) async fn withdraw(&self, uid: &str, id: &VolumeId) {
         let removed = self.registry().get_mut(uid).and_then(|pod| pod.volumes.remove(id));
         let Some(Wanted { device, .. }) = removed else { return };
+        self.inner.learned.send_replace(());
         match tokio::time::timeout(BRIEFLY, self.enforce(uid, device)).await {
             Ok(Ok(())) => {}
             Ok(Err(obstacle)) if obstacle.is_absent() => {}
@@ -154,7 +167,9 @@ impl Limits {
         let mut pods = self.registry();
         let Some(pod) = pods.get_mut(uid) else { return BTreeMap::new() };
         let all = pod.devices().map(|device| (device, obstacle.clone())).collect();
-        pod.learn(&all, uid);
+        if pod.learn(&all, uid) {
+            self.inner.learned.send_replace(());
+        }
         all
     }
 
@@ -187,7 +202,9 @@ impl Limits {
                 // A volume that was registered meanwhile may have another device.
                 let now = pod.volumes.values().map(|wanted| wanted.device);
                 pod.former = limited.chain(now).chain(obstacles.keys().copied()).collect();
-                pod.learn(&obstacles, uid);
+                if pod.learn(&obstacles, uid) {
+                    self.inner.learned.send_replace(());
+                }
             }
             None => {}
         }
@@ -205,19 +222,31 @@ impl Limits {
         self.registry().values().any(|pod| pod.failed.is_some())
     }
 
-    /// How many volumes of each pool have limits that are not in force, and the reason for one of them.
-    pub(crate) fn not_in_force(&self) -> BTreeMap<String, (u64, String)> {
-        let mut seen = BTreeSet::new();
-        let mut all: BTreeMap<String, (u64, String)> = BTreeMap::new();
+    /// The volumes whose limits are not in force.
+    pub(crate) fn problems(&self) -> Problems {
+        let mut problems = Problems::default();
         let pods = self.registry();
         for (id, wanted, pod) in pods.values().flat_map(|pod| pod.volumes.iter().map(move |(id, one)| (id, one, pod))) {
             let Some((obstacle, since)) = pod.obstacles.get(&wanted.device) else { continue };
-            let starts = obstacle.is_early() && since.elapsed() < EARLY;
-            if starts || wanted.limits.is_none() || !seen.insert(id) {
+            if wanted.limits.is_none() {
                 continue;
             }
-            let of_first = || (0, format!("{}: {obstacle}", id.volume));
-            all.entry(wanted.pool.clone()).or_insert_with(of_first).0 += 1;
+            let counts = *since + EARLY;
+            if obstacle.is_early() && counts > Instant::now() {
+                problems.next = Some(problems.next.map_or(counts, |next| next.min(counts)));
+            } else {
+                let of_first = || (wanted.pool.clone(), obstacle.to_string());
+                problems.volumes.entry(id.clone()).or_insert_with(of_first);
+            }
+        }
+        problems
+    }
+
+    /// How many volumes of each pool have limits that are not in force, and the reason for one of them.
+    pub(crate) fn not_in_force(&self) -> BTreeMap<String, (u64, String)> {
+        let mut all: BTreeMap<String, (u64, String)> = BTreeMap::new();
+        for (id, (pool, why)) in self.problems().volumes {
+            all.entry(pool).or_insert_with(|| (0, format!("{}: {why}", id.volume))).0 += 1;
         }
         all
     }
@@ -235,14 +264,15 @@ impl Pod {
         self.volumes.values().map(|wanted| wanted.device).chain(self.former.iter().copied())
     }
 
-    /// Stores the result of a comparison.
-    fn learn(&mut self, obstacles: &BTreeMap<Device, Obstacle>, uid: &str) {
+    /// Stores the result of a comparison. Returns whether it differs from that of the last one.
+    fn learn(&mut self, obstacles: &BTreeMap<Device, Obstacle>, uid: &str) -> bool {
         let lasting = obstacles.values().any(|obstacle| !obstacle.is_early());
         self.failed = lasting.then(Instant::now);
         if obstacles.is_empty() && !self.obstacles.is_empty() {
             tracing::info!(pod = uid, "the I/O limits of its volumes are in force now");
         }
         let known = std::mem::take(&mut self.obstacles);
+        let differs = !known.iter().map(|(device, (obstacle, _))| (device, obstacle)).eq(obstacles);
         for (device, obstacle) in obstacles {
             let same = known.get(device).filter(|(known, _)| known == obstacle);
             if same.is_none() && !obstacle.is_early() {
@@ -251,5 +281,6 @@ impl Pod {
             let since = same.map_or_else(Instant::now, |(_, since)| *since);
             self.obstacles.insert(*device, (obstacle.clone(), since));
         }
+        differs
     }
 }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quarry_volume::{AccessType, Agent as _, IoLimits, MutableParameters, Rate, Reason, VolumeId};
+use futures::StreamExt as _;
+use quarry_volume::{AccessType, Agent as _, IoLimits, MutableParameters, Rate, Reason, Update, Volume, VolumeId};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -148,6 +149,48 @@ fn a_cgroup_that_cannot_be_written_is_shown_and_not_tried_all_the_time() {
         let (count, why) = host.limits().not_in_force().remove("p").unwrap();
         assert_eq!(count, 2, "{why}");
         assert!(host.limits().has_just_failed(UID));
+        stopping.cancel();
+        kept.await.unwrap();
+    });
+}
+
+/// Controllers write an event about it.
+#[test]
+fn controllers_learn_that_the_limits_of_a_volume_are_not_in_force_and_that_they_are_again() {
+    let (world, cgroups) = world(LIMITED, &[Call::Create, Call::Stage]);
+    let file = cgroup(&cgroups);
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    run(async {
+        let (host, stopping) = (host(&world), CancellationToken::new());
+        let kept = tokio::spawn(host.clone().keep_limits(stopping.clone()));
+        let mut updates = host.watch().await.unwrap();
+        let mut problem = async |wanted: &str| {
+            let learned = async {
+                while let Some(update) = updates.next().await {
+                    let (Update::FullState(change) | Update::Change(change)) = update.unwrap() else { continue };
+                    let of = |volume: &Volume| volume.limits_problem.clone();
+                    if change
+                        .volumes
+                        .iter()
+                        .map(of)
+                        .any(|why| why.contains(wanted) && why.is_empty() == wanted.is_empty())
+                    {
+                        return;
+                    }
+                }
+            };
+            // The pool is read again every five seconds in any case.
+            tokio::time::timeout(SOON / 4, learned).await.unwrap_or_else(|_| panic!("{wanted:?} was not published"));
+        };
+        // From now on, the storage does not change.
+        problem("").await;
+        world.send(&host, Call::Publish).await.unwrap();
+        problem("io.max: ").await;
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, "").unwrap();
+        host.limits().enforce(UID, world.disk().number).await.unwrap();
+        problem("").await;
         stopping.cancel();
         kept.await.unwrap();
     });

@@ -71,6 +71,7 @@ pub(super) fn volume(volume: &VolumeRow) -> Value {
         "copied_bytes": volume.copying.map(|progress| progress.copied),
         "to_copy_bytes": volume.copying.map(|progress| progress.total),
         "limits": limits(volume.limits),
+        "limits_problem": volume.limits_problem,
         "encryption": volume.encryption.map(|encryption| encryption.as_str()),
     })
 }

@@ -187,6 +187,7 @@ pub(super) struct VolumeRow {
     pub(super) source: Option<ContentSource>,
     pub(super) copying: Option<CopyProgress>,
     pub(super) limits: IoLimits,
+    pub(super) limits_problem: String,
     pub(super) encryption: Option<Encryption>,
 }
 
@@ -207,6 +208,7 @@ impl VolumeRow {
             source,
             copying,
             limits,
+            limits_problem,
             encryption,
         } = volume;
         Self {
@@ -225,6 +227,7 @@ impl VolumeRow {
             source,
             copying,
             limits,
+            limits_problem,
             encryption,
         }
     }
@@ -252,6 +255,7 @@ impl VolumeRow {
             source: None,
             copying: None,
             limits: IoLimits::default(),
+            limits_problem: String::new(),
             encryption: None,
         }
     }
@@ -282,7 +286,11 @@ pub(super) fn volume(volume: &VolumeRow, wide: bool) -> Vec<String> {
         problem(&volume.problem, volume.reachable),
     ];
     if wide {
-        let limits = if volume.limits.is_none() { NOTHING.to_owned() } else { volume.limits.to_string() };
+        let limits = match (volume.limits.is_none(), volume.limits_problem.is_empty()) {
+            (true, _) => NOTHING.to_owned(),
+            (false, true) => volume.limits.to_string(),
+            (false, false) => format!("{} (not in force)", volume.limits),
+        };
         cells.insert(cells.len() - 1, limits);
     }
     cells

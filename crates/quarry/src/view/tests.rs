@@ -198,6 +198,7 @@ fn example() -> Controller {
         |node: &str, pool: &PoolState, reachable: bool| ListedPool { node: node.into(), pool: pool.clone(), reachable };
     let raw = Volume {
         limits: IoLimits::new([Some(1 << 20), None, None, Some(500)]),
+        limits_problem: "no cgroup".into(),
         encryption: None,
         access: Some(AccessTypes::Block),
         filesystem: None,
@@ -295,7 +296,7 @@ async fn json_is_one_object_with_stable_names_and_bytes_as_numbers() {
             "bytes": 3 * GIB / 2, "access": "block", "filesystem": null, "layout": "raid1", "disks": 2, "ready": false,
             "problem": "has lost a mirror", "orphan": true, "reachable": true, "source": null, "copied_bytes": null,
             "to_copy_bytes": null, "limits": { "readBytesPerSecond": 1 << 20, "writeIops": 500 },
-            "encryption": null,
+            "limits_problem": "no cgroup", "encryption": null,
         })
     );
     let known = |index: usize| (&volumes["volumes"][index]["orphan"], &volumes["volumes"][index]["access"]);
