@@ -1,6 +1,6 @@
 //! Reports the volumes whose I/O limits are not in force, once for each change.
 //!
-//! Every controller does that, without an election: whoever reports first, the others find the report.
+//! Every controller does this, and none has to be the leader: the API rejects an event that another one has written.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
