@@ -10,6 +10,7 @@
 //! The functions block (a mount replays a journal); async callers run them on a thread for blocking work.
 //! Paths are bytes: spaces, newlines and bytes that are not UTF-8 work.
 
+mod context;
 mod error;
 mod holders;
 mod mapper;
@@ -22,6 +23,7 @@ mod syscalls;
 mod target;
 mod unmount;
 
+pub use context::{context_in, is_same_context};
 pub use error::{Attempt, Error};
 pub use mapper::{
     Mapping, READ_ONLY_UUID, map_read_only, read_only_mappings, remove_mapping, remove_unfinished_mapping,
@@ -32,6 +34,6 @@ pub use mountinfo::{
 };
 pub use once::mount_once;
 pub use open::holders;
-pub use publish::{bind, bind_device, mount_filesystem};
+pub use publish::{bind, bind_device, check_context, mount_filesystem};
 pub use target::check_target;
 pub use unmount::{remove_target, unmount};

@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use nix::libc::{O_DIRECTORY, O_NOFOLLOW, O_PATH};
 
+use crate::context::context_in;
 use crate::{Error, target};
 
 /// A device number, as `major:minor`.
@@ -116,6 +117,12 @@ impl Entry {
         self.options.iter().any(|has| has == option)
     }
 
+    /// The SELinux context of all its files, if it was mounted with `context=`.
+    #[must_use]
+    pub fn context(&self) -> Option<&str> {
+        context_in(&self.super_options)
+    }
+
     /// Whether this is a mount of the filesystem on that block device.
     #[must_use]
     pub fn is_of_device(&self, device: Device) -> bool {
@@ -204,9 +211,15 @@ fn path(field: &[u8]) -> PathBuf {
     OsString::from_vec(unescape(field)).into()
 }
 
+/// Splits at commas outside of double quotes: an SELinux context with categories is quoted.
 fn words(field: &[u8]) -> Vec<String> {
+    let is_quoting = field.iter().filter(|&&byte| byte == b'"').count() % 2 == 0;
+    let mut quoted = false;
     field
-        .split(|&byte| byte == b',')
+        .split(move |&byte| {
+            quoted ^= is_quoting && byte == b'"';
+            byte == b',' && !quoted
+        })
         .filter(|word| !word.is_empty())
         .map(|word| String::from_utf8_lossy(&unescape(word)).into_owned())
         .collect()
@@ -399,6 +412,17 @@ this line is broken
         ] {
             assert_eq!(parse(line.as_bytes())[0].device_path(), Path::new(path));
         }
+    }
+
+    #[test]
+    fn a_quoted_context_is_one_option() {
+        let options = |text: &str| parse(format!("1 2 253:3 / /a rw - ext4 /dev/dm-3 {text}").as_bytes())[0].clone();
+        let entry = options("rw,context=\"a:b:c:s0:c1,c2\",data=ordered");
+        assert_eq!(entry.super_options, ["rw", "context=\"a:b:c:s0:c1,c2\"", "data=ordered"]);
+        assert_eq!(entry.context(), Some("a:b:c:s0:c1,c2"));
+        assert_eq!(options("rw,context=a:b:c:s0").context(), Some("a:b:c:s0"));
+        // Not a pair of quotes: a name with a quote in it.
+        assert_eq!(options("rw,lowerdir=a\"b,ro").super_options, ["rw", "lowerdir=a\"b", "ro"]);
     }
 
     #[test]

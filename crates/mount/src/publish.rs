@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use sys_mount::MountFlags;
 
+use crate::context::{context_in, is_same_context};
 use crate::mountinfo::{Device, Entry, stack_at};
 use crate::target::{PathKind, path_kind, resolve_existing};
 use crate::{Attempt, Error, options, remove_target, syscalls};
@@ -22,7 +23,7 @@ const DATA_MAX: usize = 4095;
 ///
 /// # Errors
 /// [`Error::Foreign`] if something else is mounted there, [`Error::Different`] if it is mounted with other
-/// options, for example read-only, [`Error::DeviceBusy`] if something holds the device, [`Error::Dead`] if
+/// options, for example read-only or with another SELinux context, [`Error::DeviceBusy`] if something holds the device, [`Error::Dead`] if
 /// the mounted filesystem no longer responds; otherwise the error of the system call.
 pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[String]) -> Result<(), Error> {
     let attempted = "mount the volume";
@@ -54,7 +55,8 @@ pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[S
         Ok(())
     };
     if let Some(entry) = top(&target)? {
-        return check(&entry);
+        check(&entry)?;
+        return check_context(&entry, context_in(options));
     }
     let made = make_directory(&target)?;
     quarry_fault::point(|| "mount:mount:before".to_owned());
@@ -70,6 +72,23 @@ pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[S
         (_, Err(Errno::EBUSY)) => Err(Error::DeviceBusy { device: device.to_owned(), target }),
         (_, Err(source)) => Err(Error::Syscall { attempted: Attempt::Mount, on: device.to_owned(), source }),
     }
+}
+
+/// Checks that what is mounted has the SELinux context that is asked for, if one is.
+///
+/// # Errors
+/// [`Error::Different`]: it has another one, or none.
+pub fn check_context(entry: &Entry, asked: Option<&str>) -> Result<(), Error> {
+    let found = entry.context();
+    let Some(asked) = asked.filter(|asked| !found.is_some_and(|found| is_same_context(found, asked))) else {
+        return Ok(());
+    };
+    let with = |context: &str| format!("with the SELinux context {context:?}");
+    Err(Error::Different {
+        target: entry.target.clone(),
+        asked: with(asked),
+        found: found.map_or_else(|| "without an SELinux context".to_owned(), with),
+    })
 }
 
 /// Bind-mounts a mount (a staged volume) at a target, and creates the target directory (its parent must

@@ -10,7 +10,9 @@ use quarry_volume::{Layout, PoolState, ThinUse};
 
 use crate::TaskStatus;
 use crate::copies::{Copy, CopyTarget};
+use crate::errors;
 use crate::host::Host;
+use crate::limits::{Measured, PodWaits, VolumeIo};
 use crate::trim::TrimStatus;
 
 impl Host {
@@ -21,6 +23,7 @@ impl Host {
         self.register_copies(metrics);
         self.register_trims(metrics);
         self.register_limits(metrics);
+        let measured = self.register_measured(metrics);
         register_commands(metrics);
         let tasks = self.tasks().clone();
         metrics.gauge("task_age_seconds", "The age of each running operation on a volume", move || {
@@ -31,10 +34,13 @@ impl Host {
         });
         let host = self.clone();
         Arc::new(move || {
-            let (host, pools) = (host.clone(), Arc::clone(&pools));
+            let (host, pools, measured) = (host.clone(), Arc::clone(&pools), Arc::clone(&measured));
             Box::pin(async move {
-                let now = host.states().await;
+                let limits = host.limits().clone();
+                let measuring = errors::blocking(move || Ok(limits.measure()));
+                let (now, io) = tokio::join!(host.states(), measuring);
                 *pools.lock() = now;
+                *measured.lock() = io.ok().flatten().unwrap_or_default();
             })
         })
     }
@@ -102,6 +108,48 @@ impl Host {
             };
             host.pools().iter().map(of).collect()
         });
+    }
+
+    /// The I/O of volumes in use, as it was at the last refresh, if it is measured.
+    fn register_measured(&self, metrics: &Metrics) -> Arc<Mutex<Measured>> {
+        let measured: Arc<Mutex<Measured>> = Arc::default();
+        if !self.limits().is_measuring() {
+            return measured;
+        }
+        let per_volume = |name: &'static str, help: &'static str, figure: fn(&VolumeIo) -> u64| {
+            let measured = Arc::clone(&measured);
+            metrics.counter(name, help, move || {
+                let sample = |volume: &VolumeIo| {
+                    let count = Sample::count(figure(volume));
+                    let count = count.label("pool", volume.pool.as_str()).label("volume", volume.volume.as_str());
+                    count.label("pod_uid", volume.pod_uid.as_str())
+                };
+                measured.lock().volumes.iter().map(sample).collect()
+            });
+        };
+        per_volume("volume_read_bytes", "Bytes that a pod read from a volume", |volume| volume.io.read_bytes);
+        per_volume("volume_written_bytes", "Bytes that a pod wrote to a volume", |volume| volume.io.written_bytes);
+        per_volume("volume_reads", "Read operations of a pod on a volume", |volume| volume.io.reads);
+        per_volume("volume_writes", "Write operations of a pod on a volume", |volume| volume.io.writes);
+        let pods = Arc::clone(&measured);
+        metrics.counter(
+            "pod_io_wait_seconds",
+            "How long at least one process of a pod (some), or all of them (full), waited for I/O of any device",
+            move || {
+                let samples = |pod: &PodWaits| {
+                    [("some", pod.some), ("full", pod.full)].map(|(kind, waited)| {
+                        let waited = Sample::new(waited.as_secs_f64());
+                        waited.label("pod_uid", pod.pod_uid.as_str()).label("processes", kind)
+                    })
+                };
+                pods.lock().pods.iter().flat_map(samples).collect()
+            },
+        );
+        let left_out = Arc::clone(&measured);
+        metrics.gauge("volumes_not_measured", "Volumes in use whose I/O is not measured", move || {
+            vec![Sample::count(left_out.lock().left_out)]
+        });
+        measured
     }
 
     /// What the disks of the pools are busy with. These figures are collected from memory.

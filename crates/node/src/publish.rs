@@ -7,7 +7,7 @@ use std::time::Duration;
 use quarry_filesystem::Trouble;
 use quarry_mount::{Device, Entry};
 use quarry_pool::{Pool, PoolVolume, Record, State};
-use quarry_volume::{AccessMode, AccessType, Capability, Error, Reason, Result, VolumeId};
+use quarry_volume::{AccessMode, AccessType, Capability, Error, MountOptions, Reason, Result, VolumeId};
 
 use crate::condition::{Check, RECOVERY};
 use crate::host::{Host, Located};
@@ -174,6 +174,9 @@ impl Host {
         let Some(staged) = staged.filter(|entry| self.kernel().is_of_device(entry, number)) else {
             return Err(Error::precondition(format!("it is not staged at {:?}: stage it first", publish.staging)));
         };
+        // All mounts of a filesystem have the context of the first one.
+        let context = MountOptions::context(&publish.capability.mount_flags);
+        quarry_mount::check_context(&staged, context).map_err(errors::mount)?;
         let trouble = self.condition(&publish.id, staged.clone(), publish.check()).await?;
         let _hold = match trouble {
             Some(_) => Some(self.trims().hold_briefly(&publish.id.volume).await),

@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// kubelet's --cgroup-root.
     #[arg(long, env = "QUARRY_CGROUP_ROOT", default_value = "/", value_name = "CGROUP")]
     cgroup_root: String,
+    /// The number of volumes in use that have metrics of their I/O; more of them are left out. Default: 0.
+    #[arg(long, env = "QUARRY_VOLUME_METRICS", default_value_t = 0, value_name = "NUMBER")]
+    volume_metrics: usize,
     /// The driver's name, as in StorageClasses.
     #[arg(long, default_value = "local.csi.quarry.dev", value_name = "NAME")]
     pub(crate) driver: String,
@@ -78,6 +81,7 @@ pub(crate) async fn open(args: &Args) -> anyhow::Result<Host> {
     rates.iter().for_each(|(pool, rate)| host.limit_copies(pool, *rate));
     intervals.iter().for_each(|(pool, interval)| host.set_trim_interval(pool, *interval));
     host.set_cgroups(args.cgroups.clone(), &args.cgroup_root);
+    host.measure_volumes(args.volume_metrics);
     Ok(host)
 }
 

@@ -49,8 +49,10 @@ impl Worker {
         let name = format!("node-{number}");
         // Several guests share few processors: with two processors, a guest that waits for its second one
         // makes no progress.
-        let mut config =
-            Config::new(&name).system(system).network(network, number).shape(Shape { memory: 2048, cpus: 1 });
+        let mut config = Config::new(&name)
+            .system(system)
+            .network(network, number)
+            .shape(Shape { memory: 2048, ..Shape::default() });
         let count = disks.len();
         config.disks = disks;
         config.preparations = preparations.to_vec();

@@ -5,6 +5,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use quarry_vm::{Build, Command, Config, Disk, Vm, build_static, install_tools};
 
 const GIB: u64 = 1 << 30;
+const MINUTE: Duration = Duration::from_secs(60);
 /// Names a quarry for the guest that was built before.
 const GIVEN: &str = "QUARRY_E2E_BINARY";
 const POOLS: &str = "pools:\n  - name: fast\n    lvm:\n      volumeGroup: demo\n";
@@ -29,22 +31,22 @@ async fn main() -> ExitCode {
 
 async fn demo() -> Result<()> {
     let began = Instant::now();
-    say("Quarry makes Kubernetes volumes from local disks. This demo does so in a virtual machine.\n");
+    say("Quarry makes Kubernetes volumes from local disks. This demo does so in a virtual machine.");
     install_tools().await?;
 
-    heading("Preparing (the first time this takes some minutes; later, seconds)");
+    heading("Preparing (the first time 5 to 15 minutes; later, seconds)");
     let step = Step::begin("build quarry for the guest");
     let binary = match std::env::var_os(GIVEN) {
         Some(given) => PathBuf::from(given),
         None => {
             let build = Build { package: "quarry", bins: &["quarry"], features: &[], profile: "e2e" };
-            build_static(&build).await?.remove("quarry").context("cargo built no quarry")?
+            step.wait(build_static(&build)).await?.remove("quarry").context("cargo built no quarry")?
         }
     };
     step.done("");
     let step = Step::begin("start a virtual node with two empty disks of 1 GiB");
     let vm = Vm::start(Config::new("node-1").disk(Disk::new("d1", GIB)).disk(Disk::new("d2", GIB))).await?;
-    step.done(&format!("{:?}", vm.accelerator()));
+    step.done(&format!("(under {})", vm.accelerator()));
     vm.push(&binary, "/usr/local/bin/quarry", 0o755).await?;
 
     let demo = Demo { vm };
@@ -73,7 +75,7 @@ async fn demo() -> Result<()> {
     demo.vm.shutdown().await?;
     say(&format!(
         "\nThree volumes were created, staged, published, written, found again and deleted, in {:.0} s in all.\nThe \
-         virtual node is gone, and this machine is as it was. Next: README.md, docs/.",
+         virtual node is gone. What was built stays in target/ and in the cache, ~/.cache/quarry. Next: README.md, docs/.",
         began.elapsed().as_secs_f64()
     ));
     Ok(())
@@ -173,6 +175,21 @@ impl Step {
         let _ = write!(out, "  {what} … ");
         let _ = out.flush();
         Self { began: Instant::now() }
+    }
+
+    /// Waits for the step, and shows every minute that it goes on.
+    async fn wait<T>(&self, step: impl Future<Output = T>) -> T {
+        let mut step = pin!(step);
+        loop {
+            match tokio::time::timeout(MINUTE, step.as_mut()).await {
+                Ok(ended) => return ended,
+                Err(_) => {
+                    let mut out = std::io::stdout();
+                    let _ = write!(out, "{} min … ", self.began.elapsed().as_secs() / 60);
+                    let _ = out.flush();
+                }
+            }
+        }
     }
 
     fn done(self, note: &str) {

@@ -33,6 +33,13 @@ pub(crate) const LAN_SLOT: &str = "lan-slot";
 const KERNEL_ARGUMENTS: &str =
     "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nowatchdog norandmaps rcupdate.rcu_expedited=1";
 
+/// Makes SELinux the security module of the kernel.
+const SELINUX: &str = " security=selinux selinux=1 enforcing=0";
+
+fn kernel_arguments(shape: Shape) -> String {
+    format!("{KERNEL_ARGUMENTS}{}", if shape.selinux { SELINUX } else { "" })
+}
+
 /// How long a guest may take under KVM to say its first word.
 const KVM_PROBE: Duration = Duration::from_secs(10);
 
@@ -83,11 +90,13 @@ pub struct Shape {
     /// Virtual processors. Under emulation one does more work than two: their communication costs more than
     /// the second one gains.
     pub cpus: u8,
+    /// Whether its kernel has SELinux, which permits everything and has no policy yet.
+    pub selinux: bool,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { memory: 768, cpus: 1 }
+        Self { memory: 768, cpus: 1, selinux: false }
     }
 }
 
@@ -118,7 +127,7 @@ impl Machine<'_> {
             "-m",
             &self.shape.memory.to_string(),
             "-append",
-            KERNEL_ARGUMENTS,
+            &kernel_arguments(self.shape),
             "-device",
             "virtio-blk-pci,drive=root,serial=root",
             "-device",

@@ -64,7 +64,7 @@ impl System {
     /// Packages that only this system has, besides those of all guests.
     pub(crate) fn packages(self) -> &'static [&'static str] {
         match self {
-            Self::Bookworm => &[],
+            Self::Bookworm => &["secilc"],
             Self::Trixie => &["multipath-tools", "systemd-sysv"],
         }
     }

@@ -241,11 +241,16 @@ fn read(path: &Path) -> io::Result<BTreeMap<Device, IoLimits>> {
 }
 
 fn parse(line: &str) -> Option<(Device, IoLimits)> {
-    let mut words = line.split_ascii_whitespace();
-    let device = words.next()?.parse().ok()?;
-    let values: BTreeMap<&str, &str> = words.filter_map(|word| word.split_once('=')).collect();
+    let (device, values) = fields(line)?;
     // `max` is not a number.
     Some((device, IoLimits::new(Rate::ALL.map(|rate| values.get(rate.io_max_key())?.parse().ok()))))
+}
+
+/// A line of a file with one line for each device: the device, and its values by their keys.
+pub(super) fn fields(line: &str) -> Option<(Device, BTreeMap<&str, &str>)> {
+    let mut words = line.split_ascii_whitespace();
+    let device = words.next()?.parse().ok()?;
+    Some((device, words.filter_map(|word| word.split_once('=')).collect()))
 }
 
 /// A line that sets all limits of a device.

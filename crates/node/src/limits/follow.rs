@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use quarry_pool::Pool;
+use quarry_pool::{Pool, PoolVolume};
 use quarry_transport::changes::Changes;
 use quarry_volume::{Result, StorageId, VolumeId};
 use tokio::time::{sleep, sleep_until};
@@ -109,8 +109,8 @@ impl Host {
             sleep(pause).await;
             pause = (pause * 2).min(longest);
         };
-        let limited = volumes.into_iter().filter(|volume| volume.record().is_ok_and(|record| !record.limits.is_none()));
-        for volume in limited.collect::<Vec<_>>() {
+        let follows = |volume: &PoolVolume| volume.record().is_ok_and(|record| self.limits().follows(record.limits));
+        for volume in volumes.into_iter().filter(follows).collect::<Vec<_>>() {
             let (host, pool, id) = (self.clone(), Arc::clone(pool), self.id_of(&volume));
             // In a task, because a call may change the limits, or unpublish the volume, at the same time.
             let work = |_| async move { host.limit_as_recorded(&pool, &id).await };
@@ -125,7 +125,10 @@ impl Host {
     async fn limit_as_recorded(&self, pool: &Arc<dyn Pool>, id: &VolumeId) -> Result<()> {
         let Some(volume) = pool.volume(&id.volume).await? else { return Ok(()) };
         let limits = volume.record()?.limits;
-        if limits.is_none() { Ok(()) } else { self.limit_pods_using(id, pool, &volume, limits).await }
+        if !self.limits().follows(limits) {
+            return Ok(());
+        }
+        self.limit_pods_using(id, pool, &volume, limits).await
     }
 }
 

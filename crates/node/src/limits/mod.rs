@@ -3,6 +3,9 @@
 //! The record of a volume has its limits; nothing else is stored. What should be in force is compared with what is: when
 //! a volume is published or modified, at the start of the plugin, and when the kernel reports a change of the cgroups
 //! (see [`follow`]). A cgroup has limits per device, so the limits of two volumes in one pod are independent.
+//!
+//! If the I/O of volumes is measured (see [`measure`]), volumes without limits are followed, too: the cgroups of their
+//! pods need the io controller.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,11 +14,13 @@ use quarry_pool::{Pool, Record};
 use quarry_volume::{Error, Result, VolumeId};
 
 use self::cgroup::{Cgroups, Obstacle};
+pub(crate) use self::measure::{Measured, PodWaits, VolumeIo};
 pub(crate) use self::registry::{Limited, Limits};
 use crate::host::Host;
 
 mod cgroup;
 mod follow;
+mod measure;
 mod pod;
 mod registry;
 mod volume;
@@ -32,6 +37,12 @@ impl Host {
         let _ = self.limits().inner.cgroups.set(Cgroups::new(mount, root));
     }
 
+    /// Measures the I/O of at most so many volumes in use; 0: of none, which is the default. Has an effect on volumes that
+    /// are published, or looked up, later.
+    pub fn measure_volumes(&self, max: usize) {
+        let _ = self.limits().inner.measured.set(max);
+    }
+
     /// Brings the limits of a volume into force for the pod that it is about to be published for. Returns whether the pod
     /// did not use it before: if the publish fails, they are to be removed.
     ///
@@ -44,10 +55,13 @@ impl Host {
         volume: Limited<'_>,
         record: &Record,
     ) -> Result<bool> {
-        if record.limits.is_none() {
+        if !self.limits().follows(record.limits) {
             return Ok(false);
         }
         let Some(uid) = pod::uid(target) else {
+            if record.limits.is_none() {
+                return Ok(false);
+            }
             let why = format!("the target {target:?} is not in the folder of a pod, so that its cgroup is not known");
             if !record.requires_limits {
                 tracing::warn!(volume = %volume.id, why, "the I/O limits of a volume are not in force");
@@ -91,7 +105,7 @@ impl Obstacle {
 
 /// Rejects a volume whose limits are required and not in force.
 fn required(record: &Record, why: Error) -> Result<()> {
-    if !record.requires_limits {
+    if !record.requires_limits || record.limits.is_none() {
         return Ok(());
     }
     Err(why.context(format_args!(

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -36,6 +37,10 @@ pub(crate) struct Limits {
 
 pub(super) struct Inner {
     pub(super) cgroups: OnceLock<Cgroups>,
+    /// The I/O of how many volumes is measured.
+    pub(super) measured: OnceLock<usize>,
+    /// How many volumes were registered so far.
+    registrations: AtomicU64,
     /// By UID.
     pods: Mutex<BTreeMap<String, Pod>>,
     /// Changes when pods come and go.
@@ -74,10 +79,12 @@ pub(crate) struct Problems {
 
 /// What should be in force for one volume.
 #[derive(Clone, Debug)]
-struct Wanted {
-    pool: String,
-    device: Device,
+pub(super) struct Wanted {
+    pub(super) pool: String,
+    pub(super) device: Device,
     limits: IoLimits,
+    /// When it was registered: smaller than that of every volume that was registered later.
+    pub(super) order: u64,
 }
 
 /// A volume whose limits are to be in force.
@@ -91,9 +98,10 @@ pub(crate) struct Limited<'a> {
 
 impl Default for Limits {
     fn default() -> Self {
-        let (cgroups, pods, looking_up) = Default::default();
+        let (cgroups, measured, registrations, pods, looking_up) = Default::default();
         let (registered, learned) = (watch::Sender::default(), watch::Sender::default());
-        Self { inner: Arc::new(Inner { cgroups, pods, registered, learned, looking_up }) }
+        let inner = Inner { cgroups, measured, registrations, pods, registered, learned, looking_up };
+        Self { inner: Arc::new(inner) }
     }
 }
 
@@ -111,13 +119,30 @@ impl Limits {
         self.inner.cgroups.get_or_init(|| Cgroups::new(PathBuf::from(CGROUPS), ROOT))
     }
 
+    /// The I/O of how many volumes is measured. `None`: of none.
+    pub(super) fn measured(&self) -> Option<usize> {
+        self.inner.measured.get().copied().filter(|max| *max > 0)
+    }
+
+    /// Whether the I/O of volumes is measured.
+    pub(crate) fn is_measuring(&self) -> bool {
+        self.measured().is_some()
+    }
+
+    /// Whether pods that use a volume with these limits are followed: there are any, or the I/O of volumes is measured.
+    pub(crate) fn follows(&self, limits: IoLimits) -> bool {
+        !limits.is_none() || self.is_measuring()
+    }
+
     /// Stores what should be in force for a volume in a pod. Returns whether the pod did not use it before.
     pub(crate) fn register(&self, uid: &str, volume: Limited<'_>, limits: IoLimits) -> bool {
         let mut pods = self.registry();
         let is_new_pod = !pods.contains_key(uid);
         let pod = pods.entry(uid.to_owned()).or_default();
         pod.former.insert(volume.device);
-        let wanted = Wanted { pool: volume.pool.to_owned(), device: volume.device, limits };
+        let next = || self.inner.registrations.fetch_add(1, Ordering::Relaxed);
+        let order = pod.volumes.get(volume.id).map_or_else(next, |known| known.order);
+        let wanted = Wanted { pool: volume.pool.to_owned(), device: volume.device, limits, order };
         let is_new = pod.volumes.insert(volume.id.clone(), wanted).is_none();
         if is_new_pod {
             self.inner.registered.send_replace(());
@@ -260,6 +285,11 @@ impl Limits {
 }
 
 impl Pod {
+    /// The volumes that it uses.
+    pub(super) fn volumes(&self) -> impl Iterator<Item = (&VolumeId, &Wanted)> {
+        self.volumes.iter()
+    }
+
     fn devices(&self) -> impl Iterator<Item = Device> {
         self.volumes.values().map(|wanted| wanted.device).chain(self.former.iter().copied())
     }
@@ -268,15 +298,23 @@ impl Pod {
     fn learn(&mut self, obstacles: &BTreeMap<Device, Obstacle>, uid: &str) -> bool {
         let lasting = obstacles.values().any(|obstacle| !obstacle.is_early());
         self.failed = lasting.then(Instant::now);
-        if obstacles.is_empty() && !self.obstacles.is_empty() {
+        let is_limited = self.volumes.values().any(|wanted| !wanted.limits.is_none());
+        if is_limited && obstacles.is_empty() && !self.obstacles.is_empty() {
             tracing::info!(pod = uid, "the I/O limits of its volumes are in force now");
         }
         let known = std::mem::take(&mut self.obstacles);
         let differs = !known.iter().map(|(device, (obstacle, _))| (device, obstacle)).eq(obstacles);
         for (device, obstacle) in obstacles {
             let same = known.get(device).filter(|(known, _)| known == obstacle);
+            let is_only_measured =
+                self.volumes.values().any(|wanted| wanted.device == *device && wanted.limits.is_none());
             if same.is_none() && !obstacle.is_early() {
-                tracing::warn!(pod = uid, %device, %obstacle, "the I/O limits of a volume are not in force");
+                match is_only_measured {
+                    true => tracing::warn!(pod = uid, %device, %obstacle, "the I/O of a volume is not measured"),
+                    false => {
+                        tracing::warn!(pod = uid, %device, %obstacle, "the I/O limits of a volume are not in force");
+                    }
+                }
             }
             let since = same.map_or_else(Instant::now, |(_, since)| *since);
             self.obstacles.insert(*device, (obstacle.clone(), since));

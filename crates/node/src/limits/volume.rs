@@ -58,8 +58,10 @@ impl Host {
                 return Err(Error::unavailable(format!("its limits cannot be removed: {obstacle}")));
             }
         }
-        for uid in &pods {
-            self.limits().withdraw(uid, id).await;
+        if !self.limits().follows(IoLimits::default()) {
+            for uid in &pods {
+                self.limits().withdraw(uid, id).await;
+            }
         }
         Ok(())
     }

@@ -13,13 +13,13 @@ use super::world::{Answer, Call, Use, World};
 use crate::Host;
 use crate::limits::Limited;
 
-const UID: &str = "0b5ae1c6-6f0a-4d3e-9c1a-6f1d2b3c4d5e";
+pub(super) const UID: &str = "0b5ae1c6-6f0a-4d3e-9c1a-6f1d2b3c4d5e";
 const LIMITS: IoLimits = IoLimits::new([Some(1 << 20), None, None, Some(7)]);
-const LIMITED: Use = Use { limits: LIMITS, ..Use::MOUNT };
+pub(super) const LIMITED: Use = Use { limits: LIMITS, ..Use::MOUNT };
 const SOON: Duration = Duration::from_secs(10);
 
 /// A world in which these calls succeeded, with cgroup v2, and with a volume that is published for a pod next.
-fn world(usage: Use, calls: &[Call]) -> (World, TempDir) {
+pub(super) fn world(usage: Use, calls: &[Call]) -> (World, TempDir) {
     let cgroups = tempfile::tempdir().unwrap();
     std::fs::write(cgroups.path().join("cgroup.controllers"), "cpu io memory\n").unwrap();
     std::fs::create_dir_all(cgroups.path().join("kubepods/burstable")).unwrap();
@@ -38,7 +38,7 @@ fn world(usage: Use, calls: &[Call]) -> (World, TempDir) {
 }
 
 /// Makes the cgroup of the pod, and returns the file with its limits.
-fn cgroup(cgroups: &TempDir) -> PathBuf {
+pub(super) fn cgroup(cgroups: &TempDir) -> PathBuf {
     let pod = cgroups.path().join(format!("kubepods/burstable/pod{UID}"));
     // As in the kernel, a cgroup never appears without its files.
     let hidden = cgroups.path().join("hidden");
@@ -62,16 +62,21 @@ fn changes(pairs: &[(Rate, &str)]) -> MutableParameters {
     MutableParameters::parse(&parameters.collect()).unwrap()
 }
 
-fn run<T>(test: impl Future<Output = T>) -> T {
+/// All four limits with that value.
+pub(super) fn limits_in(value: &str) -> MutableParameters {
+    changes(&Rate::ALL.map(|rate| (rate, value)))
+}
+
+pub(super) fn run<T>(test: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
 }
 
-fn host(world: &World) -> Host {
+pub(super) fn host(world: &World) -> Host {
     world.host(&Process::new(&world.machine, Plan::Lives))
 }
 
 /// Waits until the file has this text.
-async fn becomes(file: &Path, wanted: &str) {
+pub(super) async fn becomes(file: &Path, wanted: &str) {
     let same = async {
         while text(file) != wanted {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,6 +1,6 @@
 //! Tests of the operations on a machine in memory: killed between any two of their effects, with foreign data
 //! on the device, with records that they did not write, rejected, deactivated, with volumes that grow, with volumes that
-//! are filled from others, with trims of their filesystems, with I/O limits, and with other changes while they are used.
+//! are filled from others, with trims of their filesystems, with I/O limits and metrics, and with other changes while they are used.
 
 mod deactivated;
 mod filled;
@@ -9,6 +9,7 @@ mod grown;
 mod killed;
 mod limited;
 mod machine;
+mod measured;
 mod modified;
 mod pool;
 mod recorded;

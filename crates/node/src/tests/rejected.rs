@@ -36,6 +36,39 @@ fn a_filesystem_is_not_published_after_its_unstage() {
     }
 }
 
+/// Its files have one SELinux label for all pods of the node.
+#[test]
+fn a_volume_is_not_used_with_two_selinux_contexts() {
+    const ONE: &str = "context=\"system_u:object_r:container_file_t:s0:c1,c2\"";
+    const OTHER: &str = "context=\"system_u:object_r:container_file_t:s0:c3,c4\"";
+    let usage = Use::ALL.into_iter().find(|usage| usage.access == AccessType::Mount).unwrap();
+    for (first, second, accepted) in [
+        (ONE, OTHER, false),
+        (ONE, "context=\"system_u:object_r:container_file_t:s0:c2,c1\"", true),
+        (ONE, "noatime", true),
+        ("noatime", ONE, false),
+    ] {
+        let world = World::new(usage);
+        world.mount_flags.replace(vec![first.to_owned()]);
+        [Call::Create, Call::Stage].into_iter().for_each(|call| world.succeeds(call));
+        world.mount_flags.replace(vec![second.to_owned()]);
+        if accepted {
+            world.succeeds(Call::Stage);
+            world.succeeds(Call::Publish);
+            continue;
+        }
+        let effects = world.effects();
+        for call in [Call::Stage, Call::Publish] {
+            let message = world.rejects(call, Reason::Exists);
+            assert!(message.contains("SELinux context") && message.contains("container_file_t:s0:c"), "{message}");
+        }
+        assert_eq!(world.effects(), effects);
+        // With the same label, it is used.
+        world.mount_flags.replace(vec![first.to_owned()]);
+        world.succeeds(Call::Publish);
+    }
+}
+
 /// The configuration, or the version of Quarry, was changed after an earlier attempt had created the volume.
 #[test]
 fn a_volume_that_exists_gets_no_final_answer_although_its_class_does_not_suit_the_node() {

@@ -1,7 +1,7 @@
 //! Calls on one volume of a machine. Each call is made to a new process, and each answer is compared with the
 //! state of the machine.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -131,6 +131,8 @@ pub(super) struct World {
     pub(super) snapshots: Cell<bool>,
     /// What [`Call::Modify`] changes.
     pub(super) changes: Cell<MutableParameters>,
+    /// The mount options of its requests.
+    pub(super) mount_flags: RefCell<Vec<String>>,
     /// Where its cgroups are: by default, there are none.
     pub(super) cgroups: PathBuf,
     /// Whether a pod has written files to the volume.
@@ -152,8 +154,8 @@ impl World {
         let id = VolumeId { storage, node: "node-1".to_owned(), volume: safe_name(VOLUME) };
         let (machine, expanded) = (Machine::new(usage.sysfs), Cell::new(EXPANDED));
         let (snapshots, wrote) = (Cell::new(true), Cell::new(false));
-        let (changes, cgroups) = (Cell::default(), PathBuf::from("/nothing"));
-        Self { usage, machine, pool, id, target: target(), expanded, snapshots, changes, cgroups, wrote }
+        let (changes, mount_flags, cgroups) = (Cell::default(), RefCell::default(), PathBuf::from("/nothing"));
+        Self { usage, machine, pool, id, target: target(), expanded, snapshots, changes, mount_flags, cgroups, wrote }
     }
 
     /// A world in which these calls succeeded.
@@ -256,7 +258,7 @@ impl World {
         let capability = Capability {
             access: self.usage.access,
             filesystem: self.usage.filesystem.filter(|_| self.usage.access == AccessType::Mount),
-            mount_flags: Vec::new(),
+            mount_flags: self.mount_flags.borrow().clone(),
             mode: AccessMode::SingleWriter,
         };
         match call {

@@ -73,6 +73,13 @@ impl MountOptions {
         Ok(self)
     }
 
+    /// The SELinux context in CSI's `mount_flags`, without its quotes. The other flags are not checked.
+    #[must_use]
+    pub fn context(flags: &[String]) -> Option<&str> {
+        let mut words = flags.iter().flat_map(|flag| split(flag));
+        words.find_map(|word| word.strip_prefix("context=")).map(|context| context.trim_matches('"'))
+    }
+
     /// The options as words for mount, sorted by subject.
     #[must_use]
     pub fn to_words(&self) -> Vec<String> {
@@ -151,6 +158,17 @@ mod tests {
             assert_eq!(words(kind, &[]), [""; 0]);
             assert!(parse(kind, &["ro,nosuid"]).unwrap().read_only());
         }
+    }
+
+    #[test]
+    fn the_context_is_found_among_other_flags() {
+        let context = |flags: &[&str]| {
+            let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+            MountOptions::context(&flags).map(str::to_owned)
+        };
+        assert_eq!(context(&["noatime", "ro,context=\"a:b:c:s0:c1,c2\",bad"]).as_deref(), Some("a:b:c:s0:c1,c2"));
+        assert_eq!(context(&["context=a:b:c:s0"]).as_deref(), Some("a:b:c:s0"));
+        assert_eq!(context(&["noatime", "fscontext=a"]), None);
     }
 
     #[test]

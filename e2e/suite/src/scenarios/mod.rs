@@ -26,6 +26,7 @@ mod other_tenants;
 mod power_cut;
 mod processes;
 mod sanity;
+mod selinux;
 mod snapshot;
 mod speed;
 mod stats;
@@ -64,6 +65,8 @@ pub const SWEEPS: &[&str] = &[
 /// The only guest that a scenario runs in, if it needs one.
 pub fn only_in(name: &str) -> Option<System> {
     match name {
+        // It has the compiler for the policy.
+        "selinux" => Some(System::Bookworm),
         // An older mount(8) maps no users.
         "systemd" | "user-namespaces" => Some(System::Trixie),
         _ => None,
@@ -421,6 +424,12 @@ fn own() -> Vec<Scenario> {
             about: "volumes with the mapped users of pods with hostUsers: false, on each filesystem",
             limit: minutes(10),
             run: |context| Box::pin(user_namespaces::run(context)),
+        },
+        Scenario {
+            name: "selinux",
+            about: "the files of a volume have the label of its pod; another label is rejected, on each filesystem",
+            limit: minutes(12),
+            run: |context| Box::pin(selinux::run(context)),
         },
         Scenario {
             name: "disk-replaced",

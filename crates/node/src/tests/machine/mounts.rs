@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use quarry_encryption::Layer;
-use quarry_mount::{Attempt, Device, Entry, Error, Mapping, READ_ONLY_UUID};
+use quarry_mount::{Attempt, Device, Entry, Error, Mapping, READ_ONLY_UUID, check_context, context_in};
 use quarry_volume::{Filesystem, Result, VolumeId};
 
 use super::{ANONYMOUS, Content, Kind, MAPPER, Process, State, node};
@@ -96,7 +96,8 @@ impl Process {
             Ok(())
         };
         if let Some(entry) = self.read(|state| state.at(target)).first() {
-            return check(entry);
+            check(entry)?;
+            return check_context(entry, context_in(options));
         }
         let made = self.make_target(target, Kind::Directory)?;
         let mounted = self.effect("mount", |state| {
