@@ -107,6 +107,33 @@ pub async fn format(device: &Path, uuid: Uuid, name: &str, passphrase: &Secret) 
         .on(device.display().to_string())
         .input(passphrase.clone());
     done(derive(command, held).await, attempted, device)?;
+    require_header(device, uuid).await
+}
+
+/// Gives the LUKS2 header on a device that UUID, and returns when it is flushed. Its key slots stay as they are. It can be
+/// interrupted and repeated: cryptsetup writes one copy of the header after the other. `name`: that of the dm-crypt device.
+///
+/// Only the device of a volume that is being filled may be passed, with the header of its source on it.
+///
+/// # Errors
+/// [`Error::NoHeader`] if the device does not contain a complete header: nothing was changed. `Busy` of [`Error::Device`]
+/// if it is in use, also by an earlier cryptsetup.
+pub async fn set_uuid(device: &Path, uuid: Uuid, name: &str) -> Result<(), Error> {
+    let (node, layer) = (device.to_owned(), name.to_owned());
+    let (held, found) = blocking(device, move || Ok((hold(&node, &layer)?, header::read(&node)?))).await?;
+    match found {
+        Header::Complete { uuid: found } if found == uuid => return Ok(()),
+        Header::Complete { .. } => {}
+        found => return Err(Error::NoHeader { device: device.to_owned(), found: found.description() }),
+    }
+    let command = command("luksUUID").arg("--uuid").arg(uuid.to_string()).arg(device);
+    let command = command.on(device.display().to_string()).holding(held.release_claim());
+    done(command.run().await, "change the UUID of the LUKS2 header on", device)?;
+    require_header(device, uuid).await
+}
+
+/// Flushes a device, and checks that it contains the complete header with that UUID.
+async fn require_header(device: &Path, uuid: Uuid) -> Result<(), Error> {
     let node = device.to_owned();
     let found = blocking(device, move || {
         let failed = |source| Error::io("flush", &node, source);

@@ -50,6 +50,17 @@ pub enum Error {
         /// What it contains.
         found: String,
     },
+    /// A device that should contain the copy of a header does not.
+    #[error(
+        "{device:?} should contain the LUKS2 header of its source, but it contains {found}; nothing was changed: the \
+         source was not complete, so a copy of it could not be opened"
+    )]
+    NoHeader {
+        /// The device.
+        device: PathBuf,
+        /// What it contains.
+        found: String,
+    },
     /// The passphrase cannot be used.
     #[error("the passphrase has {length} bytes; it must have 1 to {} bytes", quarry_exec::Secret::MAX)]
     Passphrase {

@@ -12,7 +12,7 @@ mod header;
 mod layer;
 mod rekey;
 
-pub use cryptsetup::{TOOL, close, format, hold, open, remove_unfinished, resize};
+pub use cryptsetup::{TOOL, close, format, hold, open, remove_unfinished, resize, set_uuid};
 pub use error::Error;
 pub use header::{Header, read as header};
 pub use layer::{Layer, is_of, layer_name, named, on};

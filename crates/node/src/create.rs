@@ -161,6 +161,10 @@ impl Host {
         let Some(volume) = pool.volume(name).await? else { return Ok(()) };
         if let Some(source) = &volume.record()?.source {
             self.remove_clone_snapshot_if_found(source, &volume.record()?.name).await?;
+            if volume.record()?.encryption.is_some() {
+                // The keys of its source may have been copied.
+                self.erase_encrypted(&self.id_of(&volume), pool, &volume).await?;
+            }
         }
         pool.remove(&volume).await
     }
@@ -172,7 +176,6 @@ impl Host {
 
 /// Rejects options that the controller should have rejected: the two may have different versions.
 fn check(spec: &VolumeSpec) -> Result<()> {
-    spec.check_encryption()?;
     match spec.filesystem {
         Some(kind) => check_options(kind, &[], &spec.class),
         None if spec.class.mkfs_options.is_empty() => Ok(()),

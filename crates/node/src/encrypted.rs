@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use quarry_encryption::{ERASURE, Header, Layer, header_uuid, layer_name};
 use quarry_exec::Secret;
-use quarry_pool::{Health, Pool, PoolVolume, Record, State};
+use quarry_pool::{Device, Health, Pool, PoolSnapshot, PoolVolume, Record, SnapshotKind, State};
 use quarry_volume::{Discard, Error, Reason, Result, VolumeId};
 
 use crate::agent::unused;
@@ -88,7 +88,14 @@ impl Host {
         let discards = mounted && record.discard.is_some_and(|discard| discard != Discard::None);
         let opened = kernel.open_encrypted(&found.raw, &name, passphrase, discards).await;
         opened.map_err(|error| match (error.reason, record.state) {
-            (Reason::Precondition, State::Ready) => error.context(format_args!("the Secret named by {NAMED}")),
+            (Reason::Precondition, State::Ready) => {
+                let mut error = error.context(format_args!("the Secret named by {NAMED}"));
+                if let Some(source) = &record.source {
+                    let copied = format!("; it has the passphrases that {source} had when it was copied");
+                    error.message.push_str(&copied);
+                }
+                error
+            }
             (Reason::Precondition, State::New) => {
                 let mut error = error.context(format_args!("the Secret named by {NAMED}"));
                 error.message.push_str(
@@ -219,7 +226,10 @@ impl Host {
             match (kernel.header(&raw), volume.record()?.state) {
                 // It was never staged.
                 (Ok(Header::None), State::New) => return Ok(()),
-                (Ok(Header::Complete { uuid }), _) if uuid != header_uuid(&volume.uuid()) => {
+                // While it is being filled, it contains the header of its source, and is nobody's.
+                (Ok(Header::Complete { uuid }), _)
+                    if uuid != header_uuid(&volume.uuid()) && !volume.record()?.filling =>
+                {
                     tracing::warn!(volume = volume.name, %uuid, "a deleted volume contains a LUKS2 header of another \
                                                                  device, which is not erased");
                     return Ok(());
@@ -237,6 +247,44 @@ impl Host {
         })
         .await
         .map_err(|error| error.context("erasing its keys"))
+    }
+}
+
+impl Host {
+    /// Overwrites the key slots and the header in a full copy of an encrypted volume before it is removed, so that its
+    /// space does not contain them any more. Snapshots that share their space with the volume have no space of their own
+    /// to overwrite. What cannot be overwritten, because its disk is lost or fails, is logged.
+    ///
+    /// # Errors
+    /// `UnderWay` if something holds the device.
+    pub(crate) async fn erase_copied_keys(&self, pool: &Arc<dyn Pool>, snapshot: &PoolSnapshot) -> Result<()> {
+        if !matches!(snapshot.record.kind, SnapshotKind::Copy { .. }) || snapshot.record.empty {
+            return Ok(());
+        }
+        let node = match pool.activate_snapshot(snapshot).await.and_then(Device::node) {
+            Ok(node) => node,
+            Err(error) => {
+                tracing::warn!(snapshot = snapshot.name, %error, "the keys in a deleted snapshot are not erased");
+                return Ok(());
+            }
+        };
+        let erased = async {
+            let (kernel, opened) = (Arc::clone(self.kernel()), node.clone());
+            let held = errors::blocking(move || kernel.exclusive(&opened)).await?;
+            // While it is held, its node stays the same.
+            if pool.activate_snapshot(snapshot).await?.node()? != node {
+                return Err(Error::new(Reason::UnderWay, "its device has just changed; retry"));
+            }
+            let name = snapshot.name.clone();
+            errors::blocking(move || {
+                if let Err(error) = erase(&*held) {
+                    tracing::error!(snapshot = name, %error, "keys of a deleted snapshot may be left on its disk");
+                }
+                Ok(())
+            })
+            .await
+        };
+        erased.await.map_err(|error| error.context("erasing its keys"))
     }
 }
 

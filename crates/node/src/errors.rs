@@ -72,6 +72,7 @@ pub(crate) fn encryption(error: quarry_encryption::Error) -> Error {
         Encryption::Device(error) => return filesystem(error),
         Encryption::WrongKey { .. }
         | Encryption::NotBlank { .. }
+        | Encryption::NoHeader { .. }
         | Encryption::Passphrase { .. }
         | Encryption::SamePassphrase
         | Encryption::NotText

@@ -7,8 +7,8 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use quarry_pool::{Health, Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord, State};
 use quarry_volume::{
-    AccessTypes, Change, ContentSource, CopyProgress, Error, Reason, Result, Snapshot, SnapshotCondition, SnapshotId,
-    SnapshotMethod, SnapshotParameters, SnapshotSpec, VolumeId, safe_name,
+    AccessTypes, Change, ContentSource, CopyProgress, Error, Filesystem, Reason, Result, Snapshot, SnapshotCondition,
+    SnapshotId, SnapshotMethod, SnapshotParameters, SnapshotSpec, VolumeId, safe_name,
 };
 
 use crate::agent::within;
@@ -181,6 +181,9 @@ impl Host {
         // In this order: what is left of an incomplete copy can be deleted by its identifier.
         self.give_up_copy(&pool, &id.snapshot).await?;
         if let Some(snapshot) = found {
+            if snapshot.record.encryption.is_some() {
+                self.erase_copied_keys(&pool, &snapshot).await?;
+            }
             if let Err(error) = pool.remove_snapshot(&snapshot).await {
                 self.publisher().refresh_soon(pool.name());
                 return Err(error);
@@ -198,10 +201,10 @@ impl Host {
 /// its disk is lost.
 pub(crate) fn record_of(name: &str, source: &VolumeId, volume: &PoolVolume) -> Result<SnapshotRecord> {
     let record = volume.record()?;
-    if record.encryption.is_some() {
+    if record.encryption.is_some() && record.filesystem == Some(Filesystem::Btrfs) {
         return Err(Error::precondition(format!(
-            "volume {source} is encrypted, and Quarry cannot restore or clone encrypted volumes yet, so it takes no \
-             snapshot; make a backup from within the pod"
+            "volume {source} is encrypted and contains btrfs: a copy of it would keep its UUID, and a host must never see \
+             two btrfs with one UUID; use ext4 or xfs, or make a backup from within the pod"
         )));
     }
     if let Health::Lost(why) | Health::Incomplete(why) = &volume.health {
@@ -209,9 +212,10 @@ pub(crate) fn record_of(name: &str, source: &VolumeId, volume: &PoolVolume) -> R
     }
     crate::fill::require_filled(volume).map_err(|error| error.context(format_args!("volume {source}")))?;
     let never_used = record.state == State::New;
-    if never_used && record.access.shows_bytes() && !is_zeroed(record, volume.size)
-        || never_used && record.access == AccessTypes::Block
-    {
+    let is_exposed =
+        record.access == AccessTypes::Block || record.access.shows_bytes() && !is_zeroed(record, volume.size);
+    // An encrypted volume that was never used has no key yet.
+    if never_used && is_exposed && !record.needs_no_zeroes() {
         return Err(Error::unavailable(format!(
             "volume {source} is not completely zeroed and may still contain another tenant's data; retry when its \
              CreateVolume has returned OK"
@@ -236,7 +240,7 @@ pub(crate) fn describe_snapshot(node: &str, pool: &str, snapshot: &PoolSnapshot)
         id: SnapshotId { storage: snapshot.storage.clone(), node: node.to_owned(), snapshot: snapshot.name.clone() },
         name: record.name.clone(),
         source: record.source.clone(),
-        size: snapshot.size,
+        size: snapshot.size.saturating_sub(record.overhead()),
         pool: pool.to_owned(),
         method: record.method(),
         created: record.created,

@@ -92,7 +92,11 @@ impl Host {
             self.refresh_after_first_use(pool, record);
             return staged;
         };
-        let options = MountOptions::parse(kind, &stage.capability.mount_flags)?.with_discard(kind, record.discard)?;
+        let mut options =
+            MountOptions::parse(kind, &stage.capability.mount_flags)?.with_discard(kind, record.discard)?;
+        if record.shares_filesystem_uuid() {
+            options = options.sharing_uuid(kind);
+        }
         let check = match options.read_only() || stage.capability.mode == AccessMode::ReaderOnly {
             true => Check::Read,
             false => Check::Write,

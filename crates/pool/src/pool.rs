@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use quarry_volume::{CowSize, Error, Gib, Layout, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec};
+use uuid::Uuid;
 
 use crate::{
     DiskSpace, PoolSnapshot, PoolVolume, Record, SimulatedDevice, SnapshotRecord, Uevents, UnresponsiveDisk, Wiping,
@@ -40,8 +41,17 @@ pub enum Volumes {
 pub struct Contents<'a> {
     /// Where it is.
     pub of: ContentsOf<'a>,
-    /// Whether it contains the filesystem in the spec, which needs a new UUID.
-    pub filesystem: bool,
+    /// The filesystem in the spec, if it contains it.
+    pub filesystem: Option<CopiedFilesystem>,
+}
+
+/// What becomes of the UUID of a filesystem in [`Contents`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopiedFilesystem {
+    /// It gets the one that is derived from the volume's own UUID.
+    GetsNewUuid,
+    /// It is encrypted, and keeps this one.
+    Keeps(Uuid),
 }
 
 /// The source of [`Contents`].

@@ -213,21 +213,6 @@ impl VolumeSpec {
         self.class.encryption.map_or(0, Encryption::overhead)
     }
 
-    /// Rejects what an encrypted volume cannot be.
-    ///
-    /// # Errors
-    /// `InvalidRequest` if it is to be filled from a source: a copy of other bytes is not encrypted, and what is encrypted
-    /// cannot be copied yet.
-    pub fn check_encryption(&self) -> Result<()> {
-        match (&self.class.encryption, &self.source) {
-            (Some(encryption), Some(source)) => Err(Error::invalid(format!(
-                "a volume with \"encryption: {encryption}\" cannot be filled from {source}: request an empty volume, or \
-                 use a StorageClass without \"encryption\""
-            ))),
-            _ => Ok(()),
-        }
-    }
-
     /// See [`parameters_hash`].
     #[must_use]
     pub fn parameters_hash(&self) -> String {

@@ -60,7 +60,6 @@ pub(super) fn spec(request: &csi::CreateVolumeRequest) -> Result<(VolumeSpec, Ve
         class,
         source,
     };
-    spec.check_encryption()?;
     Ok((spec, capabilities, usage))
 }
 

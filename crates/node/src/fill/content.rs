@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use quarry_pool::{
-    Contents, ContentsOf, Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord, State,
+    Contents, ContentsOf, CopiedFilesystem, Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind,
+    SnapshotRecord, State,
 };
-use quarry_volume::{AccessTypes, ContentSource, CowSize, Error, Filesystem, Gib, Reason, Result, VolumeSpec};
+use quarry_volume::{
+    AccessTypes, ContentSource, CowSize, Encryption, Error, Filesystem, Gib, Reason, Result, VolumeSpec,
+};
 
 use super::Failure;
 use crate::copies::Running;
@@ -22,7 +25,7 @@ pub(super) struct Content {
     pub(super) origin: Origin,
     /// What it contains: the record of the snapshot, or the one that a snapshot of the volume would have.
     pub(super) record: SnapshotRecord,
-    /// Its size in bytes.
+    /// Its size in bytes, with the header if it is encrypted.
     pub(super) size: u64,
 }
 
@@ -47,21 +50,31 @@ impl Content {
         self.record.empty
     }
 
+    /// The size that its user had, in bytes.
+    pub(super) fn usable_size(&self) -> u64 {
+        self.size.saturating_sub(self.record.overhead())
+    }
+
     /// What the pool can create a volume with, if this is in the same pool. `None` if it must be copied.
     ///
     /// A btrfs is copied: until its UUID is changed, the kernel must not see both of them, and it changes while it is
-    /// copied. So is a volume that was used raw or with a filesystem: only the copy shows which.
+    /// copied. So is a volume that was used raw or with a filesystem: only the copy shows which. (Of an encrypted one,
+    /// nothing shows it, and nothing has to be changed.)
     pub(super) fn shared_with(&self, pool: &Arc<dyn Pool>) -> Option<Contents<'_>> {
         let copied = self.is_empty()
             || self.record.filesystem == Some(Filesystem::Btrfs)
-            || self.record.access == AccessTypes::Both
+            || self.record.access == AccessTypes::Both && self.record.encryption.is_none()
             || self.pool.name() != pool.name();
         let of = match &self.origin {
             Origin::Snapshot(snapshot) => ContentsOf::Snapshot(snapshot),
             Origin::Volume(volume) => ContentsOf::Volume(volume),
             Origin::Offline(_) => return None,
         };
-        let filesystem = self.record.filesystem.is_some() && self.record.filesystem_uuid.is_some();
+        let uuid = self.record.filesystem.and(self.record.filesystem_uuid);
+        let filesystem = uuid.map(|uuid| match self.record.encryption {
+            Some(_) => CopiedFilesystem::Keeps(uuid),
+            None => CopiedFilesystem::GetsNewUuid,
+        });
         (!copied).then_some(Contents { of, filesystem })
     }
 
@@ -81,10 +94,22 @@ impl Content {
                 name(spec.filesystem)
             )));
         }
-        if size < self.size {
+        if self.record.encryption != spec.class.encryption {
+            let kind = |encryption: Option<Encryption>| {
+                encryption.map_or_else(|| "not encrypted".to_owned(), |kind| format!("encrypted ({kind})"))
+            };
+            return Err(Error::invalid(format!(
+                "its source is {}, and the volume is requested {}: request the same, because encrypted bytes are copied \
+                 as they are",
+                kind(self.record.encryption),
+                kind(spec.class.encryption)
+            )));
+        }
+        let least = self.usable_size();
+        if size < least {
             return Err(Error::new(
                 Reason::SizeOutOfRange,
-                format!("its source has {} bytes, and the volume would have {size}: request at least those", self.size),
+                format!("its source has {least} bytes, and the volume would have {size}: request at least those"),
             ));
         }
         Ok(())

@@ -1,7 +1,9 @@
-//! Gives a copied filesystem a UUID of its own. Two filesystems with one UUID must never be mounted on one host.
+//! Gives what was copied a UUID of its own: a filesystem, or the LUKS2 header of an encrypted volume. Two filesystems with
+//! one UUID that see each other must never be mounted on one host.
 
 use std::sync::Arc;
 
+use quarry_encryption::{header_uuid, layer_name};
 use quarry_filesystem::UuidStep;
 use quarry_pool::{Device, Pool, PoolVolume};
 use quarry_volume::{Filesystem, Gib};
@@ -10,6 +12,7 @@ use uuid::Uuid;
 use super::Failure;
 use crate::bytes::Bytes;
 use crate::device;
+use crate::host::Host;
 use crate::kernel::Kernel;
 use crate::prepare::update_record;
 
@@ -54,5 +57,17 @@ pub(super) async fn give(
             quarry_fault::point(|| "fill:uuid:after".to_owned());
             Ok(())
         }
+    }
+}
+
+impl Host {
+    /// Gives the copied LUKS2 header on the volume the UUID that belongs to it. Idempotent.
+    ///
+    /// # Errors
+    /// [`Failure::is_permanent`] if the copy contains no complete header.
+    pub(super) async fn give_header_uuid(&self, pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Result<(), Failure> {
+        let Device::Node(raw) = device::activate_bytes(pool, volume).await? else { return Ok(()) };
+        let (uuid, name) = (header_uuid(&volume.uuid()), layer_name(&self.id_of(volume).to_string()));
+        self.kernel().set_header_uuid(&raw, uuid, &name).await.map_err(Failure::of_source)
     }
 }

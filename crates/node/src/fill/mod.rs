@@ -5,7 +5,8 @@
 //! 1. `filling`: the contents are copied, after what lies beyond them on the volume was cleaned. The progress is stored.
 //!    If the source is a volume whose pool can take snapshots, a snapshot that only serves this clone is copied.
 //! 2. `filling`, everything copied (see [`is_copied`]): a copied filesystem is recovered and gets a UUID of its own,
-//!    which the record has already. The source is not needed any more.
+//!    which the record has already. The source is not needed any more. An encrypted volume is copied as it is: its LUKS2
+//!    header gets a UUID of its own. Its filesystem keeps its UUID, which only the passphrase could change.
 //! 3. `ready`. The snapshot that served the clone is removed.
 //!
 //! Until then, the volume was never handed out. If its source is gone, it is removed.
@@ -70,8 +71,10 @@ impl Host {
         // The source may contain nothing.
         if record.filling {
             quarry_fault::point(|| "fill:copied".to_owned());
-            if let (Some(kind), Some(uuid)) = (record.filesystem, record.filesystem_uuid) {
-                identity::give(self.kernel(), pool, &mut volume, kind, uuid).await?;
+            match (record.encryption, record.filesystem, record.filesystem_uuid) {
+                (Some(_), ..) => self.give_header_uuid(pool, &volume).await?,
+                (None, Some(kind), Some(uuid)) => identity::give(self.kernel(), pool, &mut volume, kind, uuid).await?,
+                (None, ..) => {}
             }
             quarry_fault::point(|| "fill:ready:before".to_owned());
             update_record(pool, &mut volume, &record.ready()).await?;
@@ -156,12 +159,13 @@ impl Host {
         let mut sized = VolumeSpec { size, ..spec.clone() };
         let Some(source) = spec.source.as_ref().filter(|_| spec.size.required == 0) else { return Ok(sized) };
         let of_source = |error: Error| error.context(format_args!("it is to be filled from {source}"));
-        sized.size.required = self.content(source).await.map_err(of_source)?.size;
-        match spec.size.limit.filter(|limit| *limit < sized.size.required) {
+        let least = self.content(source).await.map_err(of_source)?.usable_size();
+        sized.size.required = least.saturating_add(spec.overhead());
+        match spec.size.limit.filter(|limit| *limit < least) {
             None => Ok(sized),
             Some(limit) => Err(of_source(Error::new(
                 Reason::SizeOutOfRange,
-                format!("its source has {} bytes, and at most {limit} are requested", sized.size.required),
+                format!("its source has {least} bytes, and at most {limit} are requested"),
             ))),
         }
     }

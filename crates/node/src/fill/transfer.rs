@@ -71,7 +71,7 @@ impl Host {
         // An earlier call may have written to it, even if nothing counts as copied now, and even contents of another
         // instant.
         let zeroed_target = pool.is_unwritten(volume);
-        let shows_tail = record.access.shows_bytes() && !zeroed_target;
+        let shows_tail = record.access.shows_bytes() && !zeroed_target && !record.needs_no_zeroes();
         let tail = match shows_tail && !quarry_fault::disabled("copy-tail") {
             true => Tail::Zero,
             false => Tail::WipeSignatures,
@@ -79,7 +79,7 @@ impl Host {
         let mut stored = Stored { pool, volume, record: &record, resumable: !offline };
         match (from, to) {
             (Device::Node(source), Device::Node(target)) => {
-                let filesystem = record.filesystem.zip(uuid);
+                let filesystem = record.filesystem.zip(uuid).filter(|_| record.encryption.is_none());
                 let (opened, rates) = (source.clone(), self.copies().rates(content.pool.name(), pool.name()));
                 let retry = "CreateVolume";
                 let copy = DeviceCopy {
@@ -108,10 +108,13 @@ impl Host {
         Ok(uuid)
     }
 
-    /// The UUID that the filesystem in a source gets in the volume; `None` for raw contents.
+    /// The UUID that the filesystem in a source gets in the volume, or keeps; `None` for raw contents.
     async fn new_uuid(&self, from: &Device, content: &Content, volume: &PoolVolume) -> Result<Option<Uuid>, Failure> {
         let record = &content.record;
         let (Some(kind), Some(expected)) = (record.filesystem, record.filesystem_uuid) else { return Ok(None) };
+        if record.encryption.is_some() {
+            return Ok(Some(expected));
+        }
         let found = match from {
             Device::Node(node) => self.kernel().superblock(kind, node).await?,
             Device::Simulated(_) | Device::Space(_) => return Ok(Some(volume.filesystem_uuid())),

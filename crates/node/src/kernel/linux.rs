@@ -127,6 +127,10 @@ impl Encryptions for Linux {
         encryption::format(raw, uuid, name, passphrase).await.map_err(errors::encryption)
     }
 
+    async fn set_header_uuid(&self, raw: &Path, uuid: Uuid, name: &str) -> Result<()> {
+        encryption::set_uuid(raw, uuid, name).await.map_err(errors::encryption)
+    }
+
     async fn open_encrypted(&self, raw: &Path, name: &str, passphrase: &Secret, discards: bool) -> Result<()> {
         encryption::open(raw, name, passphrase, discards).await.map_err(errors::encryption)
     }

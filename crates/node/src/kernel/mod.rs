@@ -126,6 +126,9 @@ pub(crate) trait Encryptions: Send + Sync {
     /// dm-crypt device.
     async fn format_encrypted(&self, raw: &Path, uuid: Uuid, name: &str, passphrase: &Secret) -> Result<()>;
 
+    /// Gives the copied header on a device that UUID. `name`: that of the dm-crypt device.
+    async fn set_header_uuid(&self, raw: &Path, uuid: Uuid, name: &str) -> Result<()>;
+
     /// Opens the device as the dm-crypt device with that name.
     async fn open_encrypted(&self, raw: &Path, name: &str, passphrase: &Secret, discards: bool) -> Result<()>;
 

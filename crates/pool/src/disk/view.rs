@@ -13,7 +13,7 @@ use super::report::{problems, unused_space};
 use super::scan::{Gathered, OtherDisk, PoolDisk, Raw};
 use crate::key::VolumeKey;
 use crate::record::{NotVolume, Tag};
-use crate::{Health, PoolVolume, Record, Recorded, ScratchRecord, SnapshotRecord, ThinPoolRecord};
+use crate::{Health, PoolVolume, Record, Recorded, ScratchRecord, ThinPoolRecord};
 
 /// The unit in which space on disks is reported.
 const UNIT: ExtentSize = ExtentSize(1 << 20);
@@ -466,7 +466,7 @@ pub(super) fn to_volume(pool: &str, claim: &Claim) -> PoolVolume {
         Ok(Tag::Record(record)) => Recorded::Here(record),
         Ok(Tag::Newer { version } | Tag::NotVolume(NotVolume { version, .. })) => Recorded::Newer(version),
         Ok(Tag::Scratch(_)) => Recorded::Newer(ScratchRecord::VERSION),
-        Ok(Tag::Snapshot(_)) => Recorded::Newer(SnapshotRecord::VERSION),
+        Ok(Tag::Snapshot(record)) => Recorded::Newer(record.version()),
         Ok(Tag::ThinPool(_)) => Recorded::Newer(ThinPoolRecord::VERSION),
         Ok(Tag::Broken { why }) => Recorded::Broken(why),
         Ok(Tag::Foreign) | Err(_) => Recorded::Broken("it is not a record".to_owned()),

@@ -26,10 +26,14 @@ pub use self::thin::{ThinPoolPart, ThinPoolRecord};
 const MARK: &str = "quarry";
 /// The version of the record of a complete volume.
 pub const VERSION: u32 = 1;
-/// The version of the record of an encrypted volume: an older Quarry must not use it as a plain one.
+/// The version of the record of an encrypted volume, and of a snapshot of one: an older Quarry must not use it as a plain
+/// one.
 const ENCRYPTED_VERSION: u32 = 3;
+/// The version of the record of an encrypted volume that is being filled: an older Quarry must not prepare, use or delete
+/// it.
+const ENCRYPTED_FILLING_VERSION: u32 = 4;
 /// The highest version of a record of a volume that this code can read.
-pub(crate) const NEWEST: u32 = ENCRYPTED_VERSION;
+pub(crate) const NEWEST: u32 = ENCRYPTED_FILLING_VERSION;
 /// The maximum length of a record in bytes, for any name that CSI allows.
 pub const MAX_RECORD: usize = 621;
 
@@ -154,9 +158,7 @@ impl Tag {
         match self {
             Self::NotVolume(other) => Some(other),
             Self::Scratch(_) => Some(NotVolume { version: ScratchRecord::VERSION, kind: scratch::KIND.to_owned() }),
-            Self::Snapshot(record) => {
-                Some(NotVolume { version: SnapshotRecord::VERSION, kind: record.word().to_owned() })
-            }
+            Self::Snapshot(record) => Some(NotVolume { version: record.version(), kind: record.word().to_owned() }),
             Self::ThinPool(_) => Some(NotVolume { version: ThinPoolRecord::VERSION, kind: thin::KIND.to_owned() }),
             Self::Foreign | Self::Record(_) | Self::Newer { .. } | Self::Broken { .. } => None,
         }
@@ -266,6 +268,10 @@ impl Record {
     #[must_use]
     pub fn filled_with_nothing(&self) -> Self {
         let nothing = Self { zeroed: Gib::NONE, filling: false, ..self.clone() };
+        if self.encryption.is_some() {
+            // Its first stage writes the header.
+            return if self.thin { nothing.wiped() } else { nothing };
+        }
         match (self.thin, self.access) {
             (false, _) => nothing,
             // It reads as zeros, as when it was created.
@@ -309,6 +315,13 @@ impl Record {
     #[must_use]
     pub fn needs_no_zeroes(&self) -> bool {
         self.encryption.is_some()
+    }
+
+    /// Whether its filesystem may have the UUID of another one on this host: it was copied together with its encryption,
+    /// and its UUID cannot be changed without the passphrase. Such a volume is recognized by the UUID of its LUKS2 header.
+    #[must_use]
+    pub fn shares_filesystem_uuid(&self) -> bool {
+        self.encryption.is_some() && self.source.is_some()
     }
 
     /// The size that its user had when it was created, in bytes.

@@ -1,17 +1,18 @@
-//! The record of a snapshot. See docs/record-format.md, version 2.
+//! The record of a snapshot. See docs/record-format.md, versions 2 and 3.
 //!
-//! It has version 2 and a kind, so that a Quarry that knows only version 1 neither lists nor changes it. The format
-//! is frozen by golden tests.
+//! It has version 2 and a kind, so that a Quarry that knows only version 1 neither lists nor changes it. That of an
+//! encrypted volume has version 3, so that no Quarry restores it as if it were not encrypted. The format is frozen by
+//! golden tests.
 
 use std::fmt;
 
-use quarry_volume::{AccessTypes, Filesystem, Gib, SnapshotMethod, VolumeId, safe_name};
+use quarry_volume::{AccessTypes, Encryption, Filesystem, Gib, SnapshotMethod, VolumeId, safe_name};
 use uuid::Uuid;
 
 use super::text::{
     decode, encode, is_written_as, parse_access, parse_state, parse_uuid, show_access, show_state, split,
 };
-use super::{MARK, Record, State};
+use super::{ENCRYPTED_VERSION, MARK, Record, State};
 
 /// The kind in the records of copy-on-write snapshots.
 const COW: &str = "snapshot";
@@ -19,8 +20,8 @@ const COW: &str = "snapshot";
 /// snapshot: it has no origin, and would count as damaged, or as left over.
 const COPY: &str = "copy";
 /// The keys, in the order in which they are written: kind, state, name, origin, time, access types, filesystem, UUID
-/// of the filesystem, what it serves, empty, copied GiB.
-const KEYS: [&str; 11] = ["k", "s", "n", "o", "t", "a", "f", "u", "i", "e", "z"];
+/// of the filesystem, what it serves, empty, copied GiB, encryption of the source (only in version 3).
+const KEYS: [&str; 12] = ["k", "s", "n", "o", "t", "a", "f", "u", "i", "e", "z", "x"];
 
 /// What a snapshot is on its storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +63,26 @@ pub struct SnapshotRecord {
     pub filesystem_uuid: Option<Uuid>,
     /// Whether the source had never been used, so that the snapshot contains nothing.
     pub empty: bool,
+    /// How the source is encrypted. Then the snapshot contains its header, too.
+    pub encryption: Option<Encryption>,
     /// Keys of a later minor revision, kept unchanged.
     unknown: Vec<String>,
 }
 
+/// The version of the record of a snapshot of a volume that is not encrypted.
+const VERSION: u32 = 2;
+
 impl SnapshotRecord {
-    /// The version of these records.
-    pub const VERSION: u32 = 2;
+    /// The version of this record.
+    pub(crate) fn version(&self) -> u32 {
+        if self.encryption.is_some() { ENCRYPTED_VERSION } else { VERSION }
+    }
+
+    /// How many bytes of the source its user does not have.
+    #[must_use]
+    pub fn overhead(&self) -> u64 {
+        self.encryption.map_or(0, Encryption::overhead)
+    }
 
     /// The record of a snapshot that is still to be taken. `source` is the identifier of the volume, and `volume` its
     /// record. `filesystem_uuid`: that of its filesystem; `None` if it has none yet. A volume that is only for a
@@ -85,6 +99,7 @@ impl SnapshotRecord {
             filesystem: volume.filesystem,
             filesystem_uuid,
             empty: filesystem_uuid.is_none() && volume.access == AccessTypes::Mount,
+            encryption: volume.encryption,
             unknown: Vec::new(),
         }
     }
@@ -149,11 +164,11 @@ impl SnapshotRecord {
     /// Reads the fields of a record of that version. `None` if it is of anything else, or of a newer format: only what
     /// this code would write in exactly this form is one.
     pub(super) fn read(version: u32, fields: &str) -> Option<Self> {
-        if version != Self::VERSION {
+        if version != VERSION && version != ENCRYPTED_VERSION {
             return None;
         }
         let (known, unknown) = split(KEYS, fields).ok()?;
-        let [kind, state, name, source, created, access, filesystem, uuid, serves, empty, copied] = known;
+        let [kind, state, name, source, created, access, filesystem, uuid, serves, empty, copied, encryption] = known;
         let kind = match (kind?, serves, copied) {
             (COW, None, None) => SnapshotKind::Cow,
             (COW, Some("1"), None) => SnapshotKind::ForClone,
@@ -179,6 +194,10 @@ impl SnapshotRecord {
                 Some(digits) => Some(parse_uuid(digits)?),
             },
             empty: empty.is_some(),
+            encryption: match encryption {
+                None => None,
+                Some(word) => Some(word.parse().ok()?),
+            },
             unknown,
         };
         is_written_as(&snapshot, version, fields).then_some(snapshot)
@@ -187,7 +206,7 @@ impl SnapshotRecord {
 
 impl fmt::Display for SnapshotRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (version, kind, state) = (Self::VERSION, self.word(), show_state(self.state));
+        let (version, kind, state) = (self.version(), self.word(), show_state(self.state));
         let name = encode(&self.name);
         write!(f, "{MARK}{version}/k={kind}/s={state}/n={name}/o={}", self.source)?;
         if self.created > 0 {
@@ -212,6 +231,9 @@ impl fmt::Display for SnapshotRecord {
             && copied > Gib::NONE
         {
             write!(f, "/z={copied}")?;
+        }
+        if let Some(encryption) = self.encryption {
+            write!(f, "/x={encryption}")?;
         }
         self.unknown.iter().try_for_each(|field| write!(f, "/{field}"))
     }
@@ -239,6 +261,7 @@ mod tests {
             filesystem: Some(Filesystem::Ext4),
             filesystem_uuid: Some(UUID),
             empty: false,
+            encryption: None,
             unknown: Vec::new(),
         }
     }
@@ -287,6 +310,14 @@ mod tests {
                 SnapshotRecord { empty: true, filesystem_uuid: None, ..copy(64).ready(1_795_000_000) },
                 "quarry2/k=copy/s=ready/n=snapshot-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/o=v1:abcdefghij:node-1:pvc-1/t=1795000000/a=m/f=ext4/e=1",
             ),
+            (
+                SnapshotRecord { encryption: Some(Encryption::Luks2), ..new.ready(1_795_000_000) },
+                "quarry3/k=snapshot/s=ready/n=snapshot-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/o=v1:abcdefghij:node-1:pvc-1/t=1795000000/a=m/f=ext4/u=b79cd4bed8b35e16ac2f178919c3c36b/x=luks2",
+            ),
+            (
+                SnapshotRecord { created: 1_795_000_000, encryption: Some(Encryption::Luks2), ..copy(64) },
+                "quarry3/k=copy/s=new/n=snapshot-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/o=v1:abcdefghij:node-1:pvc-1/t=1795000000/a=m/f=ext4/u=b79cd4bed8b35e16ac2f178919c3c36b/z=64/x=luks2",
+            ),
         ] {
             assert_eq!(record.to_string(), text);
             assert_eq!(Record::parse(text), Tag::Snapshot(Box::new(record)));
@@ -308,6 +339,9 @@ mod tests {
         assert!(matches!(Record::parse(text), Tag::Snapshot(_)));
         for other in [
             text.replace("quarry2", "quarry3"),
+            format!("{text}/x=luks2"),
+            format!("{}/x=luks9", text.replace("quarry2", "quarry3")),
+            format!("{}/x=luks2", text.replace("quarry2", "quarry4")),
             text.replace("/a=m", "/t=0/a=m"),
             text.replace("/a=m", "/t=01/a=m"),
             text.replace("/a=m", "/t=-1/a=m"),
@@ -372,7 +406,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_record_fits_and_round_trips(name in "\\PC{1,128}", node in "[a-z.-]{1,61}", created in any::<u64>(), filesystem in 0..Filesystem::ALL.len(), uuid in any::<Option<u128>>(), kind in 0..4_usize, copied in any::<u64>(), empty in any::<bool>()) {
+        fn every_record_fits_and_round_trips(name in "\\PC{1,128}", node in "[a-z.-]{1,61}", created in any::<u64>(), filesystem in 0..Filesystem::ALL.len(), uuid in any::<Option<u128>>(), kind in 0..4_usize, copied in any::<u64>(), empty in any::<bool>(), encrypted in any::<bool>()) {
             let mut name = name;
             while name.len() > 128 { name.pop(); }
             let source = VolumeId { storage: StorageId::of("x"), node, volume: "v".repeat(48) };
@@ -392,6 +426,7 @@ mod tests {
                 filesystem: Some(Filesystem::ALL[filesystem]),
                 filesystem_uuid: uuid.map(Uuid::from_u128),
                 empty,
+                encryption: encrypted.then_some(Encryption::Luks2),
                 ..sample()
             };
             let text = record.to_string();

@@ -328,6 +328,27 @@ fn a_volume_has_the_discard_mode_of_its_own_class() {
     assert_eq!((record.discard, record.conflict(&raw)), (None, None));
 }
 
+/// Golden: an older Quarry leaves an encrypted volume alone that is being filled.
+#[test]
+fn an_encrypted_volume_that_is_being_filled_has_a_record_of_version_4() {
+    let text = "quarry4/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/z=7/i=v1:abcdefghij:node-1:pvc-1/x=luks2";
+    let Tag::Record(record) = Record::parse(text) else { panic!("not read") };
+    assert!(record.filling && record.shares_filesystem_uuid());
+    assert_eq!(record.to_string(), text);
+    let ready = "quarry3/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/i=v1:abcdefghij:node-1:pvc-1/x=luks2";
+    assert_eq!(record.ready().to_string(), ready);
+    assert!(matches!(Record::parse(ready), Tag::Record(record) if !record.filling && record.shares_filesystem_uuid()));
+    for other in [text.replace("s=new", "s=ready"), text.replace("/i=v1:abcdefghij:node-1:pvc-1", "")] {
+        assert_eq!(Record::parse(&other), Tag::Newer { version: 4 }, "{other}");
+    }
+    // If its source contained nothing, its first stage writes the header.
+    for thin in [false, true] {
+        let nothing = Record { thin, ..(*record).clone() }.filled_with_nothing();
+        assert_eq!((nothing.state, nothing.filling, nothing.zeroed), (State::New, false, Gib::NONE));
+        assert_eq!(nothing.wiped, thin);
+    }
+}
+
 /// An encrypted volume must never be taken for a plain one, which would be formatted or mounted as it is.
 #[test]
 fn only_a_record_of_version_3_is_of_an_encrypted_volume() {
@@ -397,7 +418,7 @@ proptest! {
             _ => Some(format!("v1:abcdefghij:{node}:{}", "v".repeat(48)).parse().unwrap()),
         };
         let record = Record {
-            filling: filling && source.is_some() && !encrypted,
+            filling: filling && source.is_some(),
             encryption: encrypted.then_some(Encryption::Luks2),
             source,
             name,

@@ -7,8 +7,8 @@ use quarry_volume::{AccessTypes, Gib, IoLimits, Layout};
 use uuid::Uuid;
 
 use super::{
-    ENCRYPTED_VERSION, ExpansionProgress, MARK, NotVolume, Record, ScratchRecord, SnapshotRecord, State, Tag,
-    ThinPoolRecord, VERSION,
+    ENCRYPTED_FILLING_VERSION, ENCRYPTED_VERSION, ExpansionProgress, MARK, NotVolume, Record, ScratchRecord,
+    SnapshotRecord, State, Tag, ThinPoolRecord, VERSION,
 };
 
 /// The beginning of the field with the kind of the object, in a record of a higher version that is not of a
@@ -69,11 +69,18 @@ impl Record {
     /// The record of an encrypted volume. `None` if it is of anything else, or of a newer format: only what this code
     /// would write in exactly this form is one.
     fn read_encrypted(version: u32, fields: &str) -> Option<Self> {
-        if version != ENCRYPTED_VERSION || fields.split('/').any(|field| field.starts_with(KIND)) {
+        let filling = match version {
+            ENCRYPTED_VERSION => false,
+            ENCRYPTED_FILLING_VERSION => true,
+            _ => return None,
+        };
+        if fields.split('/').any(|field| field.starts_with(KIND)) {
             return None;
         }
         let record = Self::read_any(fields).ok().filter(|record| record.encryption.is_some())?;
-        is_written_as(&record, version, fields).then_some(record)
+        let is_complete = !filling || (record.state == State::New && record.source.is_some());
+        let record = Self { filling, ..record };
+        (is_complete && is_written_as(&record, version, fields)).then_some(record)
     }
 
     /// Reads the fields of a record of a volume that is not encrypted.
@@ -191,8 +198,8 @@ impl Record {
 
 /// The keys of version 1, in the order in which they are written: state, name, requested bytes, access types,
 /// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode, UUID of the filesystem, wiped, source of the
-/// contents, progress of an expansion, discard mode, I/O limits, encryption (only in version 3). A key that is added later goes to the end, where a reader
-/// that does not know it keeps it.
+/// contents, progress of an expansion, discard mode, I/O limits, encryption (only in versions 3 and 4). A key that is added
+/// later goes to the end, where a reader that does not know it keeps it.
 const KEYS: [&str; 16] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u", "c", "i", "e", "d", "r", ENCRYPTION];
 /// The key of the encryption.
 const ENCRYPTION: &str = "x";
@@ -204,7 +211,8 @@ const FILLING_VERSION: u32 = 2;
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let version = match (self.encryption, self.filling) {
-            (Some(_), _) => ENCRYPTED_VERSION,
+            (Some(_), false) => ENCRYPTED_VERSION,
+            (Some(_), true) => ENCRYPTED_FILLING_VERSION,
             (None, true) => FILLING_VERSION,
             (None, false) => VERSION,
         };

@@ -73,6 +73,19 @@ impl MountOptions {
         Ok(self)
     }
 
+    /// The same options for a filesystem whose UUID another one on this host has, which may be mounted, too.
+    #[must_use]
+    pub fn sharing_uuid(mut self, kind: Filesystem) -> Self {
+        match kind {
+            Filesystem::Xfs => {
+                self.words.insert("uuid".to_owned(), "nouuid".to_owned());
+            }
+            // An ext4 ignores others. Two btrfs with one UUID never exist on a host.
+            Filesystem::Ext4 | Filesystem::Btrfs => {}
+        }
+        self
+    }
+
     /// The SELinux context in CSI's `mount_flags`, without its quotes. The other flags are not checked.
     #[must_use]
     pub fn context(flags: &[String]) -> Option<&str> {
@@ -158,6 +171,13 @@ mod tests {
             assert_eq!(words(kind, &[]), [""; 0]);
             assert!(parse(kind, &["ro,nosuid"]).unwrap().read_only());
         }
+    }
+
+    #[test]
+    fn only_an_xfs_has_to_know_that_another_one_has_its_uuid() {
+        let words = |kind| parse(kind, &["noatime"]).unwrap().sharing_uuid(kind).to_words();
+        assert_eq!(words(Filesystem::Xfs), ["noatime", "nouuid"]);
+        assert_eq!(words(Filesystem::Ext4), ["noatime"]);
     }
 
     #[test]

@@ -354,8 +354,14 @@ fn own() -> Vec<Scenario> {
             run: |context| Box::pin(encrypted::interference(context)),
         },
         Scenario {
+            name: "encrypted-copies",
+            about: "snapshots, restores and clones of encrypted volumes: the same contents and keys, and none is left",
+            limit: minutes(40),
+            run: |context| Box::pin(encrypted::copies(context)),
+        },
+        Scenario {
             name: "encrypted-refused",
-            about: "encrypted volumes: wrong keys, foreign data, lost headers, snapshots and copies change nothing",
+            about: "encrypted volumes: wrong keys, foreign data and lost headers change nothing",
             limit: minutes(15),
             run: |context| Box::pin(encrypted::refusals(context)),
         },

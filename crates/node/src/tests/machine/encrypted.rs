@@ -25,6 +25,10 @@ impl Encryptions for Process {
         impossible()
     }
 
+    async fn set_header_uuid(&self, _raw: &Path, _uuid: Uuid, _name: &str) -> Result<()> {
+        impossible()
+    }
+
     async fn open_encrypted(&self, _raw: &Path, _name: &str, _passphrase: &Secret, _discards: bool) -> Result<()> {
         impossible()
     }

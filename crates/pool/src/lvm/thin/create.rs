@@ -9,7 +9,7 @@ use quarry_volume::{Error, Extents, Reason, Result, SizeRange, VolumeSpec, safe_
 
 use super::super::{LvmPool, name, volume};
 use super::{closed, room, same_storage};
-use crate::pool::{Contents, ContentsOf, Expansion};
+use crate::pool::{Contents, ContentsOf, CopiedFilesystem, Expansion};
 use crate::{Health, PoolVolume, Record, ThinPoolConfig};
 
 impl LvmPool {
@@ -66,7 +66,12 @@ impl LvmPool {
 
     /// Makes a copy as large as its record says, and marks its contents as complete. Until then, its creation counts as
     /// interrupted.
-    async fn complete_thin_copy(&self, name: &str, record: &Record, filesystem: bool) -> Result<PoolVolume> {
+    async fn complete_thin_copy(
+        &self,
+        name: &str,
+        record: &Record,
+        filesystem: Option<CopiedFilesystem>,
+    ) -> Result<PoolVolume> {
         let tag = record.to_string();
         let (mut group, made) = self.created_thin_volume(name, &tag).await?;
         if made.size < record.size {
@@ -76,7 +81,11 @@ impl LvmPool {
             group = self.group().await?;
         }
         let (_, logical) = self.current(&group, &made)?;
-        let filled = record.filled_at_once(filesystem.then(|| made.filesystem_uuid())).to_string();
+        let uuid = filesystem.map(|filesystem| match filesystem {
+            CopiedFilesystem::GetsNewUuid => made.filesystem_uuid(),
+            CopiedFilesystem::Keeps(uuid) => uuid,
+        });
+        let filled = record.filled_at_once(uuid).to_string();
         let changed = change_tags(&group, logical, TagChange { del: &[&tag], add: &[&filled] }).await;
         self.commit(&group, changed).await?;
         let (group, filled) = self.created_thin_volume(name, &filled).await?;

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use quarry_vm::{Bus, Command, Disk};
 use tonic::Code;
 
+pub use self::copies::copies;
 pub use self::others::interference;
 pub use self::rejected::refusals;
 use super::kill::Course;
@@ -17,6 +18,7 @@ use crate::csi::{Ask, MIB, Made, refused, retry};
 use crate::node::{GROUP, LOG, Node};
 use crate::scenario::{Context, Passed};
 
+mod copies;
 mod others;
 mod rejected;
 
@@ -99,6 +101,8 @@ pub async fn points(context: Context) -> Passed {
         (Ask::block("pvc-block").size(8 * MIB).encrypted(KEY), Course::Whole, 4),
         (Ask::mount("pvc-xfs", "xfs").encrypted(KEY), Course::Expanded, 3),
         (Ask::block("pvc-block").size(8 * MIB).encrypted(KEY), Course::Expanded, 3),
+        (Ask::mount("pvc-ext4", "ext4").encrypted(KEY), Course::Copied, 3),
+        (Ask::block("pvc-block").size(8 * MIB).encrypted(KEY), Course::Copied, 3),
     ];
     sweep(&context, &mut node, kinds).await
 }
