@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
+
 use super::*;
 use crate::scenarios::snapshot::contents::{changed, contents, fill};
 use crate::scenarios::steps::until;
@@ -38,7 +40,8 @@ pub async fn copies(_context: Context) -> Passed {
     let disks = ["d1", "d2"].map(|name| Disk::new(name, 100 << 20)).into();
     let mut node = Node::on_disks("encrypted-copies-disks", disks).await?;
     node.serve().await?;
-    let made = retry(|| node.csi.create(&asks[0].clone().parameter("wipe", "none"))).await?;
+    let ask = asks[0].clone().parameter("wipe", "none");
+    let made = retry(|| node.csi.create(&ask)).await?;
     open(&node, &made).await?;
     fill(&node, &made, "disk").await?;
     let filled = contents(&node, &made).await?;
@@ -70,7 +73,8 @@ async fn copied(node: &Node, ask: &Ask, method: &str) -> Result<()> {
     open(node, &made).await?;
     fill(node, &made, "before").await?;
     let before = contents(node, &made).await?;
-    let taken = || node.csi.snapshot_with("snap-1", &made.id, &[("method", method)]);
+    let parameters = [("method", method)];
+    let taken = || node.csi.snapshot_with("snap-1", &made.id, &parameters);
     let snapshot = retry(taken).await?.snapshot_id;
     until("the snapshot is ready", COPIED, || async { Ok(retry(taken).await?.ready_to_use) }).await?;
     fill(node, &made, "after").await?;
@@ -121,21 +125,28 @@ async fn end(node: &Node, made: &Made) -> Result<()> {
 
 /// A copy is as encrypted as its source, and two btrfs with one UUID never exist.
 async fn refused_copies(node: &Node) -> Result<()> {
-    let plain = retry(|| node.csi.create(&Ask::mount("pvc-plain", "ext4"))).await?;
-    let encrypted = retry(|| node.csi.create(&Ask::mount("pvc-encrypted", "ext4").encrypted(KEY))).await?;
+    let asks = [
+        Ask::mount("pvc-plain", "ext4"),
+        Ask::mount("pvc-encrypted", "ext4").encrypted(KEY),
+        Ask::mount("pvc-btrfs", "btrfs").encrypted(KEY),
+    ];
+    let mut made = Vec::new();
+    for ask in &asks {
+        made.push(retry(|| node.csi.create(ask)).await?);
+    }
+    let [plain, encrypted, btrfs] = made.as_slice() else { bail!("{} volumes", made.len()) };
     let ask = Ask::mount("pvc-copy", "ext4");
-    let asked = node.csi.create(&ask.clone().filled_from_volume(&encrypted)).await;
+    let asked = node.csi.create(&ask.clone().filled_from_volume(encrypted)).await;
     refused("a plain copy of an encrypted volume", asked, Code::InvalidArgument, "its source is encrypted (luks2)")?;
-    let asked = node.csi.create(&ask.encrypted(KEY).filled_from_volume(&plain)).await;
+    let asked = node.csi.create(&ask.encrypted(KEY).filled_from_volume(plain)).await;
     refused("an encrypted copy of a plain volume", asked, Code::InvalidArgument, "its source is not encrypted")?;
-    let btrfs = retry(|| node.csi.create(&Ask::mount("pvc-btrfs", "btrfs").encrypted(KEY))).await?;
-    open(node, &btrfs).await?;
+    open(node, btrfs).await?;
     let asked = node.csi.snapshot("snap-btrfs", &btrfs.id).await;
     refused("a snapshot of btrfs", asked, Code::FailedPrecondition, "two btrfs with one UUID")?;
-    let clone = Ask::mount("pvc-copy", "btrfs").encrypted(KEY).filled_from_volume(&btrfs);
+    let clone = Ask::mount("pvc-copy", "btrfs").encrypted(KEY).filled_from_volume(btrfs);
     refused("a clone of btrfs", node.csi.create(&clone).await, Code::FailedPrecondition, "two btrfs with one UUID")?;
-    close(node, &btrfs).await?;
-    for made in [plain, encrypted, btrfs] {
+    close(node, btrfs).await?;
+    for made in &made {
         retry(|| node.csi.delete(&made.id)).await?;
     }
     node.expect_empty().await
