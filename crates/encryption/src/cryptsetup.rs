@@ -122,7 +122,8 @@ pub async fn set_uuid(device: &Path, uuid: Uuid, name: &str) -> Result<(), Error
     let (node, layer) = (device.to_owned(), name.to_owned());
     let (held, found) = blocking(device, move || Ok((hold(&node, &layer)?, header::read(&node)?))).await?;
     match found {
-        Header::Complete { uuid: found } if found == uuid => return Ok(()),
+        // An interrupted call may not have flushed it.
+        Header::Complete { uuid: found } if found == uuid => return require_header(device, uuid).await,
         Header::Complete { .. } => {}
         found => return Err(Error::NoHeader { device: device.to_owned(), found: found.description() }),
     }

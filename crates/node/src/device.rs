@@ -52,7 +52,7 @@ pub(crate) async fn activate(mounts: &dyn Mounts, pool: &Arc<dyn Pool>, volume: 
 }
 
 /// Like [`activate`], for callers that need only the bytes on the storage of the volume, which can be simulated: returns
-/// `raw`. Only a volume that is not encrypted, or that was never used, may be read or written there.
+/// `raw`. There, a volume is read or written that is not encrypted, or was never used, or is copied with its encryption.
 ///
 /// # Errors
 /// As [`Pool::activate`].

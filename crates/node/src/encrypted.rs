@@ -8,10 +8,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use quarry_encryption::{ERASURE, Header, Layer, header_uuid, layer_name};
 use quarry_exec::Secret;
-use quarry_pool::{Device, Health, Pool, PoolSnapshot, PoolVolume, Record, SnapshotKind, State};
+use quarry_pool::{Device, Health, Pool, PoolSnapshot, PoolVolume, Record, SnapshotHealth, SnapshotKind, State};
 use quarry_volume::{Discard, Error, Reason, Result, VolumeId};
 
 use crate::agent::unused;
@@ -91,8 +92,9 @@ impl Host {
             (Reason::Precondition, State::Ready) => {
                 let mut error = error.context(format_args!("the Secret named by {NAMED}"));
                 if let Some(source) = &record.source {
-                    let copied = format!("; it has the passphrases that {source} had when it was copied");
-                    error.message.push_str(&copied);
+                    error.message.push_str(&format!(
+                        "; a copy has the passphrases that its source ({source}) had when it was copied"
+                    ));
                 }
                 error
             }
@@ -225,7 +227,7 @@ impl Host {
             }
             match (kernel.header(&raw), volume.record()?.state) {
                 // It was never staged.
-                (Ok(Header::None), State::New) => return Ok(()),
+                (Ok(Header::None), State::New) if !volume.record()?.filling => return Ok(()),
                 // While it is being filled, it contains the header of its source, and is nobody's.
                 (Ok(Header::Complete { uuid }), _)
                     if uuid != header_uuid(&volume.uuid()) && !volume.record()?.filling =>
@@ -256,23 +258,23 @@ impl Host {
     /// to overwrite. What cannot be overwritten, because its disk is lost or fails, is logged.
     ///
     /// # Errors
-    /// `UnderWay` if something holds the device.
+    /// As [`Pool::activate_for_removal`]; `UnderWay` if something holds the device.
     pub(crate) async fn erase_copied_keys(&self, pool: &Arc<dyn Pool>, snapshot: &PoolSnapshot) -> Result<()> {
-        if !matches!(snapshot.record.kind, SnapshotKind::Copy { .. }) || snapshot.record.empty {
+        let record = &snapshot.record;
+        let is_copy = matches!(record.kind, SnapshotKind::Copy { .. });
+        if record.encryption.is_none() || !is_copy || record.empty {
             return Ok(());
         }
-        let node = match pool.activate_snapshot(snapshot).await.and_then(Device::node) {
-            Ok(node) => node,
-            Err(error) => {
-                tracing::warn!(snapshot = snapshot.name, %error, "the keys in a deleted snapshot are not erased");
-                return Ok(());
-            }
-        };
+        if let SnapshotHealth::Lost(why) | SnapshotHealth::Incomplete(why) = &snapshot.health {
+            tracing::warn!(snapshot = snapshot.name, why, "the keys in a deleted snapshot are not erased");
+            return Ok(());
+        }
         let erased = async {
+            let node = pool.activate_for_removal(snapshot).await?.node()?;
             let (kernel, opened) = (Arc::clone(self.kernel()), node.clone());
             let held = errors::blocking(move || kernel.exclusive(&opened)).await?;
             // While it is held, its node stays the same.
-            if pool.activate_snapshot(snapshot).await?.node()? != node {
+            if pool.activate_for_removal(snapshot).await?.node()? != node {
                 return Err(Error::new(Reason::UnderWay, "its device has just changed; retry"));
             }
             let name = snapshot.name.clone();
@@ -282,9 +284,11 @@ impl Host {
                 }
                 Ok(())
             })
-            .await
+            .await?;
+            // udev looks at it now, and what is open is not removed.
+            pool.deactivate_snapshot(snapshot, Instant::now()).await
         };
-        erased.await.map_err(|error| error.context("erasing its keys"))
+        erased.await.map_err(|error| error.context("erasing its keys before it is removed"))
     }
 }
 

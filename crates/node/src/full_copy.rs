@@ -115,6 +115,7 @@ impl Host {
     async fn undo(&self, pool: &Arc<dyn Pool>, copy: &str, error: Error) -> Error {
         let removed = async {
             if let Some(copy) = pool.snapshot(copy).await? {
+                self.erase_copied_keys(pool, &copy).await?;
                 pool.remove_snapshot(&copy).await?;
             }
             self.remove_serving(pool, copy).await

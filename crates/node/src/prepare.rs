@@ -5,8 +5,8 @@
 //! owners are wiped, unless its record says that they were: then what is on the volume was written later, and a
 //! stage rejects it. On LVM, the record never says so, because that would take one more metadata commit. So
 //! there, a repeated CreateVolume wipes again until the first stage. If it may be used as a raw block device, it
-//! is zeroed completely, in chunks, and the record stores the progress. An encrypted volume is never zeroed: what a
-//! previous owner left reads as noise, and the first stage writes the header.
+//! is zeroed completely, in chunks, and the record stores the progress. A new encrypted volume is not zeroed: what a
+//! previous owner left reads as noise with a new key, and the first stage writes the header.
 
 use std::sync::Arc;
 

@@ -181,10 +181,11 @@ impl Host {
         // In this order: what is left of an incomplete copy can be deleted by its identifier.
         self.give_up_copy(&pool, &id.snapshot).await?;
         if let Some(snapshot) = found {
-            if snapshot.record.encryption.is_some() {
+            let removed = async {
                 self.erase_copied_keys(&pool, &snapshot).await?;
-            }
-            if let Err(error) = pool.remove_snapshot(&snapshot).await {
+                pool.remove_snapshot(&snapshot).await
+            };
+            if let Err(error) = removed.await {
                 self.publisher().refresh_soon(pool.name());
                 return Err(error);
             }
@@ -201,7 +202,8 @@ impl Host {
 /// its disk is lost.
 pub(crate) fn record_of(name: &str, source: &VolumeId, volume: &PoolVolume) -> Result<SnapshotRecord> {
     let record = volume.record()?;
-    if record.encryption.is_some() && record.filesystem == Some(Filesystem::Btrfs) {
+    let is_encrypted = record.encryption.is_some();
+    if is_encrypted && record.filesystem == Some(Filesystem::Btrfs) && record.state == State::Ready {
         return Err(Error::precondition(format!(
             "volume {source} is encrypted and contains btrfs: a copy of it would keep its UUID, and a host must never see \
              two btrfs with one UUID; use ext4 or xfs, or make a backup from within the pod"

@@ -372,6 +372,15 @@ pub trait Pool: Send + Sync {
         Err(Error::host(format!("pool {} has no snapshot {}", self.name(), snapshot.name)))
     }
 
+    /// Checks that [`Pool::remove_snapshot`] would remove a full copy now, and makes its device appear, also if its
+    /// contents can never be complete: for what is written to it first, and cannot be undone. Idempotent.
+    ///
+    /// # Errors
+    /// As [`Pool::remove_snapshot`].
+    async fn activate_for_removal(&self, snapshot: &PoolSnapshot) -> Result<Device> {
+        self.activate_snapshot(snapshot).await
+    }
+
     /// Releases the device of a full copy or of a thin snapshot, if it is unused and was not activated again after
     /// `unused_since`. A full copy never stays active, because its filesystem has the UUID of its source. Does nothing
     /// for other snapshots.

@@ -291,18 +291,6 @@ mod tests {
     }
 
     #[test]
-    fn an_encrypted_volume_is_not_filled_from_a_source() {
-        let mut spec = VolumeSpec::block("a", 1);
-        spec.class.encryption = Some(Encryption::Luks2);
-        spec.check_encryption().unwrap();
-        let source = ContentSource::Volume("v1:abcdefghij:n:b".parse().unwrap());
-        let error = spec.clone().filled_from(source.clone()).check_encryption().unwrap_err();
-        assert_eq!(error.reason, crate::Reason::InvalidRequest);
-        spec.class.encryption = None;
-        spec.filled_from(source).check_encryption().unwrap();
-    }
-
-    #[test]
     fn a_class_sets_when_unused_space_is_discarded() {
         for discard in Discard::ALL {
             assert_eq!(parse(&[("discard", discard.as_str())]).unwrap().discard, Some(discard));

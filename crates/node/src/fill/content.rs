@@ -167,6 +167,10 @@ impl Host {
                 // copies. So one of the two notices the other.
                 running.set_offline();
                 self.require_no_change_of(&content.record.source)?;
+                if content.record.encryption.is_some() {
+                    // Its last unstage may have left it open, and then its storage cannot be held.
+                    self.close_encrypted(&content.record.source).await;
+                }
                 let content = self.content(source).await.map_err(Failure::of_source)?;
                 self.require_offline(&content).await.map_err(Failure::of_source)?;
                 Ok(content)

@@ -71,7 +71,7 @@ impl Host {
         // An earlier call may have written to it, even if nothing counts as copied now, and even contents of another
         // instant.
         let zeroed_target = pool.is_unwritten(volume);
-        let shows_tail = record.access.shows_bytes() && !zeroed_target && !record.needs_no_zeroes();
+        let shows_tail = record.access.shows_bytes() && !zeroed_target;
         let tail = match shows_tail && !quarry_fault::disabled("copy-tail") {
             true => Tail::Zero,
             false => Tail::WipeSignatures,

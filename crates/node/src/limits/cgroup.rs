@@ -169,6 +169,10 @@ impl Cgroups {
             self.enable(pod)?;
         }
         let current = match read(&path) {
+            // Nothing is to be set. The I/O can still be measured.
+            Err(error) if error.kind() == ErrorKind::NotFound && wanted.values().all(IoLimits::is_none) => {
+                return Ok(BTreeMap::new());
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(Obstacle::NoThrottling(pod.to_owned())),
             read => read.map_err(|error| Obstacle::io(&path, &error))?,
         };
@@ -246,10 +250,11 @@ fn parse(line: &str) -> Option<(Device, IoLimits)> {
     Some((device, IoLimits::new(Rate::ALL.map(|rate| values.get(rate.io_max_key())?.parse().ok()))))
 }
 
-/// A line of a file with one line for each device: the device, and its values by their keys.
+/// A line of a file with one line for each device: the device, and its values by their keys. Some kernels write devices
+/// without values into the line of the next one.
 pub(super) fn fields(line: &str) -> Option<(Device, BTreeMap<&str, &str>)> {
-    let mut words = line.split_ascii_whitespace();
-    let device = words.next()?.parse().ok()?;
+    let words = line.split_ascii_whitespace();
+    let device = words.clone().map_while(|word| word.parse().ok()).last()?;
     Some((device, words.filter_map(|word| word.split_once('=')).collect()))
 }
 

@@ -1,4 +1,5 @@
-//! Follows the cgroups of pods that use volumes with limits. While there is no such pod, this does nothing.
+//! Follows the cgroups of pods that use volumes with limits, or any volumes if their I/O is measured. While there is no
+//! such pod, this does nothing.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use quarry_pool::{Pool, PoolVolume};
 use quarry_transport::changes::Changes;
-use quarry_volume::{Result, StorageId, VolumeId};
+use quarry_volume::{Error, Result, StorageId, VolumeId};
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,8 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 const BLIND: Duration = Duration::from_secs(10);
 /// How long a pool may take to list its volumes: a little longer than a report may take.
 const LIST: Duration = Duration::from_secs(40);
+/// How long it may take to find one of them again.
+const LOOKUP: Duration = Duration::from_secs(10);
 /// The shortest and the longest pause before a pool that cannot be read is read again, at the start.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -112,18 +115,25 @@ impl Host {
         let follows = |volume: &PoolVolume| volume.record().is_ok_and(|record| self.limits().follows(record.limits));
         for volume in volumes.into_iter().filter(follows).collect::<Vec<_>>() {
             let (host, pool, id) = (self.clone(), Arc::clone(pool), self.id_of(&volume));
+            // A publish that begins later does this itself.
+            if self.pods_using(&id, &pool, &volume).await.is_ok_and(|(_, pods)| pods.is_empty()) {
+                continue;
+            }
             // In a task, because a call may change the limits, or unpublish the volume, at the same time.
             let work = |_| async move { host.limit_as_recorded(&pool, &id).await };
             if let Err(error) =
                 self.tasks().run_after(&volume.name, MODIFY, &[MODIFY, PUBLISH, UNPUBLISH], LIST, work).await
             {
-                tracing::warn!(volume = volume.name, %error, "cannot bring the I/O limits of a volume into force");
+                tracing::warn!(volume = volume.name, %error, "the I/O limits and metrics of a volume in use are not set up");
             }
         }
     }
 
     async fn limit_as_recorded(&self, pool: &Arc<dyn Pool>, id: &VolumeId) -> Result<()> {
-        let Some(volume) = pool.volume(&id.volume).await? else { return Ok(()) };
+        // Meanwhile, the volume cannot be published or unpublished.
+        let found = tokio::time::timeout(LOOKUP, pool.volume(&id.volume)).await;
+        let found = found.map_err(|_| Error::unavailable(format!("pool {} does not answer", pool.name())))?;
+        let Some(volume) = found? else { return Ok(()) };
         let limits = volume.record()?.limits;
         if !self.limits().follows(limits) {
             return Ok(());

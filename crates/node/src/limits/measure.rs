@@ -144,6 +144,7 @@ mod tests {
         let stat = "\
 253:3 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0
 7:0\u{20}
+7:3 7:2 7:1 rbytes=3 wbytes=4 rios=1 wios=1
 254:0 rbytes=1 wbytes=x rios=
 broken
 253:4 rbytes=5 wbytes=6 rios=7 wios=8 dbytes=0 dios=0 cost.usage=3\n";
@@ -151,6 +152,7 @@ broken
         let io = |read_bytes, written_bytes, reads, writes| Io { read_bytes, written_bytes, reads, writes };
         let wanted = [
             ((7, 0), io(0, 0, 0, 0)),
+            ((7, 1), io(3, 4, 1, 1)),
             ((253, 3), io(4096, 8192, 1, 2)),
             ((253, 4), io(5, 6, 7, 8)),
             ((254, 0), io(1, 0, 0, 0)),

@@ -74,6 +74,11 @@ impl Host {
             return required(record, Error::unavailable(disk.to_string())).map(|()| false);
         }
         let is_new = self.limits().register(&uid, volume, record.limits);
+        if record.limits.is_none() {
+            // Nothing waits until it is measured.
+            self.limits().enforce_soon(&uid);
+            return Ok(is_new);
+        }
         let Err(obstacle) = self.limits().enforce(&uid, volume.device).await else { return Ok(is_new) };
         let refused = required(record, obstacle.error());
         if refused.is_err() && is_new {

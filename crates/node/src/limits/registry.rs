@@ -51,7 +51,7 @@ pub(super) struct Inner {
     pub(super) looking_up: Mutex<BTreeMap<String, bool>>,
 }
 
-/// A pod that uses volumes with limits.
+/// A pod that uses volumes that are followed: see [`Limits::follows`].
 #[derive(Default)]
 pub(super) struct Pod {
     volumes: BTreeMap<VolumeId, Wanted>,
@@ -110,7 +110,7 @@ impl Limits {
         self.inner.pods.lock()
     }
 
-    /// The UIDs of the pods that use volumes with limits.
+    /// The UIDs of the pods that use volumes that are followed.
     pub(crate) fn pods(&self) -> Vec<String> {
         self.registry().keys().cloned().collect()
     }
@@ -154,10 +154,11 @@ impl Limits {
     /// own thread.
     pub(crate) async fn withdraw(&self, uid: &str, id: &VolumeId) {
         let removed = self.registry().get_mut(uid).and_then(|pod| pod.volumes.remove(id));
-        let Some(Wanted { device, .. }) = removed else { return };
+        let Some(Wanted { device, limits, .. }) = removed else { return };
         self.inner.learned.send_replace(());
         match tokio::time::timeout(BRIEFLY, self.enforce(uid, device)).await {
             Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) if limits.is_none() => {}
             Ok(Err(obstacle)) if obstacle.is_absent() => {}
             Ok(Err(obstacle)) => {
                 tracing::warn!(volume = %id, pod = uid, %obstacle, "cannot remove the I/O limits of an unpublished volume");
@@ -244,7 +245,7 @@ impl Limits {
 
     /// Whether the limits of any pod are not in force for another reason than that it has no cgroup yet.
     pub(super) fn has_failed(&self) -> bool {
-        self.registry().values().any(|pod| pod.failed.is_some())
+        self.registry().values().any(|pod| pod.failed.is_some() && pod.is_limited())
     }
 
     /// The volumes whose limits are not in force.
@@ -290,6 +291,11 @@ impl Pod {
         self.volumes.iter()
     }
 
+    /// Whether one of them has limits.
+    fn is_limited(&self) -> bool {
+        self.volumes.values().any(|wanted| !wanted.limits.is_none())
+    }
+
     fn devices(&self) -> impl Iterator<Item = Device> {
         self.volumes.values().map(|wanted| wanted.device).chain(self.former.iter().copied())
     }
@@ -298,8 +304,7 @@ impl Pod {
     fn learn(&mut self, obstacles: &BTreeMap<Device, Obstacle>, uid: &str) -> bool {
         let lasting = obstacles.values().any(|obstacle| !obstacle.is_early());
         self.failed = lasting.then(Instant::now);
-        let is_limited = self.volumes.values().any(|wanted| !wanted.limits.is_none());
-        if is_limited && obstacles.is_empty() && !self.obstacles.is_empty() {
+        if self.is_limited() && obstacles.is_empty() && !self.obstacles.is_empty() {
             tracing::info!(pod = uid, "the I/O limits of its volumes are in force now");
         }
         let known = std::mem::take(&mut self.obstacles);

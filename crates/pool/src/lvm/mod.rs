@@ -41,6 +41,7 @@ pub(crate) use self::disks::LvmDisks;
 pub(crate) use self::group::GroupNotes;
 pub(crate) use self::group_state::GroupState;
 pub(crate) use self::snapshot::InvalidSnapshots;
+use self::snapshot::Purpose;
 use crate::disk::Selection;
 use crate::pool::{Contents, Device, Expansion, Reading, Volumes};
 use crate::record::State;
@@ -535,7 +536,11 @@ impl Pool for LvmPool {
     }
 
     async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
-        self.activate_snapshot_device(snapshot).await.map(Device::Node)
+        self.activate_snapshot_device(snapshot, Purpose::Read).await.map(Device::Node)
+    }
+
+    async fn activate_for_removal(&self, snapshot: &PoolSnapshot) -> Result<Device> {
+        self.activate_snapshot_device(snapshot, Purpose::Remove).await.map(Device::Node)
     }
 
     async fn remove_snapshot(&self, snapshot: &PoolSnapshot) -> Result<()> {

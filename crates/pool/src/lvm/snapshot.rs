@@ -11,6 +11,7 @@ use std::time::Duration;
 use quarry_lvm::{LogicalVolume, SnapshotStatus, VolumeGroup, never_full};
 use quarry_volume::{Result, SnapshotMethod, StorageId, safe_name, show_size, some_of};
 
+pub(super) use self::change::Purpose;
 pub(crate) use self::invalid::InvalidSnapshots;
 use super::{LvmPool, thin, volume};
 use crate::key::VolumeKey;

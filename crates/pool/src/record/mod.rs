@@ -216,12 +216,10 @@ impl Record {
     #[must_use]
     pub(crate) fn new_thin(spec: &VolumeSpec, size: u64) -> Self {
         let record = Self { thin: true, layout: Layout::Linear, ..Self::new(spec, size) };
-        if record.encryption.is_some() {
-            // Its header is still missing.
-            return record.wiped();
-        }
         match (record.filling, record.access) {
             (true, _) => record,
+            // Its header is still missing.
+            (false, _) if record.encryption.is_some() => record.wiped(),
             (false, AccessTypes::Mount) => record.wiped(),
             (false, AccessTypes::Block) => record.ready(),
             // Its first use decides.
@@ -311,7 +309,8 @@ impl Record {
         if self.filling { 0 } else { self.zeroed.bytes() }
     }
 
-    /// Whether it is used without being zeroed: what a previous owner left reads as noise if it is encrypted.
+    /// Whether it is used without being zeroed first: it is encrypted, and as long as it is new, so is its key. What a
+    /// previous owner left reads as noise.
     #[must_use]
     pub fn needs_no_zeroes(&self) -> bool {
         self.encryption.is_some()

@@ -250,7 +250,13 @@ async fn changes(node: &mut Node) -> Result<String> {
 
 /// The metrics show what each of the two pods writes, and that the limited one waits for it.
 async fn measured(node: &Node, limited: &Used, free: &Used) -> Result<()> {
-    let all = || async { Ok(node.metric("quarry_volumes_not_measured").await? == 0.0) };
+    let all = || async {
+        let (_, text) = node.http("/metrics").await?;
+        let series =
+            |used: &Used| format!("quarry_volume_written_bytes_total{{pool=\"main\",volume=\"{}\"", used.made.ask.name);
+        let are_all = [limited, free].iter().all(|used| text.contains(&series(used)));
+        Ok(are_all && text.contains("quarry_volumes_not_measured 0"))
+    };
     until("both volumes are measured", STARTED, all).await?;
     for (used, written) in [(limited, 32), (free, 64)] {
         let bytes = format!(

@@ -16,6 +16,15 @@ use crate::{Health, Pool as _, PoolSnapshot, PoolVolume, SnapshotHealth, Snapsho
 const CLOSING: Duration = Duration::from_millis(100);
 const CLOSING_TRIES: u32 = 50;
 
+/// Why a snapshot is activated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::lvm) enum Purpose {
+    /// Its contents are read, or completed.
+    Read,
+    /// It is removed afterwards.
+    Remove,
+}
+
 impl LvmPool {
     /// The current state of a snapshot, and its logical volume.
     ///
@@ -161,15 +170,22 @@ impl LvmPool {
         )
     }
 
-    /// See [`crate::Pool::activate_snapshot`].
-    pub(in crate::lvm) async fn activate_snapshot_device(&self, snapshot: &PoolSnapshot) -> Result<PathBuf> {
+    /// See [`crate::Pool::activate_snapshot`] and [`crate::Pool::activate_for_removal`].
+    pub(in crate::lvm) async fn activate_snapshot_device(
+        &self,
+        snapshot: &PoolSnapshot,
+        purpose: Purpose,
+    ) -> Result<PathBuf> {
         if self.has_own_device(snapshot) {
             self.shared.idle.mark_activated(snapshot.logical()?.1);
         }
         let _lock = self.lock().await?;
         let group = self.group().await?;
         let (current, found) = self.current_snapshot(&group, snapshot)?;
-        current.check_whole(&self.name)?;
+        match (purpose, &current.health) {
+            (Purpose::Remove, SnapshotHealth::Whole | SnapshotHealth::Invalid(_)) => self.check_complete(&group)?,
+            (Purpose::Remove | Purpose::Read, _) => current.check_whole(&self.name)?,
+        }
         if let Some(why) = capacity::duplicated(&group) {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
         }
