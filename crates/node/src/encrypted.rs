@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use quarry_encryption::{ERASURE, Header, Layer, header_uuid, layer_name};
 use quarry_exec::Secret;
-use quarry_pool::{Device, Health, Pool, PoolSnapshot, PoolVolume, Record, SnapshotHealth, SnapshotKind, State};
+use quarry_pool::{Health, Pool, PoolSnapshot, PoolVolume, Record, SnapshotHealth, SnapshotKind, State};
 use quarry_volume::{Discard, Error, Reason, Result, VolumeId};
 
 use crate::agent::unused;
