@@ -8,6 +8,7 @@ help: ## Show this list
 
 demo: ## Create, stage, publish, delete: the life of a volume in a temporary virtual machine
 	@e2e/needs.sh demo
+	@echo "Building the demo (the first time, about a minute) …"
 	@cargo run --quiet --locked --package quarry-demo
 
 test: ## Everything that must be green: check, licences, real LVM in virtual machines, csi-sanity
@@ -40,6 +41,7 @@ docs: ## The documentation as a site, into target/site, with all its links check
 
 cluster: ## Start a real Kubernetes on virtual nodes with Quarry installed from its chart; stop it with cluster-down
 	@e2e/needs.sh test
+	@echo "Building the program that starts the cluster (the first time, two or three minutes) …"
 	@cargo run --quiet --locked --package quarry-cluster -- up
 
 cluster-down: ## Stop the cluster of `make cluster`

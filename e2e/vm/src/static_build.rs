@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_types)] // quarry-exec is part of what is built here.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -103,7 +104,17 @@ fn cargo_in(what: &str, sources: &Path, target: &Path) -> Command {
         .env("CARGO_TARGET_DIR", target.join("static"))
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| describes_program(name)) {
+        command.env_remove(name);
+    }
     command
+}
+
+/// Whether `cargo run` sets this variable, to describe the program that it runs. The build script of ring runs again
+/// whenever one of these changes, and then half of all crates are built again.
+fn describes_program(variable: &OsStr) -> bool {
+    let bytes = variable.as_encoded_bytes();
+    bytes.starts_with(b"CARGO_PKG_") || bytes.starts_with(b"CARGO_MANIFEST_")
 }
 
 /// Lets cargo build, and gives the path of each program that it built by its name.
@@ -140,6 +151,19 @@ pub(crate) async fn agent(cache: &Cache) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cargo_run_says_about_its_program_is_not_passed_on() {
+        for (variable, expected) in
+            [("CARGO_PKG_NAME", true), ("CARGO_MANIFEST_DIR", true), ("CARGO_HOME", false), ("CARGO_TARGET_DIR", false)]
+        {
+            assert_eq!(describes_program(OsStr::new(variable)), expected, "{variable}");
+        }
+        // This test was started by cargo.
+        let command = cargo("build");
+        let removed: Vec<_> = command.as_std().get_envs().filter(|(_, value)| value.is_none()).collect();
+        assert!(removed.contains(&(OsStr::new("CARGO_PKG_NAME"), None)), "{removed:?}");
+    }
 
     #[test]
     fn a_program_is_found_in_cargos_messages() {
