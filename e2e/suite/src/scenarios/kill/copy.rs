@@ -124,10 +124,13 @@ impl<P: Plan> Life<'_, P> {
         open(self.node, &copy).await?;
         let (target, old) = (copy.target(), made.size);
         let script = if ask.is_block() {
+            // The zeros are below the encryption.
+            let raw = if ask.is_encrypted() { self.node.storage.device(&ask.name) } else { target.clone() };
             format!(
-                "yes {} | head -c {old} | cmp -n {old} - '{target}'; cmp -n {} -i {old}:0 '{target}' /dev/zero",
+                "yes {} | head -c {old} | cmp -n {old} - '{target}'; cmp -n {} -i {}:0 '{raw}' /dev/zero",
                 made.ask.name,
-                copy.size - old
+                copy.size - old,
+                old + ask.overhead()
             )
         } else {
             format!("seq 20000 | cmp - '{target}/file'")

@@ -134,11 +134,13 @@ impl<P: Plan> Life<'_, P> {
         let target = self.made()?.target();
         let script = if self.ask.is_block() {
             let (name, old) = (&self.ask.name, self.ask.required);
-            // What was in the new space of an encrypted volume reads as noise.
-            let new = if self.ask.is_encrypted() { "true" } else { "false" };
+            // The zeros are below the encryption.
+            let raw = if self.ask.is_encrypted() { self.node.storage.device(name) } else { target.clone() };
+            let end = old + self.ask.overhead();
             format!(
                 "blockdev --flushbufs '{target}'; yes {name} | head -c {old} | cmp -n {old} - '{target}'; \
-                 {new} || more=$(($(blockdev --getsize64 '{target}') - {old})); {new} || cmp -n $more -i {old}:0 '{target}' /dev/zero"
+                 blockdev --flushbufs '{raw}'; more=$(($(blockdev --getsize64 '{raw}') - {end})); \
+                 cmp -n $more -i {end}:0 '{raw}' /dev/zero"
             )
         } else {
             format!("seq 20000 | cmp - '{target}/file'")
