@@ -86,7 +86,7 @@ async fn copied(node: &Node, ask: &Ask, method: &str) -> Result<()> {
     node.kubelet_folders(&restored).await?;
     let wrong = Made { ask: Ask { passphrase: Some(WRONG.into()), ..restored.ask.clone() }, ..restored.clone() };
     let answer = node.csi.stage(&wrong).await;
-    refused("another passphrase", answer, Code::FailedPrecondition, "passphrases that snapshot")?;
+    refused("another passphrase", answer, Code::FailedPrecondition, "a copy has the passphrases")?;
     open(node, &restored).await?;
     before.check(node, &restored).await?;
     after.check(node, &made).await.context("the source, in use at the same time")?;
