@@ -44,7 +44,7 @@ pub(crate) fn preparations(binaries: &Binaries, images: &[Vec<PathBuf>]) -> Resu
     for group in images {
         let key = contents(group.iter().map(PathBuf::as_path), "")?;
         let group = group.clone();
-        all.push(Preparation::new(format!("{} images", group.len()), key, move |guest: Guest| {
+        all.push(Preparation::new(format!("container images ({})", group.len()), key, move |guest: Guest| {
             let group = group.clone();
             async move {
                 start(&guest).await?;

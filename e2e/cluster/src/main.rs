@@ -251,9 +251,10 @@ fn instructions(cluster: &Cluster, binaries: &Binaries) -> Result<String> {
     let plugin = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy"));
     let plugin = plugin.canonicalize().context("cannot find deploy/kubectl-quarry")?;
     let (kubeconfig, kubectl) = (cluster.kubeconfig(), binaries.folder().display().to_string());
+    let helm = binaries.helm.parent().context("helm has no folder")?.display();
     Ok(format!(
         "  export KUBECONFIG={}
-  export PATH={kubectl}:{}:$PATH
+  export PATH={kubectl}:{}:{helm}:$PATH
   kubectl get pods,pvc,pv -o wide
   kubectl quarry page      # nodes, pools and volumes in a browser
 
@@ -262,6 +263,7 @@ fn instructions(cluster: &Cluster, binaries: &Binaries) -> Result<String> {
   An image of yours, from an archive, on a node:
     kubectl debug node/node-1 --profile=sysadmin -i --quiet --image={BUSYBOX} -- \\
       chroot /host ctr --namespace k8s.io images import - <image.tar
+  (kubectl leaves the completed pods of these commands: kubectl delete pod node-debugger-...)
   The end of the cluster:
     make cluster-down
 ",

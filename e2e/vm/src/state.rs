@@ -41,8 +41,8 @@ pub(crate) async fn saved(cache: &Cache, machine: &Machine<'_>, preparations: &[
         state_key = key([state_key.as_bytes(), preparation.key.as_bytes()]);
         let before = saved;
         saved = cache
-            .entry("prepared", &state_key, async |folder: &Path| {
-                eprintln!("quarry-vm: preparing a guest: {} (once)", preparation.name);
+            .entry("prepared-guest", &state_key, async |folder: &Path| {
+                eprintln!("quarry-vm: preparing a guest, once: {}", preparation.name);
                 prepare(machine, &before, preparation, folder)
                     .await
                     .with_context(|| format!("cannot prepare a guest ({}); {}", preparation.name, console_tail(folder)))
