@@ -16,7 +16,7 @@ const WRONG: &str = "d3JvbmctcmFuZG9tLWtleS0wMTIzNDU2Nzg5YWJjZGVmMDE=";
 
 /// On LVM, in a thin pool, and on whole disks.
 pub async fn copies(_context: Context) -> Passed {
-    let mut node = Node::bare("encrypted-copies", &[700 << 20, 700 << 20]).await?;
+    let mut node = Node::bare("encrypted-copies", &[1300 << 20, 1300 << 20]).await?;
     node.serve().await?;
     let asks = [
         Ask::mount("pvc-ext4", "ext4").encrypted(KEY),
@@ -31,7 +31,7 @@ pub async fn copies(_context: Context) -> Passed {
     refused_copies(&node).await.context("what cannot be copied")?;
     node.stop().await?;
 
-    let node = Node::on_thin_pool("encrypted-copies-thin", &[700 << 20, 700 << 20]).await?;
+    let node = Node::on_thin_pool("encrypted-copies-thin", &[1300 << 20, 1300 << 20]).await?;
     for ask in &asks {
         copied(&node, ask, "cow").await.with_context(|| format!("{} in a thin pool", ask.name))?;
     }
