@@ -247,6 +247,9 @@ refuses "a driver's name that CSI does not allow" "driverName" <<<'driverName: L
 
 "$check" monitoring .. >"$work/said" 2>&1
 result "alerts, dashboard and documentation name metrics and alerts that exist" $? "$work/said"
+accepts "metrics of volumes" <<<'node: {volumeMetrics: 100}'
+holds "how many volumes have metrics" '^ *- --volume-metrics=100$'
+refuses "no number of volumes" "volumeMetrics" <<<'node: {volumeMetrics: -1}'
 accepts "monitoring" <<<'monitoring: {podMonitors: {enabled: true}, alerts: {enabled: true}, dashboard: {enabled: true}}'
 holds "each alert links to its section" 'runbook_url: https://quarry.dev/docs/alerts.html#quarrypoolnearlyfull$'
 holds "Prometheus' templates are rendered as they are" 'summary: Pool \{\{ \$labels.pool \}\} on node \{\{ \$labels.node \}\} is nearly full$'
