@@ -367,8 +367,8 @@ fn own() -> Vec<Scenario> {
         },
         Scenario {
             name: "kill-at-every-encrypted-step",
-            about: "quarry is killed at each fault point of an encrypted volume, also while it becomes larger",
-            limit: minutes(25),
+            about: "quarry is killed at each fault point of an encrypted volume, also while it grows or is copied",
+            limit: minutes(30),
             run: |context| Box::pin(encrypted::points(context)),
         },
         Scenario {

@@ -101,8 +101,8 @@ pub async fn points(context: Context) -> Passed {
         (Ask::block("pvc-block").size(8 * MIB).encrypted(KEY), Course::Whole, 4),
         (Ask::mount("pvc-xfs", "xfs").encrypted(KEY), Course::Expanded, 3),
         (Ask::block("pvc-block").size(8 * MIB).encrypted(KEY), Course::Expanded, 3),
-        (Ask::mount("pvc-ext4", "ext4").encrypted(KEY), Course::Copied, 3),
-        (Ask::block("pvc-block").size(8 * MIB).encrypted(KEY), Course::Copied, 3),
+        (Ask::mount("pvc-ext4", "ext4").encrypted(KEY), Course::Copied, 1),
+        (Ask::block("pvc-block").size(8 * MIB).encrypted(KEY), Course::Copied, 1),
     ];
     sweep(&context, &mut node, kinds).await
 }
