@@ -23,8 +23,8 @@ const DATA_MAX: usize = 4095;
 ///
 /// # Errors
 /// [`Error::Foreign`] if something else is mounted there, [`Error::Different`] if it is mounted with other
-/// options, for example read-only or with another SELinux context, [`Error::DeviceBusy`] if something holds the device, [`Error::Dead`] if
-/// the mounted filesystem no longer responds; otherwise the error of the system call.
+/// options, for example read-only or with another SELinux context, [`Error::DeviceBusy`] if something holds the
+/// device, [`Error::Dead`] if the mounted filesystem no longer responds; otherwise the error of the system call.
 pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[String]) -> Result<(), Error> {
     let attempted = "mount the volume";
     let number = Device::of_node(device).ok_or_else(|| Error::Syscall {

@@ -202,7 +202,7 @@ impl LvmPool {
         let free = selected.disks.iter().filter(is_free).map(|(disk, _)| disk).collect();
         let free = of_one_sector_size(group.as_deref(), &selected, free, &mut look);
         if free.is_empty() {
-            look.problems.extend(group.is_none().then(|| none_free(&self.config.volume_group, &selected.disks)));
+            look.problems.extend(group.is_none().then(|| none_free(&selected.disks)));
             return Ok(Some(look));
         }
         match &group {
@@ -510,16 +510,17 @@ fn of_one_sector_size<'a>(
     same
 }
 
-/// Why there is no volume group yet.
-fn none_free(name: &str, disks: &[(Disk, DiskState)]) -> String {
+/// Why there is no volume group yet, for a sentence that begins with that.
+fn none_free(disks: &[(Disk, DiskState)]) -> String {
     let list = disks.iter().map(|(disk, state)| format!("{} {}", disk.name, state.reason().unwrap_or_default()));
     match disks {
-        [] => format!(
-            "volume group {name} does not exist, and the pool selects no disk of this node: see `quarry disks`, and correct \
-             create.select in the configuration"
-        ),
+        [] => {
+            "the pool selects no disk of this node: see `quarry disks`, and correct create.select in the configuration"
+                .to_owned()
+        }
         _ => format!(
-            "volume group {name} does not exist, and none of the disks that the pool selects is free: {}",
+            "none of the disks that the pool selects is free: {}; if the contents of one are not needed any more, remove them \
+             (`pvremove` for a physical volume of no volume group, otherwise `wipefs --all`)",
             list.collect::<Vec<_>>().join("; ")
         ),
     }
