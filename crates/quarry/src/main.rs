@@ -58,7 +58,7 @@ enum Command {
     Controller(controller::Args),
     /// Make CSI calls by hand, to try or debug a driver.
     Csi(csi::Args),
-    /// List the disks of this host, and which are free or why not; read-only; needs root but no server.
+    /// List the disks of this host, which are free, and why the others are not; read-only; needs root but no server.
     Disks(view::Disks),
     /// Show what is wrong in the cluster and how to fix it; exits with failure if there are errors.
     Doctor(view::Common),

@@ -260,7 +260,7 @@ fn instructions(cluster: &Cluster, binaries: &Binaries) -> Result<String> {
 
   A shell on a node:
     kubectl debug node/node-1 --profile=sysadmin -it --image={BUSYBOX} -- chroot /host sh
-  An image of yours, from an archive, on a node:
+  An image of yours, from an archive, on a node (prints nothing; repeat it for each node):
     kubectl debug node/node-1 --profile=sysadmin -i --quiet --image={BUSYBOX} -- \\
       chroot /host ctr --namespace k8s.io images import - <image.tar
   (kubectl leaves the completed pods of these commands: kubectl delete pod node-debugger-...)

@@ -50,7 +50,7 @@ enum Command {
     Certificates(certificates::Tool),
     /// Make CSI calls by hand, in the controller's pod.
     Csi(csi::Args),
-    /// List the disks of a node, and which are free or why not; read-only.
+    /// List the disks of a node, which are free, and why the others are not; read-only.
     Disks {
         /// The node. The command runs in the pod of its node plugin.
         #[arg(long, value_name = "NAME")]

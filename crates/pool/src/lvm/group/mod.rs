@@ -246,7 +246,12 @@ impl LvmPool {
     async fn check_notes(&self, maker: &Maker, group: Option<&VolumeGroup>) -> Result<Vec<PvUuid>, String> {
         let name = self.config.volume_group.clone();
         let (before, mut adding) = maker.note(move |notes| notes.of(&name)).await?;
-        let (name, file) = (&self.config.volume_group, maker.notes.file().display());
+        let name = &self.config.volume_group;
+        // In a pod, the file has another path than on the host.
+        let file = format!(
+            "{} (with the chart: from the file on the host, in the folder of this driver in kubelet's folder plugins)",
+            maker.notes.file().display()
+        );
         let Some(group) = group else {
             let Some(uuid) = before else { return Ok(adding) };
             return Err(format!(
