@@ -19,8 +19,8 @@ const OPERATIONS: i64 = 100;
 /// How long a measurement should take, in seconds, and in a soak.
 const SECONDS: (i64, i64) = (8, 30);
 /// The lowest measured rate over the limit, and in a soak. A guest that gets little of a busy processor is slower than its
-/// limit, above all in a short measurement.
-const LOWEST: (f64, f64) = (0.5, 0.9);
+/// limit, above all in a short measurement. The limit includes the metadata that a btrfs writes, which is not measured.
+const LOWEST: (f64, f64) = (0.5, 0.85);
 /// The highest measured rate over the limit.
 const HIGHEST: f64 = 1.1;
 /// How many processes write or read, so that there is always something that waits for the limit.
