@@ -228,7 +228,7 @@ impl Host {
             match (kernel.header(&raw), volume.record()?.state) {
                 // It was never staged.
                 (Ok(Header::None), State::New) if !volume.record()?.filling => return Ok(()),
-                // While it is being filled, it contains the header of its source, and is nobody's.
+                // While it is being filled, it contains the header of its source, and was never handed out.
                 (Ok(Header::Complete { uuid }), _)
                     if uuid != header_uuid(&volume.uuid()) && !volume.record()?.filling =>
                 {
