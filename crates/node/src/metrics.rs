@@ -36,11 +36,13 @@ impl Host {
         Arc::new(move || {
             let (host, pools, measured) = (host.clone(), Arc::clone(&pools), Arc::clone(&measured));
             Box::pin(async move {
-                let limits = host.limits().clone();
-                let measuring = errors::blocking(move || Ok(limits.measure()));
-                let (now, io) = tokio::join!(host.states(), measuring);
+                let now = host.states().await;
                 *pools.lock() = now;
-                *measured.lock() = io.ok().flatten().unwrap_or_default();
+                if host.limits().is_measuring() {
+                    let limits = host.limits().clone();
+                    let io = errors::blocking(move || Ok(limits.measure())).await;
+                    *measured.lock() = io.ok().flatten().unwrap_or_default();
+                }
             })
         })
     }
