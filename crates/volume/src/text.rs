@@ -26,10 +26,11 @@ pub fn human_duration(length: Duration) -> String {
     }
 }
 
-/// A count for people: `1 node`, `2 nodes`.
+/// A count for people: `1 node`, `2 nodes`; also of what cannot be counted: `? nodes`.
 #[must_use]
-pub fn plural(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+pub fn plural(count: impl std::fmt::Display, what: &str) -> String {
+    let count = count.to_string();
+    if count == "1" { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// An error with all its causes in one line. Libraries hide the reason inside: the outermost message of hyper is

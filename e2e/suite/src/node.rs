@@ -178,6 +178,11 @@ impl Node {
         self.starter = if first { "unshare --pid --fork" } else { "" };
     }
 
+    /// Runs quarry and what it starts in the cgroup `/sys/fs/cgroup/quarry`, from its next start on.
+    pub fn in_cgroup(&mut self) {
+        self.starter = "sh -c 'echo 0 >/sys/fs/cgroup/quarry/cgroup.procs && exec \"$0\" \"$@\"'";
+    }
+
     /// Runs quarry with what the chart shows to its container of `/run/udev`, from its next start on: udev's
     /// database, and no socket of udevd. Mounts are the host's own.
     pub async fn in_pod(&mut self) -> Result<()> {

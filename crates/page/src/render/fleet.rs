@@ -45,8 +45,9 @@ fn totals(totals: v2::Totals) -> Markup {
     let orphans = if totals.orphans_known { totals.orphans.to_string() } else { "an unknown number of".to_owned() };
     html! {
         p {
-            (totals.reachable_nodes) " of " (totals.nodes) " nodes up, " (totals.pools) " pools, "
-            a href="/volumes" { (totals.volumes) " volumes" } ", " (orphans) " orphans, " (totals.snapshots) " snapshots."
+            (totals.reachable_nodes) " of " (plural(totals.nodes, "node")) " up, " (plural(totals.pools, "pool")) ", "
+            a href="/volumes" { (plural(totals.volumes, "volume")) } ", " (plural(orphans, "orphan")) ", "
+            (plural(totals.snapshots, "snapshot")) "."
         }
     }
 }

@@ -380,12 +380,13 @@ fn checked(answer: &v2::DiagnoseResponse) -> String {
         false => UNKNOWN.to_owned(),
     };
     format!(
-        "{} of {} nodes up, {} pools, {} volumes, {orphans} orphans, {} snapshots; controller {}",
+        "{} of {} up, {}, {}, {}, {}; controller {}",
         totals.reachable_nodes,
-        totals.nodes,
-        totals.pools,
-        totals.volumes,
-        totals.snapshots,
+        plural(totals.nodes, "node"),
+        plural(totals.pools, "pool"),
+        plural(totals.volumes, "volume"),
+        plural(orphans, "orphan"),
+        plural(totals.snapshots, "snapshot"),
         printable(&answer.version)
     )
 }

@@ -379,7 +379,7 @@ async fn doctor_fails_only_for_errors() {
         diagnosis: v2::DiagnoseResponse { findings, totals: Some(totals), version: "0.1.0".into() },
         ..Default::default()
     };
-    let looked_at = "2 of 3 nodes up, 4 pools, 5 volumes, 1 orphans, 6 snapshots; controller 0.1.0\n";
+    let looked_at = "2 of 3 nodes up, 4 pools, 5 volumes, 1 orphan, 6 snapshots; controller 0.1.0\n";
     assert_eq!(printed(&with(vec![]), "doctor").await, format!("No problem found; {looked_at}"));
     let warned = with(vec![finding(v2::Level::Warning, "pool p"), finding(v2::Level::Note, "x")]);
     assert!(printed(&warned, "doctor").await.ends_with(&format!("\n\n0 errors, 1 warning; {looked_at}")));

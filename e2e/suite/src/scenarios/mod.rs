@@ -58,6 +58,8 @@ pub const SWEEPS: &[&str] = &[
     "kill-quarry-alone",
     "power-cut",
     "power-cut-copies",
+    "power-cut-encrypted",
+    "power-cut-encrypted-disks",
     "power-cut-thin",
     "cluster-controllers",
 ];
@@ -360,6 +362,18 @@ fn own() -> Vec<Scenario> {
             run: |context| Box::pin(encrypted::copies(context)),
         },
         Scenario {
+            name: "encrypted-many",
+            about: "after a reboot, many encrypted volumes are opened in the memory that the docs name",
+            limit: minutes(50),
+            run: |context| Box::pin(encrypted::many(context)),
+        },
+        Scenario {
+            name: "encrypted-rekey",
+            about: "the change of a passphrase is killed, or the power goes: one of the two opens the volume",
+            limit: minutes(25),
+            run: |context| Box::pin(encrypted::rekeyed(context)),
+        },
+        Scenario {
             name: "encrypted-refused",
             about: "encrypted volumes: wrong keys, foreign data and lost headers change nothing",
             limit: minutes(15),
@@ -370,6 +384,18 @@ fn own() -> Vec<Scenario> {
             about: "quarry is killed at each fault point of an encrypted volume, also while it grows or is copied",
             limit: minutes(30),
             run: |context| Box::pin(encrypted::points(context)),
+        },
+        Scenario {
+            name: "power-cut-encrypted",
+            about: "power cuts while encrypted volumes are created, staged, expanded and deleted: no key comes back",
+            limit: minutes(25),
+            run: |context| Box::pin(power_cut::encrypted(context)),
+        },
+        Scenario {
+            name: "power-cut-encrypted-disks",
+            about: "the same on whole disks; some unflushed writes survive",
+            limit: minutes(25),
+            run: |context| Box::pin(power_cut::encrypted_on_disks(context)),
         },
         Scenario {
             name: "kill-at-every-thin-step",

@@ -10,7 +10,9 @@ use crate::csi::{Ask, FILESYSTEMS, MIB, Made, retry};
 use crate::node::{FAULTS, Node, device};
 use crate::random::Random;
 use crate::scenario::{Context, Passed};
+use crate::scenarios::encrypted::KEY;
 use crate::scenarios::expand::fills_device;
+use crate::scenarios::kill::expand::opened_size;
 use crate::scenarios::kill::expanded;
 use crate::scenarios::steps::{close, open, read, write};
 
@@ -35,6 +37,32 @@ enum Moment {
     Deleted,
 }
 
+/// The volumes of a scenario.
+struct Volumes {
+    /// What is created, expanded and deleted.
+    creates: Vec<Ask>,
+    /// What is staged and written to: one with each filesystem.
+    filesystems: Vec<Ask>,
+    /// Interrupted work may also meet a disk that keeps some of it. So it is on whole disks, whose volumes keep their size.
+    picks: bool,
+}
+
+impl Volumes {
+    fn on_lvm(creates: Vec<Ask>) -> Self {
+        Self { creates, filesystems: Ask::each_filesystem(""), picks: false }
+    }
+
+    fn on_disks(creates: Vec<Ask>) -> Self {
+        Self { picks: true, ..Self::on_lvm(creates) }
+    }
+
+    /// The same, encrypted.
+    fn encrypted(self) -> Self {
+        let all = |asks: Vec<Ask>| asks.into_iter().map(|ask| ask.encrypted(KEY)).collect();
+        Self { creates: all(self.creates), filesystems: all(self.filesystems), ..self }
+    }
+}
+
 /// How many calls were cut off, and how many had been answered already.
 #[derive(Default)]
 struct Figures {
@@ -52,23 +80,56 @@ impl Figures {
 }
 
 pub async fn run(context: Context) -> Passed {
+    let mut node = start("power-cut").await?;
+    let raid1 = Ask::mount("raid1", "ext4").parameter("layout", "raid1");
+    let volumes = Volumes::on_lvm(vec![Ask::mount("ext4", "ext4"), Ask::block("block"), raid1]);
+    // lvm writes its metadata and then the header that points to it, with no flush between: a disk that keeps
+    // the second and loses the first corrupts the volume group, whichever program called lvm. So interrupted
+    // work loses all unflushed writes, and only answered, and therefore flushed, work meets a disk that keeps
+    // some.
+    let figures = cuts(&context, &mut node, &volumes).await?;
+    let expanded = Ask::mount("unflushed-expansion", "ext4");
+    without_flush(&mut node, Some(&expanded), &["flush"]).await.context("with the flush disabled")?;
+    Ok(figures.summary())
+}
+
+/// A node with a volume group on two disks, whose volumes stay active.
+async fn start(name: &str) -> Result<Node> {
     // Linear volumes are allocated on the smaller disk.
-    let config = Config::new("power-cut").disk(Disk::new("d1", 400 << 20)).disk(Disk::new("d2", 512 << 20));
+    let config = Config::new(name).disk(Disk::new("d1", 400 << 20)).disk(Disk::new("d2", 512 << 20));
     let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
     node.keep_active().await?;
     // The guest's own disk is not under test: its content stays. Nor is vgcreate, which flushes nothing.
     node.vm.sh(format!("sync; sync {} {}", device("d1"), device("d2"))).await?;
     node.serve().await?;
-    let raid1 = Ask::mount("raid1", "ext4").parameter("layout", "raid1");
-    let creates = vec![Ask::mount("ext4", "ext4"), Ask::block("block"), raid1];
-    // lvm writes its metadata and then the header that points to it, with no flush between: a disk that keeps
-    // the second and loses the first corrupts the volume group, whichever program called lvm. So interrupted
-    // work loses all unflushed writes, and only answered, and therefore flushed, work meets a disk that keeps
-    // some.
-    let figures = cuts(&context, &mut node, &creates, false).await?;
-    let expanded = Ask::mount("unflushed-expansion", "ext4");
-    without_flush(&mut node, Some(&expanded), &["flush"]).await.context("with the flush disabled")?;
+    Ok(node)
+}
+
+/// The same with encrypted volumes: the keys of a volume whose deletion was answered OK are gone, too.
+pub async fn encrypted(context: Context) -> Passed {
+    let mut node = start("power-cut-encrypted").await?;
+    let volumes = Volumes::on_lvm(vec![Ask::mount("ext4", "ext4"), Ask::block("block")]).encrypted();
+    let figures = cuts(&context, &mut node, &volumes).await?;
+    let ask = Ask::mount("unflushed", "ext4").encrypted(KEY);
+    let deleted = delete_and_cut(&mut node, &ask, PowerCut::LoseAll, None, &["flush", "erase-flush"]).await?;
+    ensure!(keys_left(&node, &deleted).await? > 0, "the keys were flushed by something else: this test could not fail");
     Ok(figures.summary())
+}
+
+/// The same with encrypted volumes on whole disks.
+pub async fn encrypted_on_disks(context: Context) -> Passed {
+    let disks = vec![
+        Disk::new("d1", 68 << 20).bus(Bus::Scsi).block_size(4096),
+        Disk::new("d2", 84 << 20).bus(Bus::Nvme),
+        Disk::new("d3", 330 << 20),
+    ];
+    let mut node = Node::on_disks("power-cut-encrypted-disks", disks).await?;
+    node.vm.sh("sync").await?;
+    node.serve().await?;
+    let creates = [Ask::mount("ext4", "ext4"), Ask::block("block").size(50 * MIB)];
+    // The keys are erased before the wipe, or without one.
+    let creates = creates.map(|ask| ask.parameter("wipe", "none")).into();
+    cuts(&context, &mut node, &Volumes::on_disks(creates).encrypted()).await.map(|figures| figures.summary())
 }
 
 /// The same on whole disks, where every write is ordered: they may lose any unflushed writes at any time.
@@ -84,8 +145,8 @@ pub async fn on_disks(context: Context) -> Passed {
     node.vm.sh("sync").await?;
     node.serve().await?;
     // The smallest disk that fits is used: the filesystem is on the first, the raw volume on the second.
-    let creates = [Ask::mount("ext4", "ext4"), Ask::block("block").size(50 * MIB)];
-    let figures = cuts(&context, &mut node, &creates, true).await?;
+    let volumes = Volumes::on_disks(vec![Ask::mount("ext4", "ext4"), Ask::block("block").size(50 * MIB)]);
+    let figures = cuts(&context, &mut node, &volumes).await?;
     // The least that a deletion flushes.
     let section = node.storage.section().replace("select", "wipe: none, select");
     node.configure(&format!("pools:\n  - name: main\n    {section}\n")).await?;
@@ -98,22 +159,21 @@ pub async fn on_disks(context: Context) -> Passed {
     Ok(figures.summary())
 }
 
-/// Cuts the power at many moments. `picks`: interrupted work may also meet a disk that keeps some of it; that is so on
-/// whole disks, which have one size.
-async fn cuts(context: &Context, node: &mut Node, creates: &[Ask], picks: bool) -> Result<Figures> {
+/// Cuts the power at many moments.
+async fn cuts(context: &Context, node: &mut Node, volumes: &Volumes) -> Result<Figures> {
     let mut random = context.random();
     let mut figures = Figures::default();
     let rounds = if context.settings.soak { 12 } else { 1 };
     for round in 0..rounds {
-        let mut moments = plan(context, creates, &mut random);
-        moments.retain(|(moment, _)| !picks || !matches!(moment, Moment::Expand | Moment::Expanded));
+        let mut moments = plan(context, volumes, &mut random);
+        moments.retain(|(moment, _)| !volumes.picks || !matches!(moment, Moment::Expand | Moment::Expanded));
         for (index, (moment, ask)) in moments.into_iter().enumerate() {
             // Turned by one in each round, or a slice would have the same few moments in all of them.
             if !context.settings.slice.has(index + round) {
                 continue;
             }
             let half_way = matches!(moment, Moment::Create | Moment::Stage | Moment::Mkfs | Moment::Expand);
-            let picks = (picks || !half_way) && random.below(2) == 0;
+            let picks = (volumes.picks || !half_way) && random.below(2) == 0;
             let loss = if picks { PowerCut::LoseSome(random.next()) } else { PowerCut::LoseAll };
             let what = format!("{moment:?} of {}, {loss:?}", ask.name);
             let began = Instant::now();
@@ -131,8 +191,8 @@ const ANSWERED: &str = "it had been answered";
 const UNANSWERED: &str = "it had not been answered";
 
 /// The power cuts of one round: all of them in a soak, otherwise a selection.
-fn plan(context: &Context, creates: &[Ask], random: &mut Random) -> Vec<(Moment, Ask)> {
-    let filesystems = Ask::each_filesystem("");
+fn plan(context: &Context, volumes: &Volumes, random: &mut Random) -> Vec<(Moment, Ask)> {
+    let Volumes { creates, filesystems, .. } = volumes;
     let blocks = creates.iter().filter(|ask| ask.is_block()).cloned();
     let synced: Vec<Ask> = filesystems.iter().cloned().chain(blocks).collect();
     let both = |asks: &[Ask], moments: [Moment; 2]| -> Vec<(Moment, Ask)> {
@@ -142,7 +202,7 @@ fn plan(context: &Context, creates: &[Ask], random: &mut Random) -> Vec<(Moment,
         let synced = synced.into_iter().map(|ask| (Moment::Synced, ask));
         let mut all = both(creates, [Moment::Create, Moment::Answered]);
         all.extend(both(creates, [Moment::Expand, Moment::Expanded]));
-        all.extend(both(&filesystems, [Moment::Stage, Moment::Mkfs]));
+        all.extend(both(filesystems, [Moment::Stage, Moment::Mkfs]));
         all.extend(synced);
         all.extend(creates.iter().map(|ask| (Moment::Deleted, ask.clone())));
         return all;
@@ -164,7 +224,7 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random:
     // The guest's own disk is not under test: without this, a target that was removed in the last seconds would be
     // there again after the cut.
     node.vm.sh("sync -f /var/lib/kubelet").await?;
-    if ask.is_block() {
+    if is_zeroed(ask) {
         node.vm.sh(node.storage.dirty()).await.context("writing a former tenant's bytes")?;
     }
     let csi = node.csi.clone();
@@ -219,7 +279,7 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random:
             let mut made = csi.create(ask).await?;
             open(node, &made).await?;
             write(node, &made).await?;
-            if ask.is_block() {
+            if is_zeroed(ask) {
                 // Where it becomes larger.
                 node.vm.sh(node.storage.dirty()).await.context("writing a former tenant's bytes")?;
             }
@@ -240,10 +300,11 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random:
             Some(made)
         }
         Moment::Deleted => {
-            delete_and_cut(node, ask, loss, None, &[]).await?;
+            let deleted = delete_and_cut(node, ask, loss, None, &[]).await?;
             let listed = node.csi.list().await?;
             ensure!(listed.is_empty(), "deletion was answered OK, and after the power cut there is: {listed:?}");
             node.expect_empty().await?;
+            ensure!(keys_left(node, &deleted).await? == 0, "deletion was answered OK, and its header is on the disks");
             return Ok(ANSWERED);
         }
     };
@@ -294,10 +355,15 @@ async fn check(node: &Node, ask: &Ask, answered: Option<&Made>, used: bool) -> R
     ensure!(before.is_none_or(|id| *id == made.id), "{} became {}", before.map_or("", String::as_str), made.id);
     let listed = node.csi.list().await?;
     ensure!(listed.len() == 1 && listed[0].volume_id == made.id, "after the retry: {listed:?}");
-    if ask.is_block() && !used {
+    if is_zeroed(ask) && !used {
         zero(node, &made).await?;
     }
     Ok(made)
+}
+
+/// Whether it shows its pod zeros at first, and where it becomes larger. An encrypted one shows noise.
+fn is_zeroed(ask: &Ask) -> bool {
+    ask.is_block() && !ask.is_encrypted()
 }
 
 async fn zero(node: &Node, made: &Made) -> Result<()> {
@@ -306,10 +372,13 @@ async fn zero(node: &Node, made: &Made) -> Result<()> {
     node.vm.sh(script).await.context("a former tenant's bytes show").map(drop)
 }
 
-/// The volume has its new size, and a raw one zeros where it became larger.
+/// The volume has its new size, and a raw one that is not encrypted has zeros where it became larger.
 async fn larger(node: &Node, made: &Made) -> Result<()> {
     let target = made.target();
     node.csi.node_expand(made, &target).await?;
+    if made.ask.is_encrypted() {
+        return opened_size(node, made).await;
+    }
     fills_device(node, made).await?;
     if made.ask.is_block() {
         let old = made.ask.required;
@@ -324,7 +393,15 @@ async fn fsck(node: &Node, made: &Made) -> Result<()> {
     let device = node.storage.device(&made.ask.name);
     let crate::csi::Use::Mount(name) = made.ask.usage else { return Ok(()) };
     let known = FILESYSTEMS.iter().find(|known| known.name == name).context("an unknown filesystem")?;
-    node.vm.sh(format!("{} {device}", known.check)).await.context("the filesystem is damaged").map(drop)
+    let script = match &made.ask.passphrase {
+        None => format!("{} {device}", known.check),
+        Some(passphrase) => format!(
+            "printf %s '{passphrase}' | cryptsetup open --key-file - {device} checked; result=0; \
+             {} /dev/mapper/checked || result=$?; cryptsetup close checked; exit $result",
+            known.check
+        ),
+    };
+    node.vm.sh(script).await.context("the filesystem is damaged").map(drop)
 }
 
 async fn boot(node: &mut Node) -> Result<()> {
@@ -333,15 +410,24 @@ async fn boot(node: &mut Node) -> Result<()> {
     node.serve().await.context("after the power cut")
 }
 
+/// How often the UUIDs of the headers of deleted volumes are on the disks: a line each.
+async fn keys_left(node: &Node, uuids: &str) -> Result<u64> {
+    if uuids.is_empty() {
+        return Ok(0);
+    }
+    node.vm.write("/run/uuids", uuids.as_bytes(), 0o600).await?;
+    super::encrypted::on_disks(node, "/run/uuids").await
+}
+
 /// Uses a volume, deletes it without these safeguards, cuts the power when that is answered, and boots. Before that,
-/// another volume is expanded without them.
+/// another volume is expanded without them. Returns the UUID of the volume's LUKS2 header; empty if it has none.
 async fn delete_and_cut(
     node: &mut Node,
     ask: &Ask,
     loss: PowerCut,
     expand: Option<&Ask>,
     without: &[&str],
-) -> Result<()> {
+) -> Result<String> {
     let other = match expand {
         Some(ask) => Some(node.csi.create(ask).await?),
         None => None,
@@ -349,6 +435,11 @@ async fn delete_and_cut(
     let made = node.csi.create(ask).await?;
     open(node, &made).await?;
     close(node, &made).await?;
+    let uuid = if ask.is_encrypted() {
+        node.vm.sh(format!("cryptsetup luksUUID {}", node.storage.device(&ask.name))).await?
+    } else {
+        String::new()
+    };
     // The paths of its life are durable now: remnants that reappear later come from the disks.
     node.vm.sh("sync").await?;
     for safeguard in without {
@@ -359,7 +450,8 @@ async fn delete_and_cut(
     }
     node.csi.delete(&made.id).await?;
     node.vm.power_cut_with(loss).await?;
-    boot(node).await
+    boot(node).await?;
+    Ok(uuid)
 }
 
 /// The same with Quarry's flushes after a change of the storage disabled: a deletion that was answered OK, and an

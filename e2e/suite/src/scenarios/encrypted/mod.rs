@@ -8,8 +8,10 @@ use quarry_vm::{Bus, Command, Disk};
 use tonic::Code;
 
 pub use self::copies::copies;
+pub use self::many::many;
 pub use self::others::interference;
 pub use self::rejected::refusals;
+pub use self::rekeyed::rekeyed;
 use super::kill::Course;
 use super::kill::expand::opened_size;
 use super::kill::sweep::sweep;
@@ -19,12 +21,14 @@ use crate::node::{GROUP, LOG, Node};
 use crate::scenario::{Context, Passed};
 
 mod copies;
+mod many;
 mod others;
 mod rejected;
+mod rekeyed;
 
 const DISK: u64 = 400 << 20;
 /// A random key, and a passphrase: a header of each kind.
-const KEY: &str = "bWFya2VyLW9mLWEtcmFuZG9tLWtleS0wMTIzNDU2Nzg5YWI=";
+pub const KEY: &str = "bWFya2VyLW9mLWEtcmFuZG9tLWtleS0wMTIzNDU2Nzg5YWI=";
 const PASSPHRASE: &str = "three-odd-Words-17";
 /// What is written into volumes, and must be nowhere else.
 const MARKER: &str = "the-marker-of-a-tenant-0f1e2d3c";
@@ -103,6 +107,7 @@ pub async fn points(context: Context) -> Passed {
         (Ask::block("pvc-block").size(8 * MIB).encrypted(KEY), Course::Expanded, 3),
         (Ask::mount("pvc-ext4", "ext4").encrypted(KEY), Course::Copied, 1),
         (Ask::block("pvc-block").size(8 * MIB).encrypted(KEY), Course::Copied, 1),
+        (Ask::mount("pvc-ext4", "ext4").encrypted(KEY), Course::FullyCopied, 1),
     ];
     sweep(&context, &mut node, kinds).await
 }
@@ -145,7 +150,7 @@ while (sysread STDIN, my $more, 1 << 20) {
 print "$found\n";"#;
 
 /// How often the lines of a file are on the disks of the machine, besides its root disk.
-async fn on_disks(node: &Node, file: &str) -> Result<u64> {
+pub async fn on_disks(node: &Node, file: &str) -> Result<u64> {
     node.vm.write("/run/count.pl", COUNT.as_bytes(), 0o600).await?;
     let script = format!(
         "sync; root=$(mountpoint -d /); for f in /sys/block/vd* /sys/block/sd* /sys/block/nvme*; do [ -e $f/dev ] || continue; \

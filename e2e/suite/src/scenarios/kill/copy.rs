@@ -1,12 +1,16 @@
 //! The same kills while snapshots are taken and deleted, and volumes are restored and cloned: each copy is complete
 //! or does not exist, its source keeps its bytes, and nothing else is left.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use quarry_proto::csi::v1 as csi;
 
+use tonic::Status;
+
 use super::sweep::sweep;
 use super::{Course, Life, Plan, Step};
-use crate::csi::{Ask, MIB, Made, retry};
+use crate::csi::{Ask, Csi, MIB, Made, retry};
 use crate::node::Node;
 use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::{close, open};
@@ -24,8 +28,19 @@ pub async fn points_of_copies(context: Context) -> Passed {
         (Ask::mount("pvc-ext4", "ext4"), Course::Copied, 1),
         (Ask::block("pvc-block").size(8 * MIB), Course::Copied, 2),
         (Ask::mount("pvc-btrfs", "btrfs").parameter("layout", "raid1"), Course::Copied, 1),
+        (Ask::block("pvc-block").size(8 * MIB), Course::FullyCopied, 1),
     ];
     sweep(&context, &mut node, kinds).await
+}
+
+/// CreateSnapshot with `method: copy`, as its caller repeats it until the copy is complete.
+pub async fn complete(csi: &Csi, made: &Made) -> Result<(), Status> {
+    loop {
+        if csi.snapshot_with(SNAPSHOT, &made.id, &[("method", "copy")]).await?.ready_to_use {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// The volume that is restored from the snapshot of this one, larger than it.
@@ -51,17 +66,19 @@ pub fn snapshot_of(made: &Made) -> String {
 impl Step {
     /// Whether it creates or deletes a copy of a volume.
     pub fn is_of_copy(self) -> bool {
-        matches!(self, Self::Snapshot | Self::Restore | Self::DeleteCopy | Self::Clone | Self::DeleteSnapshot)
+        self.makes_a_copy() || matches!(self, Self::DeleteCopy | Self::DeleteSnapshot)
+    }
+
+    /// Whether it creates one.
+    pub fn makes_a_copy(self) -> bool {
+        matches!(self, Self::Snapshot | Self::FullCopy | Self::Restore | Self::Clone)
     }
 }
 
 impl<P: Plan> Life<'_, P> {
     /// From creation to deletion, copied on the way.
     pub async fn copied(&mut self) -> Result<()> {
-        for step in [Step::Create, Step::Stage, Step::Publish] {
-            self.step_without_kill(step).await?;
-        }
-        self.write().await?;
+        self.used().await?;
         for step in [Step::Snapshot, Step::Restore, Step::DeleteCopy, Step::Clone] {
             self.step(step).await?;
         }
@@ -70,10 +87,29 @@ impl<P: Plan> Life<'_, P> {
         self.end().await
     }
 
+    /// The same with a full copy. A volume is restored from it as from any snapshot: without kills.
+    pub async fn fully_copied(&mut self) -> Result<()> {
+        self.used().await?;
+        self.step(Step::FullCopy).await?;
+        for step in [Step::Restore, Step::DeleteCopy] {
+            self.step_without_kill(step).await?;
+        }
+        self.step(Step::DeleteSnapshot).await?;
+        self.end().await
+    }
+
+    /// It is published, and contains bytes that [`Self::read`] finds again.
+    async fn used(&mut self) -> Result<()> {
+        for step in [Step::Create, Step::Stage, Step::Publish] {
+            self.step_without_kill(step).await?;
+        }
+        self.write().await
+    }
+
     /// The interrupted copy is never asked for again: what is there of it is deleted, and nothing is left.
     pub async fn abandon_copy(&mut self, step: Step) -> Result<()> {
         let made = self.made()?.clone();
-        if step == Step::Snapshot {
+        if matches!(step, Step::Snapshot | Step::FullCopy) {
             let id = snapshot_of(&made);
             retry(|| self.node.csi.delete_snapshot(&id)).await.context("deleted instead")?;
             return self.check_copies(Step::DeleteSnapshot).await;
@@ -105,7 +141,7 @@ impl<P: Plan> Life<'_, P> {
         let copies = usize::from(matches!(step, Step::Restore | Step::Clone));
         ensure!(listed.len() == 1 + copies, "{copies} copy of {} should exist, not {listed:?}", made.id);
         let snapshots = self.node.csi.snapshots().await?;
-        let expected = usize::from(matches!(step, Step::Snapshot | Step::Restore | Step::Clone));
+        let expected = usize::from(step.makes_a_copy());
         if step != Step::DeleteCopy {
             ensure!(snapshots.len() == expected, "{expected} snapshot should exist, not {snapshots:?}");
         }

@@ -40,6 +40,8 @@ pub enum Step {
     NodeExpand,
     /// Takes a snapshot of the volume.
     Snapshot,
+    /// Takes one with `method: copy`, and waits until it is complete.
+    FullCopy,
     /// Creates a second, larger volume from it.
     Restore,
     /// Deletes that volume.
@@ -63,6 +65,7 @@ impl fmt::Display for Step {
             Self::Expand => "expand",
             Self::NodeExpand => "expand on the node",
             Self::Snapshot => "snapshot",
+            Self::FullCopy => "full copy",
             Self::Restore => "restore",
             Self::DeleteCopy => "delete the copy",
             Self::Clone => "clone",
@@ -124,6 +127,7 @@ pub async fn call(csi: &Csi, step: Step, ask: &Ask, made: Option<&Made>) -> Resu
         }
         Step::NodeExpand => drop(csi.node_expand(made()?, &made()?.target()).await?),
         Step::Snapshot => drop(csi.snapshot(copy::SNAPSHOT, &made()?.id).await?),
+        Step::FullCopy => copy::complete(csi, made()?).await?,
         Step::Restore => drop(csi.create(&copy::restored(made()?)).await?),
         Step::Clone => drop(csi.create(&copy::cloned(made()?)).await?),
         Step::DeleteCopy => csi.delete(&copy::copy_of(made()?)).await?,
@@ -244,6 +248,8 @@ pub enum Course {
     Expanded,
     /// The same, and snapshots and copies of it are created and deleted. Kills only while that happens.
     Copied,
+    /// The same with a snapshot that is a full copy.
+    FullyCopied,
 }
 
 /// A volume's life with a plan of kills.
@@ -266,6 +272,7 @@ impl<'a, P: Plan> Life<'a, P> {
             Course::Whole => self.whole().await,
             Course::Expanded => self.expanded().await,
             Course::Copied => self.copied().await,
+            Course::FullyCopied => self.fully_copied().await,
         }
     }
 
@@ -327,7 +334,7 @@ impl<'a, P: Plan> Life<'a, P> {
                 fate.push_str(", then abandoned");
                 self.give_up().await?;
             }
-            if matches!(step, Step::Restore | Step::Clone | Step::Snapshot) && self.plan.give_up() {
+            if step.makes_a_copy() && self.plan.give_up() {
                 fate.push_str(", then abandoned");
                 self.abandon_copy(step).await?;
             }
@@ -429,8 +436,8 @@ impl<'a, P: Plan> Life<'a, P> {
                 self.check_data().await?;
             }
             Step::NodeExpand => self.check_expanded().await?,
-            Step::Snapshot | Step::Restore | Step::DeleteCopy | Step::Clone | Step::DeleteSnapshot => {
-                self.check_copies(step).await?;
+            Step::Snapshot | Step::FullCopy | Step::Restore | Step::DeleteCopy | Step::Clone | Step::DeleteSnapshot => {
+                self.check_copies(step).await?
             }
             Step::Unpublish => {
                 self.expect_mounted(&made.target(), false).await?;
