@@ -1,7 +1,7 @@
 # Two commands do everything: `make demo` shows the main workflow, `make test` runs everything that must be
 # green.
 .DEFAULT_GOAL := help
-.PHONY: help demo test image release release-check chart page-check docs cluster cluster-down e2e conformance conformance-sums soak soak-sums bench-scale check fmt links clippy unit deny advisories fuzz clean-cache
+.PHONY: help demo test image release release-check chart page-check docs cluster cluster-down e2e conformance conformance-sums soak soak-kubernetes soak-sums bench-scale check fmt links clippy unit deny advisories fuzz clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -66,6 +66,15 @@ conformance-sums: ## Add up the results of the batches of `make conformance`
 soak: ## The full sweeps: every kill point, many power cuts (hours); SLICE=3/12 runs a part
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-e2e -- --soak --slice "$${SLICE:-1/1}" $${GUEST:+--guest "$$GUEST"}
+	@[ -n "$$SLICE$$GUEST" ] || $(MAKE) --no-print-directory soak-kubernetes
+
+soak-kubernetes: ## The telling scenarios on the oldest and the newest minor version of Kubernetes (docs/install.md)
+	@e2e/needs.sh test
+	@for minor in 1.33 1.37; do \
+		echo "Kubernetes $$minor"; \
+		cargo run --quiet --locked --package quarry-cluster -- test --kubernetes $$minor \
+			stateful-set expand capacity restarts || exit 1; \
+	done
 
 soak-sums: ## Add up the results of the slices of `make soak`
 	@cargo run --quiet --locked --package quarry-e2e -- --sums
