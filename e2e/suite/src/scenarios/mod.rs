@@ -364,7 +364,7 @@ fn own() -> Vec<Scenario> {
         Scenario {
             name: "encrypted-many",
             about: "after a reboot, many encrypted volumes are opened in the memory that the docs name",
-            limit: minutes(50),
+            limit: minutes(80),
             run: |context| Box::pin(encrypted::many(context)),
         },
         Scenario {

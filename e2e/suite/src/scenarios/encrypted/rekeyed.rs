@@ -102,7 +102,7 @@ async fn cut(node: &mut Node, made: &Made, keys: [&str; 2], loss: PowerCut, rand
     node.vm.sh(format!("rm -rf {FAULTS}; sync -f /var/lib/kubelet")).await?;
     let guest = node.vm.guest();
     let running = tokio::spawn(async move { guest.sh(command).await });
-    tokio::time::sleep(Duration::from_millis(random.below(5000))).await;
+    tokio::time::sleep(Duration::from_millis(random.below(15_000))).await;
     let done = running.is_finished() && running.await?.is_ok();
     node.vm.power_cut_with(loss).await?;
     node.lost_power();
