@@ -29,7 +29,7 @@ pub async fn many(context: Context) -> Passed {
     let mut all = Vec::new();
     for some in asks.chunks(AT_ONCE) {
         all.extend(try_join_all(some.iter().map(|ask| used_once(&node, ask))).await?);
-        if all.len() % 50 == 0 {
+        if all.len().is_multiple_of(50) {
             context.say(format_args!("{} volumes were used", all.len()));
         }
     }
