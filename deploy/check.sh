@@ -170,6 +170,28 @@ holds "a class waits for the first consumer" '^volumeBindingMode: WaitForFirstCo
 holds "volumes of a class may grow" '^allowVolumeExpansion: true$'
 holds "unless the class says otherwise" '^allowVolumeExpansion: false$'
 holds "parameters are strings" '^  stripes: "2"$'
+accepts "every parameter of a class" <<'END'
+storageClasses:
+  - name: all
+    parameters:
+      pool: default
+      layout: raid1
+      mirrors: 1
+      mkfsOptions: -m 0
+      discard: periodic
+      wipe: none
+      encryption: luks2
+      csi.storage.k8s.io/node-stage-secret-name: ${pvc.name}-key
+      csi.storage.k8s.io/node-stage-secret-namespace: ${pvc.namespace}
+      readBytesPerSecond: 100Mi
+      writeBytesPerSecond: 100Mi
+      readIops: 1000
+      writeIops: 1000
+      limits: required
+      onNodeLoss: release
+END
+holds "a limit is a string" '^  readIops: "1000"$'
+refuses "an unknown parameter of a class" "'readIOPS'" <<<'storageClasses: [{name: a, parameters: {readIOPS: 1000}}]'
 
 accepts "whole disks" <<'END'
 pools:
@@ -209,6 +231,8 @@ END
 holds "it uses the common ones" 'mountPath: /mnt/disks,'
 sight='selects disks by the path "/mnt/disks/*", which the node plugin cannot see'
 refuses "links in a folder that is not mounted" "$sight" <<<'{pools: [{name: a, disk: {select: {paths: ["/mnt/disks/*"]}}}], diskFolders: [/mnt/disk]}'
+refuses "the same for disks of a volume group" "$sight" <<<'{pools: [{name: a, lvm: {volumeGroup: g, create: {select: {transports: [nvme]}, exclude: {paths: ["/mnt/disks/*"]}}}}]}'
+accepts "a volume group of disks in a folder" <<<'{pools: [{name: a, lvm: {volumeGroup: g, create: {select: {paths: ["/mnt/disks/*"]}}}}], diskFolders: [/mnt/disks]}'
 refuses "the same in an exclusion" "$sight" <<<'pools: [{name: a, disk: {select: {rotational: true}, exclude: {paths: ["/mnt/disks/*"]}}}]'
 refuses "links in a folder that is mounted only for other groups" "$sight" <<'END'
 diskFolders: [/mnt/disks]

@@ -251,6 +251,16 @@ mod tests {
     }
 
     #[test]
+    fn the_chart_accepts_classes_with_the_known_keys() {
+        let schema = include_str!("../../../deploy/chart/values.schema.json");
+        let (_, after) = schema.split_once("\"propertyNames\": {\n              \"anyOf\"").unwrap();
+        let (_, after) = after.split_once("\"enum\": [").unwrap();
+        let (keys, _) = after.split_once(']').unwrap();
+        let keys: Vec<&str> = keys.split(',').map(|key| key.trim().trim_matches('"')).collect();
+        assert_eq!(keys, KNOWN);
+    }
+
+    #[test]
     fn the_sidecars_keys_are_ignored() {
         let parameters = parse(&[("csi.storage.k8s.io/fstype", "xfs"), ("csi.storage.k8s.io/pvc/name", "a")]).unwrap();
         assert_eq!(parameters, Parameters::default());

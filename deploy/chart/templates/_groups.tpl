@@ -62,7 +62,7 @@ rejected: it would run two node plugins over the same socket.
     {{- if has $storage $volumeGroups -}}{{- fail (printf "%s: two pools use the %s %q" $where $kind $storage) -}}{{- end -}}
     {{- $volumeGroups = append $volumeGroups $storage -}}
   {{- end -}}
-  {{- with .disk -}}
+  {{- with .disk | default (dig "create" dict (.lvm | default dict)) -}}
     {{- range $path := concat (dig "select" "paths" list .) (dig "exclude" "paths" list .) -}}
       {{- $seen := hasPrefix "/dev/" $path -}}
       {{- range $folder := $diskFolders -}}{{- if hasPrefix (printf "%s/" $folder) $path -}}{{- $seen = true -}}{{- end -}}{{- end -}}
