@@ -12,27 +12,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::copy::{Meter, Rate};
 use crate::tasks::Handle;
 
-/// How many copies transfer bytes at the same time. Each has threads and buffers of its own, and more of them would only
-/// compete for the disks.
+/// How many copies transfer bytes into one pool at the same time. Each has threads and buffers of its own, and more of them
+/// would only compete for the disks. A copy on a disk that hangs keeps its turn, so other pools have turns of their own.
 const AT_ONCE: usize = 2;
 
 /// The copies that are running. Cheap to clone; all clones are the same list.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Copies {
     inner: Arc<Mutex<Inner>>,
-    /// Those that may transfer bytes now.
-    turns: Arc<Semaphore>,
-}
-
-impl Default for Copies {
-    fn default() -> Self {
-        Self { inner: Arc::default(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
-    }
 }
 
 #[derive(Default)]
 struct Inner {
     running: BTreeMap<CopyTarget, Copy>,
+    /// Those that may transfer bytes now, by the name of the pool.
+    turns: BTreeMap<String, Arc<Semaphore>>,
     /// The bytes that finished and interrupted copies of this process have copied.
     copied: u64,
     /// The limits of speed, by the name of the pool.
@@ -208,18 +202,26 @@ impl Running {
     /// # Errors
     /// `UnderWay` if the task was asked to stop.
     pub(crate) async fn wait_for_turn(&self, handle: &Handle) -> Result<OwnedSemaphorePermit> {
-        if let Ok(turn) = Arc::clone(&self.copies.turns).try_acquire_owned() {
+        let turns = self.turns();
+        if let Ok(turn) = Arc::clone(&turns).try_acquire_owned() {
             return Ok(turn);
         }
-        handle.progress(format!("waits for {AT_ONCE} other copies"));
+        handle.progress(format!("waits for {AT_ONCE} other copies into its pool"));
         let turn = tokio::select! {
-            turn = Arc::clone(&self.copies.turns).acquire_owned() => turn.ok(),
+            turn = turns.acquire_owned() => turn.ok(),
             () = handle.cancel.cancelled() => None,
         };
         handle.progress(String::new());
         turn.ok_or_else(|| {
             Error::new(Reason::UnderWay, "it was stopped while it waited for other copies; a retry continues it")
         })
+    }
+
+    /// The turns of its pool.
+    fn turns(&self) -> Arc<Semaphore> {
+        let mut inner = self.copies.inner.lock();
+        let pool = inner.running.get(&self.target).map(|copy| copy.pool.clone()).unwrap_or_default();
+        Arc::clone(inner.turns.entry(pool).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))))
     }
 
     /// From now on, the source must not be used until the copy ends.

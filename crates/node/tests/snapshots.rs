@@ -229,6 +229,21 @@ async fn two_copies_transfer_bytes_at_the_same_time_and_others_wait() {
     }
 }
 
+/// A copy on a disk that hangs keeps its turn for ever: copies into other pools go on.
+#[tokio::test(start_paused = true)]
+async fn copies_into_one_pool_do_not_stop_those_into_another() {
+    let (hung, other) = (SimulatedPool::new("p", EXTENT, vec![4096], Duration::ZERO), pool("other"));
+    let host = host(&[&hung, &other]);
+    let (source, _) = host.create(block("a", 100 * MIB), None, LONG).await.unwrap();
+    let asked = |name: &str| block(name, 100 * MIB).filled_from(ContentSource::Volume(source.id.clone()));
+    hung.set_delay(Operation::Write, 1000 * LONG);
+    for name in ["b", "c", "d"] {
+        host.create(asked(name), None, Duration::from_secs(1)).await.unwrap_err();
+    }
+    let (copy, _) = host.create(asked("e").in_pool("other"), None, LONG).await.unwrap();
+    assert!(copy.ready && copy.copying.is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn full_copies_wait_for_their_turn() {
     let pool = SimulatedPool::new("p", EXTENT, vec![4096], Duration::ZERO);

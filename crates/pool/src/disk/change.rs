@@ -223,7 +223,7 @@ impl Inner {
             let (disk, claim, now) = inner.current(&view, &wanted)?;
             lock.set_disk(&disk.name);
             if now.record != wanted.record {
-                return Err(Error::precondition(format!(
+                return Err(Error::unavailable(format!(
                     "the record of volume {} was changed by another process in the meantime; retry",
                     wanted.name
                 )));

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use quarry_lvm::{LogicalVolume, LvUuid, VolumeGroup, capacity, commands, expansion};
+use quarry_lvm::{ImageState, LogicalVolume, LvUuid, RaidStatus, VolumeGroup, capacity, commands, expansion};
 use quarry_volume::{Error, Extents, Gib, Layout, Reason, Result, SizeRange};
 
 use super::scratch::{self, Scratch};
@@ -35,6 +35,8 @@ impl LvmPool {
             return Ok(None);
         }
         self.check_complete(&group)?;
+        let group = self.with_known_copies(group, volume).await?;
+        let (current, found) = self.current(&group, volume)?;
         let layout = check_expandable(&self.name, &group, &current, found)?;
         let target = current.expanded_size(size, Self::unit(&group, &layout))?;
         let extents = group.extent_size.whole_in(target.saturating_sub(current.size));
@@ -65,6 +67,20 @@ impl LvmPool {
             Some(scratch) => self.new_space(&group, &layout, target, &scratch).await.map(Some),
             None => Err(self.not_reserved(&current)),
         }
+    }
+
+    /// The volume group with the present state of the volume's copies. Of an inactive mirror only the last state is known,
+    /// and its copies are rebuilt only while it is active: if that prevents the expansion, it is activated, and stays
+    /// active. The caller holds the pool lock.
+    async fn with_known_copies(&self, group: Arc<VolumeGroup>, volume: &PoolVolume) -> Result<Arc<VolumeGroup>> {
+        let (_, found) = self.current(&group, volume)?;
+        if copies_are_intact(found) || find_device(&group, found)?.is_some() {
+            return Ok(group);
+        }
+        let activated = commands::activate(&group, found).await;
+        self.recover_if_killed(&group, &activated).await;
+        activated.map_err(|error| self.explain(error))?;
+        self.group().await
     }
 
     /// See [`crate::Pool::set_expansion_zeroed`].
@@ -341,9 +357,8 @@ fn check_expandable(pool: &str, group: &VolumeGroup, volume: &PoolVolume, logica
         )));
     }
     let images = group.images_of(&logical.name);
-    let failed = |image: &quarry_lvm::ImageState| *image != quarry_lvm::ImageState::InStep;
     if let Some(status) = &logical.raid {
-        if !matches!(status.action.as_str(), "" | "idle") {
+        if !is_idle(status) {
             return Err(Error::new(
                 Reason::UnderWay,
                 format!(
@@ -353,7 +368,7 @@ fn check_expandable(pool: &str, group: &VolumeGroup, volume: &PoolVolume, logica
                 ),
             ));
         }
-        if status.images.iter().any(failed) {
+        if !copies_are_intact(logical) {
             return Err(not_intact(pool, volume));
         }
     }
@@ -372,6 +387,18 @@ fn check_expandable(pool: &str, group: &VolumeGroup, volume: &PoolVolume, logica
             ),
         )
     })
+}
+
+/// Whether the copies of a mirror are being neither compared nor rebuilt.
+fn is_idle(status: &RaidStatus) -> bool {
+    matches!(status.action.as_str(), "" | "idle")
+}
+
+/// Whether a volume is no mirror, or its copies are complete and idle, as far as the kernel last said.
+fn copies_are_intact(logical: &LogicalVolume) -> bool {
+    let intact =
+        |status: &RaidStatus| is_idle(status) && status.images.iter().all(|image| *image == ImageState::InStep);
+    logical.raid.as_ref().is_none_or(intact)
 }
 
 /// The error for a mirrored volume whose copies are not intact.

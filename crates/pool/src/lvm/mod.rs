@@ -474,7 +474,7 @@ impl Pool for LvmPool {
         let group = self.group().await?;
         let (current, found) = self.current(&group, volume)?;
         if current.record != volume.record {
-            return Err(Error::precondition(format!(
+            return Err(Error::unavailable(format!(
                 "the record of volume {} was changed by another process in the meantime; retry",
                 volume.name
             )));

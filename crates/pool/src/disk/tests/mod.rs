@@ -177,7 +177,7 @@ fn a_volume_is_created_used_and_removed() {
         pool.set_record(&volume, &ready).await.unwrap();
         assert!(matches!(pool.read(Some(reading.mark)).await.volumes, Volumes::All(_)), "another record");
         let stale = pool.set_record(&volume, &volume.record().unwrap().zeroed(Gib(1))).await.unwrap_err();
-        assert_eq!(stale.reason, Reason::Precondition);
+        assert_eq!(stale.reason, Reason::Unavailable);
         let now = pool.find_requested("a").await.unwrap().unwrap();
         assert_eq!(now.record().unwrap().state, State::Ready);
         assert_eq!(now.storage, pool.storage().await.unwrap());

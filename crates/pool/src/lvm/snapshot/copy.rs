@@ -95,7 +95,7 @@ impl LvmPool {
         let group = self.group().await?;
         let (current, found) = self.current_snapshot(&group, snapshot)?;
         if current.record != snapshot.record {
-            return Err(Error::precondition(format!(
+            return Err(Error::unavailable(format!(
                 "the record of snapshot {} was changed by another process in the meantime; retry",
                 snapshot.name
             )));

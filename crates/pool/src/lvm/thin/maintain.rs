@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use quarry_block::{read_aligned, read_direct};
 use quarry_lvm::commands::{self, thin};
-use quarry_lvm::{LogicalVolume, VolumeGroup};
+use quarry_lvm::{LogicalVolume, VolumeGroup, thin_pool_status};
 use quarry_volume::{Error, Result};
 
 use super::super::{LvmPool, device};
-use super::make::{Step, next};
+use super::make::{Step, steps};
 use crate::ThinPoolConfig;
 
 /// How often the pool is looked at. A full pool lets writes wait for a minute, unless it was set to fail at once.
@@ -54,28 +54,60 @@ impl LvmPool {
     }
 
     async fn take_steps(&self, config: &ThinPoolConfig) -> Result<()> {
-        let step = |group: &VolumeGroup| match next(group, self.config.reserve, config) {
-            Ok(step) => Ok(step.is_some_and(|step| !self.was_activated(&step))),
-            Err(why) => Err(Error::unavailable(format!("pool {}: {why}", self.name))),
-        };
         // A pool that cannot be read reports that itself.
         let Ok(group) = self.group().await else { return Ok(()) };
-        if !step(&group)? {
+        if self.next_step(&group, config, &[])?.is_none() {
             return Ok(());
         }
         let _lock = self.lock().await?;
+        let mut failed = Vec::new();
         for _ in 0..STEPS {
             let group = self.group().await?;
-            let next = next(&group, self.config.reserve, config);
-            let next = next.map_err(|why| Error::unavailable(format!("pool {}: {why}", self.name)))?;
-            let Some(step) = next.filter(|step| !self.was_activated(step)) else { return Ok(()) };
+            let names: Vec<_> = failed.iter().map(|(name, _)| *name).collect();
+            let next = self.next_step(&group, config, &names);
+            let step = match (failed.first(), next) {
+                // What has failed does not prevent what is possible, and is reported then.
+                (_, Ok(Some(step))) => step,
+                (Some(_), _) => break,
+                (None, next) => return next.map(drop),
+            };
             self.check_complete(&group)?;
-            tracing::info!(pool = self.name, step = step.what(), "changing the thin pool");
+            let name = step.what();
+            tracing::info!(pool = self.name, step = name, "changing the thin pool");
             quarry_fault::point(|| "thin pool:step:before".to_owned());
-            self.take_step(&group, step).await?;
+            if let Err(error) = self.take_step(&group, step).await {
+                failed.push((name, error));
+            }
             quarry_fault::point(|| "thin pool:step:after".to_owned());
         }
-        Err(Error::unavailable(format!("pool {}: the thin pool needs the same step again and again", self.name)))
+        let again =
+            || Error::unavailable(format!("pool {}: the thin pool needs the same step again and again", self.name));
+        Err(failed.into_iter().next().map_or_else(again, |(_, error)| error))
+    }
+
+    /// The first step that is possible now, besides those with these names.
+    ///
+    /// # Errors
+    /// None is, and one is needed.
+    fn next_step<'a>(
+        &self,
+        group: &'a VolumeGroup,
+        config: &ThinPoolConfig,
+        besides: &[&str],
+    ) -> Result<Option<Step<'a>>> {
+        let status = group.thin_pool(&config.name).and_then(|pool| thin_pool_status(group.uuid, pool.uuid));
+        let mut impossible = None;
+        for step in steps(group, self.config.reserve, config, status) {
+            match step {
+                Ok(step) if self.was_activated(&step) || besides.contains(&step.what()) => {}
+                Ok(step) => return Ok(Some(step)),
+                Err(why) => drop(impossible.get_or_insert(why)),
+            }
+        }
+        match impossible {
+            Some(why) => Err(Error::unavailable(format!("pool {}: {why}", self.name))),
+            None => Ok(None),
+        }
     }
 
     /// Whether the step activates the pool, and this process has done that before.

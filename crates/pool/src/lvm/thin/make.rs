@@ -1,11 +1,11 @@
-//! Which step a thin pool needs next: to be created, to be activated, to be extended. Pure arithmetic on a report.
+//! Which steps a thin pool needs next: to be created, to be activated, to be extended. Pure arithmetic on a report.
 //!
 //! A pool is made of two logical volumes, with its data and its metadata, that have a record of their own. lvm makes the
 //! pool of them in one commit. So after a kill at any instant, the report shows which step is next.
 
 use quarry_lvm::commands::CreateLv;
 use quarry_lvm::commands::thin::MakePool;
-use quarry_lvm::{ExtentRange, LogicalVolume, VolumeGroup, capacity, expansion};
+use quarry_lvm::{ExtentRange, LogicalVolume, ThinPoolStatus, VolumeGroup, capacity, expansion};
 use quarry_volume::{Extents, Layout, some_of};
 
 use super::super::volume::record_on;
@@ -92,18 +92,23 @@ pub(in crate::lvm) fn parts_left(group: &VolumeGroup, configured: &[String]) -> 
     (!found.is_empty()).then(|| some_of(found))
 }
 
-/// The next step. `reserve`: bytes of the volume group that stay free.
-///
-/// # Errors
-/// Why that step is not possible, for the operator.
-pub(super) fn next<'a>(
+/// The steps that are needed now, the most important first, or why one is not possible, for the operator. `reserve`: bytes
+/// of the volume group that stay free. `status`: what the kernel says of the pool now. The report may have an older status,
+/// from before it was deactivated.
+pub(super) fn steps<'a>(
     group: &'a VolumeGroup,
     reserve: u64,
     config: &ThinPoolConfig,
-) -> Result<Option<Step<'a>>, String> {
-    if let Some(pool) = group.thin_pool(&config.name) {
-        return next_of_pool(group, reserve, config, pool);
+    status: Option<ThinPoolStatus>,
+) -> Vec<Result<Step<'a>, String>> {
+    match group.thin_pool(&config.name) {
+        Some(pool) => steps_of_pool(group, reserve, config, pool, status),
+        None => step_to_pool(group, reserve, config).transpose().into_iter().collect(),
     }
+}
+
+/// The next step until there is a pool.
+fn step_to_pool<'a>(group: &'a VolumeGroup, reserve: u64, config: &ThinPoolConfig) -> Result<Option<Step<'a>>, String> {
     let Some(create) = &config.create else { return Ok(None) };
     let record = |part| ThinPoolRecord::new(part, &config.name).to_string();
     let chunk = create.chunk_size.unwrap_or(LEAST_CHUNK);
@@ -144,16 +149,20 @@ pub(super) fn next<'a>(
     Ok(Some(Step::Make(MakePool { data, metadata, chunk_size, error_when_full })))
 }
 
-fn next_of_pool<'a>(
+fn steps_of_pool<'a>(
     group: &'a VolumeGroup,
     reserve: u64,
     config: &ThinPoolConfig,
     pool: &'a LogicalVolume,
-) -> Result<Option<Step<'a>>, String> {
+    status: Option<ThinPoolStatus>,
+) -> Vec<Result<Step<'a>, String>> {
     if broken(group, pool).is_some() {
-        return Ok(None);
+        return Vec::new();
     }
-    let Some(status) = pool.thin_pool else { return Ok(Some(Step::Activate(pool))) };
+    let Some(status) = status else {
+        // One that was active was deactivated by somebody, and stays as it is.
+        return pool.thin_pool.is_none().then_some(Ok(Step::Activate(pool))).into_iter().collect();
+    };
     let (mut data, mut metadata) = (None, None);
     if let Some(ExtendThinPool { at, by }) = config.extend {
         data = (status.data_percent() >= at).then(|| extended_data(group, reserve, pool, by));
@@ -162,10 +171,8 @@ fn next_of_pool<'a>(
     }
     let when_full = config.error_when_full.zip(pool.errors_when_full).filter(|(wanted, found)| wanted != found);
     let when_full = when_full.map(|(wanted, _)| Ok(Step::SetErrorWhenFull(pool, wanted)));
-    // What is not possible does not prevent what is.
-    let mut steps: Vec<_> = [data, metadata, when_full].into_iter().flatten().collect();
-    steps.sort_by_key(Result::is_err);
-    steps.into_iter().next().transpose()
+    // A pool that runs out of metadata becomes read-only, which is worse than one that runs out of space.
+    [metadata, data, when_full].into_iter().flatten().collect()
 }
 
 fn extended_data<'a>(group: &VolumeGroup, reserve: u64, pool: &'a LogicalVolume, by: u8) -> Result<Step<'a>, String> {
@@ -202,11 +209,12 @@ fn extended_metadata<'a>(group: &VolumeGroup, pool: &'a LogicalVolume, by: u8, s
         ));
     }
     // `reserve` does not count here: it is little space, and a pool without metadata becomes read-only.
-    let more = group.extent_size.bytes(group.extent_size.needed_for(share(size, by)));
-    if size.saturating_add(more) > MOST_METADATA {
-        return Err(format!("the metadata of thin pool {path} has nearly the largest size that lvm permits"));
+    let possible = group.extent_size.whole_in(MOST_METADATA.saturating_sub(size));
+    let more = group.extent_size.needed_for(share(size, by)).min(possible);
+    if more == Extents::NONE {
+        return Err(format!("the metadata of thin pool {path} has the largest size that lvm permits"));
     }
-    Ok(Step::ExtendMetadata(pool, more))
+    Ok(Step::ExtendMetadata(pool, group.extent_size.bytes(more)))
 }
 
 fn share(size: u64, percent: u8) -> u64 {

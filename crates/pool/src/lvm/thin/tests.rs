@@ -6,7 +6,7 @@ use quarry_lvm::commands::CreateLv;
 use quarry_lvm::{PhysicalVolume, ThinPoolStatus};
 use quarry_volume::{AccessTypes, ContentSource, ExtentSize, Extents, Filesystem, Gib};
 
-use super::make::{Step, next};
+use super::make::{Step, steps};
 use super::*;
 use crate::lvm::testing::uuid;
 use crate::lvm::{snapshot as snapshots, volume};
@@ -240,6 +240,33 @@ fn a_new_thin_volume_contains_only_zeros() {
     }
 }
 
+/// The first step that is possible, with the status in the report, which is the kernel's while the pool is active.
+fn next<'a>(group: &'a VolumeGroup, reserve: u64, config: &ThinPoolConfig) -> Result<Option<Step<'a>>, String> {
+    let status = group.thin_pool(&config.name).and_then(|pool| pool.thin_pool);
+    let (possible, impossible): (Vec<_>, Vec<_>) =
+        steps(group, reserve, config, status).into_iter().partition(Result::is_ok);
+    possible.into_iter().chain(impossible).next().transpose()
+}
+
+#[test]
+fn the_metadata_is_extended_first_and_to_the_limit_of_lvm() {
+    let mut group = group(vec![]);
+    group.extent_size = ExtentSize(1 << 30);
+    let extend = ThinPoolConfig { extend: Some(ExtendThinPool { at: 80, by: 50 }), ..config() };
+    // The kernel counts metadata in blocks of 4 KiB.
+    let blocks = |size: u64| ThinPoolStatus { metadata: (size * 9 / 10 / 4096, size / 4096), ..status(90, 0) };
+    let mut more = |gib: u64| {
+        pool_of(&mut group).thin_pool = Some(blocks(gib << 30));
+        next(&group, 0, &extend).map(|step| match step {
+            Some(Step::ExtendMetadata(_, more)) => more >> 30,
+            other => panic!("{other:?}"),
+        })
+    };
+    assert_eq!([more(4), more(12)], [Ok(2), Ok(3)]);
+    pool_of(&mut group).thin_pool = Some(ThinPoolStatus { data: (1, 100), ..blocks(15 << 30) });
+    assert!(next(&group, 0, &extend).unwrap_err().contains("the largest size"));
+}
+
 #[test]
 fn a_pool_is_made_in_steps() {
     let config = created(ThinPoolSize::Bytes(200 * MIB), Layout::Linear);
@@ -328,6 +355,9 @@ fn a_pool_is_activated_set_and_extended() {
     assert!(step(&group, &extend).unwrap_err().contains("by hand"));
     pool_of(&mut group).thin_pool = None;
     assert!(step(&group, &config()).unwrap().starts_with("Some(Activate("));
+    // The report still has the status from before somebody deactivated it: it is neither extended nor activated.
+    pool_of(&mut group).thin_pool = Some(status(80, 80));
+    assert_eq!(steps(&group, 0, &extend, None), []);
     // A broken pool is repaired by hand.
     pool_of(&mut group).thin_pool = Some(ThinPoolStatus { needs_check: true, ..status(99, 99) });
     assert_eq!(step(&group, &extend), Ok("None".to_owned()));
