@@ -53,6 +53,6 @@ pub use search::{ALL_VOLUME_GROUPS, all_volume_groups};
 pub use settings::{ARCHIVES, Scope};
 pub use snapshot::{CHUNK as COW_CHUNK, SnapshotStatus, cow_extents, never_full, snapshot_status};
 pub use suspended::{Suspended, remove_stale, resume, stale_layers, suspended};
-pub use thin::{ThinPoolMode, ThinPoolStatus, mapped_sectors, thin_pool_of_layer, thin_pool_status};
+pub use thin::{ThinPoolMode, ThinPoolStatus, mapped_bytes, thin_pool_of_layer, thin_pool_status};
 pub use types::{ExtentRange, LogicalVolume, PhysicalVolume, Used, VolumeGroup};
 pub use uuid::{InvalidUuid, LvUuid, PvUuid, VgUuid, device_uuid, parse_device_uuid};

@@ -69,12 +69,22 @@ pub fn thin_pool_status(group: VgUuid, pool: LvUuid) -> Option<ThinPoolStatus> {
     [TPOOL, UNUSED_POOL, ""].into_iter().find_map(ask)?.parse().ok()
 }
 
-/// How many sectors of 512 bytes the active thin volume with these UUIDs uses in its pool. 0: nothing was ever written to
-/// it. `None` if it is not active, is not a thin volume, or the kernel cannot be asked.
+/// How many bytes the active thin volume with these UUIDs uses in its pool, and up to which of its bytes. 0: nothing is
+/// stored in it. `None` if it is not active, is not a thin volume, or the kernel cannot be asked.
 #[must_use]
-pub fn mapped_sectors(group: VgUuid, volume: LvUuid) -> Option<u64> {
-    // The second word is the highest sector that is used.
-    dm::status(&device_uuid(group, volume), "thin")?.split_ascii_whitespace().next()?.parse().ok()
+pub fn mapped_bytes(group: VgUuid, volume: LvUuid) -> Option<(u64, u64)> {
+    parse_mapped(&dm::status(&device_uuid(group, volume), "thin")?)
+}
+
+/// The number of sectors of 512 bytes, and the last one, or `-` (Documentation/admin-guide/device-mapper/thin-provisioning.rst).
+fn parse_mapped(status: &str) -> Option<(u64, u64)> {
+    let mut words = status.split_ascii_whitespace();
+    let sectors: u64 = words.next()?.parse().ok()?;
+    let end = match words.next()? {
+        "-" => 0,
+        last => last.parse::<u64>().ok()?.checked_add(1)?,
+    };
+    Some((sectors.checked_mul(512)?, end.checked_mul(512)?))
 }
 
 /// The thin pool whose layer has that UUID in the kernel: the device below each of its volumes. `None` if it is the UUID
@@ -129,6 +139,15 @@ mod tests {
         assert_eq!(parse("Fail").unwrap().mode, ThinPoolMode::Failed);
         for line in ["", "1", "1 2 3 - rw", "1 1/2 3/4 - xx", "1 x/2 3/4 - rw"] {
             assert_eq!(parse(line), Err(()), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_mapped_bytes_of_a_volume_are_parsed() {
+        assert_eq!(parse_mapped("16384 1048575"), Some((8 << 20, 512 << 20)));
+        assert_eq!(parse_mapped("0 -"), Some((0, 0)));
+        for line in ["", "Fail", "Error", "1", "x -", "1 x", "1 18446744073709551615"] {
+            assert_eq!(parse_mapped(line), None, "{line:?}");
         }
     }
 

@@ -230,9 +230,10 @@ pub trait Pool: Send + Sync {
     /// `Precondition` if the storage under it is lost.
     async fn activate(&self, volume: &PoolVolume) -> Result<Device>;
 
-    /// Whether nothing was ever written to an active volume, so that it reads as zeros. Reads only memory and the
-    /// kernel's tables. The default knows nothing about it.
-    fn is_unwritten(&self, _volume: &PoolVolume) -> bool {
+    /// Whether an active volume that is being filled contains nothing from that byte on, and so reads as zeros there. In a
+    /// thin pool, what an interrupted copy has written there is discarded first. Nothing else may use the volume. The
+    /// default knows nothing about it.
+    async fn is_empty_from(&self, _volume: &PoolVolume, _start: u64) -> bool {
         false
     }
 

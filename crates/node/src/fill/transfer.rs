@@ -69,8 +69,8 @@ impl Host {
         let start = if offline { Gib::NONE } else { record.zeroed };
         let meter = running.meter(start);
         // An earlier call may have written to it, even if nothing counts as copied now, and even contents of another
-        // instant.
-        let zeroed_target = pool.is_unwritten(volume);
+        // instant. In a thin pool, that is discarded, or zeros would take space.
+        let zeroed_target = pool.is_empty_from(volume, start.bytes()).await;
         let shows_tail = record.access.shows_bytes() && !zeroed_target;
         let tail = match shows_tail && !quarry_fault::disabled("copy-tail") {
             true => Tail::Zero,

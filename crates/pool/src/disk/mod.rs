@@ -46,7 +46,7 @@ use self::key::DiskKey;
 pub use self::list::{DiskList, list_disks};
 use self::locks::VolumeLocks;
 use self::opened::OpenPartitions;
-pub(crate) use self::partitions::could_be_volume;
+pub(crate) use self::partitions::{could_be_volume, discard};
 use self::reader::Reader;
 use self::release::Releases;
 pub use self::report::{DiskReport, Owner};

@@ -147,9 +147,9 @@ pub(super) fn drop_cache(disk: &File) -> Result<(), Errno> {
     unsafe { ioctl::blkflsbuf(disk.as_raw_fd()) }.map(drop)
 }
 
-/// Discards these bytes. `false`: the disk does not support discard.
+/// Discards these bytes of a device. `false`: it does not support discards.
 #[allow(unsafe_code)]
-pub(super) fn discard(disk: &File, bytes: Range<u64>) -> Result<bool, Errno> {
+pub(crate) fn discard(disk: &File, bytes: Range<u64>) -> Result<bool, Errno> {
     let (offset, length) = (bytes.start, bytes.end.saturating_sub(bytes.start));
     quarry_fault::point(|| "disk:discard:before".to_owned());
     // SAFETY: BLKDISCARD reads two u64, offset and length, which live until the call returns; the descriptor is open.

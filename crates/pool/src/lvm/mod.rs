@@ -423,9 +423,8 @@ impl Pool for LvmPool {
         })
     }
 
-    fn is_unwritten(&self, volume: &PoolVolume) -> bool {
-        self.config.thin_pool.is_some()
-            && volume.logical().is_ok_and(|(group, uuid)| quarry_lvm::mapped_sectors(group, uuid) == Some(0))
+    async fn is_empty_from(&self, volume: &PoolVolume, start: u64) -> bool {
+        self.emptied_from(volume, start).await
     }
 
     fn may_be_active(&self, storage: &StorageId, name: &str) -> bool {

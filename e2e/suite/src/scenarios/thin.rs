@@ -67,8 +67,13 @@ pub async fn volumes(context: Context) -> Passed {
         context.say(format_args!("{what}: done"));
     }
     generations(&node, depth).await.context("copies of copies")?;
+    let used = interrupted(&mut node).await.context("a copy that is interrupted")?;
     nothing_left(&node).await?;
-    Ok(format!("{copies} volumes restored or cloned, {depth} generations of copies"))
+    Ok(format!(
+        "{copies} volumes restored or cloned, {depth} generations of copies; {used} MiB used by a copy of 16 MiB in a \
+         volume of {} MiB, which was interrupted",
+        SPARSE / MIB
+    ))
 }
 
 /// A node with an ordinary pool `main`, and these thin pools in the same volume group. Quarry does not run yet.
@@ -219,6 +224,44 @@ async fn generations(node: &Node, depth: usize) -> Result<()> {
         close(node, &made).await?;
     }
     retry(|| node.csi.delete(&made.id)).await.map_err(Into::into)
+}
+
+/// The size of a volume that contains 8 MiB at its beginning and at its end.
+const SPARSE: i64 = 512 * MIB;
+
+/// Zeros of a source take no space, also if the copy of it is killed, which has written before. Returns the MiB that the
+/// copy uses.
+async fn interrupted(node: &mut Node) -> Result<i64> {
+    let ask = Ask::block("pvc-sparse").parameter("pool", "main").size(SPARSE);
+    let made = retry(|| node.csi.create(&ask)).await?;
+    open(node, &made).await?;
+    let bytes = "yes sparse | head -c 8M | dd bs=1M iflag=fullblock oflag=direct conv=notrunc status=none";
+    let target = made.target();
+    node.vm.sh(format!("for at in 0 {}; do {bytes} of='{target}' seek=$at; done", SPARSE / MIB - 8)).await?;
+    let sum = |path: String| format!("dd if='{path}' bs=1M iflag=direct status=none | md5sum");
+    let expected = node.vm.sh(sum(target)).await?;
+    close(node, &made).await?;
+
+    let ask = Ask::block("pvc-copied").parameter("pool", "thin").size(SPARSE).filled_from_volume(&made);
+    let (csi, asked) = (node.csi.clone(), ask.clone());
+    let call = tokio::spawn(async move { csi.create(&asked).await });
+    // The number of mapped sectors.
+    let mapped = format!("$(dmsetup status {GROUP}-pvc--copied 2>/dev/null | cut -d' ' -f4)");
+    node.kill_tree_when(&format!("for i in $(seq 600); do [ 0{mapped} -gt 0 ] && break; sleep 0.05; done")).await?;
+    ensure!(call.await?.is_err(), "the copy was complete before the kill: this test could not fail");
+    node.serve().await?;
+    usable(node).await?;
+    let copied = retry(|| node.csi.create(&ask)).await?;
+    open(node, &copied).await?;
+    let found = node.vm.sh(sum(copied.target())).await?;
+    ensure!(found == expected, "the copy has other contents");
+    let used = node.vm.sh(format!("echo {mapped}")).await?.trim().parse::<i64>()? * 512 / MIB;
+    ensure!((16..32).contains(&used), "the copy uses {used} MiB");
+    close(node, &copied).await?;
+    for made in [copied, made] {
+        retry(|| node.csi.delete(&made.id)).await?;
+    }
+    Ok(used)
 }
 
 /// Makes a volume in use larger, and back in use after it became larger offline.

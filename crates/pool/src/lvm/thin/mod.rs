@@ -5,6 +5,7 @@
 //! the configuration says so.
 
 mod create;
+mod discard;
 mod maintain;
 mod make;
 mod room;
