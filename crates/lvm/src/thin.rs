@@ -81,7 +81,7 @@ fn parse_mapped(status: &str) -> Option<(u64, u64)> {
     let mut words = status.split_ascii_whitespace();
     let sectors: u64 = words.next()?.parse().ok()?;
     let end = match words.next()? {
-        "-" => 0,
+        "-" if sectors == 0 => 0,
         last => last.parse::<u64>().ok()?.checked_add(1)?,
     };
     Some((sectors.checked_mul(512)?, end.checked_mul(512)?))
@@ -146,7 +146,7 @@ mod tests {
     fn the_mapped_bytes_of_a_volume_are_parsed() {
         assert_eq!(parse_mapped("16384 1048575"), Some((8 << 20, 512 << 20)));
         assert_eq!(parse_mapped("0 -"), Some((0, 0)));
-        for line in ["", "Fail", "Error", "1", "x -", "1 x", "1 18446744073709551615"] {
+        for line in ["", "Fail", "Error", "1", "x -", "8 -", "1 x", "1 18446744073709551615"] {
             assert_eq!(parse_mapped(line), None, "{line:?}");
         }
     }

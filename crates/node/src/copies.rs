@@ -6,14 +6,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Reason, Result, Snapshot, SnapshotCondition, Volume};
+use quarry_volume::{
+    ContentSource, CopyProgress, Error, Gib, Reason, Result, Snapshot, SnapshotCondition, StorageId, Volume,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::copy::{Meter, Rate};
 use crate::tasks::Handle;
 
-/// How many copies transfer bytes into one pool at the same time. Each has threads and buffers of its own, and more of them
-/// would only compete for the disks. A copy on a disk that hangs keeps its turn, so other pools have turns of their own.
+/// How many copies transfer bytes from one storage into one pool at the same time. Each has threads and buffers of its own,
+/// and more of them would only compete for the disks. A copy on a disk that hangs keeps its turn, so copies between other
+/// pools have turns of their own.
 const AT_ONCE: usize = 2;
 
 /// The copies that are running. Cheap to clone; all clones are the same list.
@@ -25,8 +28,8 @@ pub(crate) struct Copies {
 #[derive(Default)]
 struct Inner {
     running: BTreeMap<CopyTarget, Copy>,
-    /// Those that may transfer bytes now, by the name of the pool.
-    turns: BTreeMap<String, Arc<Semaphore>>,
+    /// Those that may transfer bytes now, by the storage of the source and the name of the pool that is copied to.
+    turns: BTreeMap<(StorageId, String), Arc<Semaphore>>,
     /// The bytes that finished and interrupted copies of this process have copied.
     copied: u64,
     /// The limits of speed, by the name of the pool.
@@ -202,13 +205,16 @@ impl Running {
     /// # Errors
     /// `UnderWay` if the task was asked to stop.
     pub(crate) async fn wait_for_turn(&self, handle: &Handle) -> Result<OwnedSemaphorePermit> {
-        let turns = self.turns();
-        if let Ok(turn) = Arc::clone(&turns).try_acquire_owned() {
-            return Ok(turn);
-        }
-        handle.progress(format!("waits for {AT_ONCE} other copies into its pool"));
+        let turn = async {
+            let turns = self.turns()?;
+            if let Ok(turn) = Arc::clone(&turns).try_acquire_owned() {
+                return Some(turn);
+            }
+            handle.progress(format!("waits for {AT_ONCE} other copies between the same pools"));
+            turns.acquire_owned().await.ok()
+        };
         let turn = tokio::select! {
-            turn = turns.acquire_owned() => turn.ok(),
+            turn = turn => turn,
             () = handle.cancel.cancelled() => None,
         };
         handle.progress(String::new());
@@ -217,11 +223,12 @@ impl Running {
         })
     }
 
-    /// The turns of its pool.
-    fn turns(&self) -> Arc<Semaphore> {
+    /// The turns of copies between these pools. `None` if the copy is not in the list any more.
+    fn turns(&self) -> Option<Arc<Semaphore>> {
         let mut inner = self.copies.inner.lock();
-        let pool = inner.running.get(&self.target).map(|copy| copy.pool.clone()).unwrap_or_default();
-        Arc::clone(inner.turns.entry(pool).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))))
+        let copy = inner.running.get(&self.target)?;
+        let between = (copy.source.storage().clone(), copy.pool.clone());
+        Some(Arc::clone(inner.turns.entry(between).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE)))))
     }
 
     /// From now on, the source must not be used until the copy ends.

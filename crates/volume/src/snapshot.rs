@@ -181,6 +181,15 @@ pub enum ContentSource {
 }
 
 impl ContentSource {
+    /// The storage that has the source.
+    #[must_use]
+    pub fn storage(&self) -> &StorageId {
+        match self {
+            Self::Snapshot(id) => &id.storage,
+            Self::Volume(id) => &id.storage,
+        }
+    }
+
     /// The node that has the source.
     #[must_use]
     pub fn node(&self) -> &str {

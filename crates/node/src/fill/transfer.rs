@@ -70,7 +70,11 @@ impl Host {
         let meter = running.meter(start);
         // An earlier call may have written to it, even if nothing counts as copied now, and even contents of another
         // instant. In a thin pool, that is discarded, or zeros would take space.
-        let zeroed_target = pool.is_empty_from(volume, start.bytes()).await;
+        let zeroed_target = tokio::select! {
+            emptied = pool.is_empty_from(volume, start.bytes()) => emptied,
+            // The copy stops before it begins.
+            () = handle.cancel.cancelled() => false,
+        };
         let shows_tail = record.access.shows_bytes() && !zeroed_target;
         let tail = match shows_tail && !quarry_fault::disabled("copy-tail") {
             true => Tail::Zero,

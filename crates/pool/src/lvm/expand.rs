@@ -70,17 +70,24 @@ impl LvmPool {
     }
 
     /// The volume group with the present state of the volume's copies. Of an inactive mirror only the last state is known,
-    /// and its copies are rebuilt only while it is active: if that prevents the expansion, it is activated, and stays
-    /// active. The caller holds the pool lock.
+    /// and its copies are rebuilt only while it is active. If that prevents the expansion, it is activated, and stays
+    /// active until its copies are intact and it is unstaged again. The caller holds the pool lock.
     async fn with_known_copies(&self, group: Arc<VolumeGroup>, volume: &PoolVolume) -> Result<Arc<VolumeGroup>> {
-        let (_, found) = self.current(&group, volume)?;
+        let started = Instant::now();
+        let (current, found) = self.current(&group, volume)?;
+        check_independent(&self.name, &group, &current, found)?;
         if copies_are_intact(found) || find_device(&group, found)?.is_some() {
             return Ok(group);
         }
         let activated = commands::activate(&group, found).await;
         self.recover_if_killed(&group, &activated).await;
         activated.map_err(|error| self.explain(error))?;
-        self.group().await
+        let group = self.group().await?;
+        let (_, found) = self.current(&group, volume)?;
+        if copies_are_intact(found) {
+            self.deactivate_again(&group, found, started).await;
+        }
+        Ok(group)
     }
 
     /// See [`crate::Pool::set_expansion_zeroed`].
@@ -339,8 +346,8 @@ fn for_expansion(error: Error) -> Error {
     Error { reason, ..error }
 }
 
-/// Checks that lvm can expand the volume now, and returns its current layout.
-fn check_expandable(pool: &str, group: &VolumeGroup, volume: &PoolVolume, logical: &LogicalVolume) -> Result<Layout> {
+/// Checks that nothing else works on the volume or depends on it.
+fn check_independent(pool: &str, group: &VolumeGroup, volume: &PoolVolume, logical: &LogicalVolume) -> Result<()> {
     let name = &volume.name;
     if let Some(why) = group.operation_in_progress(logical) {
         return Err(Error::new(Reason::UnderWay, format!("pool {pool}: volume {name} cannot be expanded now: {why}")));
@@ -356,6 +363,13 @@ fn check_expandable(pool: &str, group: &VolumeGroup, volume: &PoolVolume, logica
             quarry_volume::some_of(dependents.iter().map(describe))
         )));
     }
+    Ok(())
+}
+
+/// Checks that lvm can expand the volume now, and returns its current layout.
+fn check_expandable(pool: &str, group: &VolumeGroup, volume: &PoolVolume, logical: &LogicalVolume) -> Result<Layout> {
+    check_independent(pool, group, volume, logical)?;
+    let name = &volume.name;
     let images = group.images_of(&logical.name);
     if let Some(status) = &logical.raid {
         if !is_idle(status) {

@@ -1,10 +1,26 @@
 //! Discards what an interrupted copy has left in a thin volume.
 
-use quarry_volume::{Error, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use quarry_lvm::{LvUuid, VgUuid, mapped_bytes};
+use quarry_volume::{Error, Reason, Result};
 
 use super::super::{LvmPool, device};
 use crate::PoolVolume;
 use crate::disk::discard;
+
+/// How much is discarded at once. In between, it can be stopped.
+const PIECE: u64 = 4 << 30;
+
+/// Stops a discard when it is dropped.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 impl LvmPool {
     /// See [`crate::Pool::is_empty_from`]. Only the kernel's answer counts, not that of the discard: a thin pool can ignore
@@ -14,25 +30,38 @@ impl LvmPool {
             return false;
         }
         let Ok((group, uuid)) = volume.logical() else { return false };
-        let is_empty = || quarry_lvm::mapped_bytes(group, uuid).is_some_and(|(_, end)| end <= start);
         // A volume that was handed out is never discarded.
-        if is_empty() || !volume.record().is_ok_and(|record| record.filling) {
-            return is_empty();
-        }
-        let end = volume.size;
-        let discarded = tokio::task::spawn_blocking(move || {
-            let node = device::find(group, uuid).map_err(|error| Error::host(error.to_string()))?;
-            let node = node.ok_or_else(|| Error::unavailable("it has no device any more"))?;
-            let held = quarry_filesystem::exclusive(&node).map_err(|error| Error::host(error.to_string()))?;
-            discard(&held, start..end).map_err(|errno| Error::host(format!("discarding {start} to {end}: {errno}")))
+        let end = volume.record().is_ok_and(|record| record.filling).then_some(volume.size);
+        let stop = StopOnDrop(Arc::default());
+        let stopped = Arc::clone(&stop.0);
+        let emptied = tokio::task::spawn_blocking(move || {
+            let is_empty = || mapped_bytes(group, uuid).is_some_and(|(_, end)| end <= start);
+            match end {
+                Some(end) if !is_empty() => discard_from(group, uuid, start, end, &stopped).map(|()| is_empty()),
+                _ => Ok(is_empty()),
+            }
         });
-        let discarded: Result<bool> = match discarded.await {
-            Ok(discarded) => discarded,
-            Err(error) => Err(Error::host(error.to_string())),
-        };
-        if let Err(error) = discarded {
+        let emptied = emptied.await.unwrap_or_else(|error| Err(Error::host(error.to_string())));
+        emptied.unwrap_or_else(|error| {
             tracing::warn!(pool = self.name, volume = volume.name, %error, "zeros of the copy will take space");
-        }
-        is_empty()
+            false
+        })
     }
+}
+
+fn discard_from(group: VgUuid, volume: LvUuid, start: u64, end: u64, stopped: &AtomicBool) -> Result<()> {
+    let find = || device::find(group, volume).map_err(|error| Error::host(error.to_string()));
+    let node = find()?.ok_or_else(|| Error::unavailable("it has no device any more"))?;
+    let held = quarry_filesystem::exclusive(&node).map_err(|error| Error::host(error.to_string()))?;
+    // While it is held, its node stays the same.
+    if find()?.as_ref() != Some(&node) {
+        return Err(Error::new(Reason::UnderWay, "its device has just changed"));
+    }
+    let mut from = start;
+    while from < end && !stopped.load(Ordering::Relaxed) {
+        let to = from.saturating_add(PIECE).min(end);
+        discard(&held, from..to).map_err(|errno| Error::host(format!("discarding {from} to {to}: {errno}")))?;
+        from = to;
+    }
+    Ok(())
 }

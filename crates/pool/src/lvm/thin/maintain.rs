@@ -44,19 +44,21 @@ impl LvmPool {
     /// Takes the steps that the thin pool needs now, and returns when to look again.
     async fn maintain(&self) -> Duration {
         let Some(config) = &self.config.thin_pool else { return AFTER_FAILURE };
-        let problem = self.take_steps(config).await.err().map(|error| error.message);
+        // What is only not possible now is looked at again soon: it starts no program.
+        let mut pause = INTERVAL;
+        let problem = self.take_steps(config, &mut pause).await.err().map(|error| error.message);
         let mut known = self.thin.problem.lock();
         if let Some(why) = problem.as_ref().filter(|why| known.as_ref() != Some(*why)) {
             tracing::warn!(pool = self.name, why, "the thin pool needs attention");
         }
         *known = problem;
-        if known.is_some() { AFTER_FAILURE } else { INTERVAL }
+        pause
     }
 
-    async fn take_steps(&self, config: &ThinPoolConfig) -> Result<()> {
+    async fn take_steps(&self, config: &ThinPoolConfig, pause: &mut Duration) -> Result<()> {
         // A pool that cannot be read reports that itself.
         let Ok(group) = self.group().await else { return Ok(()) };
-        if self.next_step(&group, config, &[])?.is_none() {
+        if self.next_step(&group, config, &[]).await?.is_none() {
             return Ok(());
         }
         let _lock = self.lock().await?;
@@ -64,7 +66,7 @@ impl LvmPool {
         for _ in 0..STEPS {
             let group = self.group().await?;
             let names: Vec<_> = failed.iter().map(|(name, _)| *name).collect();
-            let next = self.next_step(&group, config, &names);
+            let next = self.next_step(&group, config, &names).await;
             let step = match (failed.first(), next) {
                 // What has failed does not prevent what is possible, and is reported then.
                 (_, Ok(Some(step))) => step,
@@ -77,9 +79,11 @@ impl LvmPool {
             quarry_fault::point(|| "thin pool:step:before".to_owned());
             if let Err(error) = self.take_step(&group, step).await {
                 failed.push((name, error));
+                *pause = AFTER_FAILURE;
             }
             quarry_fault::point(|| "thin pool:step:after".to_owned());
         }
+        *pause = AFTER_FAILURE;
         let again =
             || Error::unavailable(format!("pool {}: the thin pool needs the same step again and again", self.name));
         Err(failed.into_iter().next().map_or_else(again, |(_, error)| error))
@@ -89,13 +93,15 @@ impl LvmPool {
     ///
     /// # Errors
     /// None is, and one is needed.
-    fn next_step<'a>(
+    async fn next_step<'a>(
         &self,
         group: &'a VolumeGroup,
         config: &ThinPoolConfig,
         besides: &[&str],
     ) -> Result<Option<Step<'a>>> {
-        let status = group.thin_pool(&config.name).and_then(|pool| thin_pool_status(group.uuid, pool.uuid));
+        let pool = group.thin_pool(&config.name).map(|pool| (group.uuid, pool.uuid));
+        // The kernel may wait for a disk.
+        let status = tokio::task::spawn_blocking(move || thin_pool_status(pool?.0, pool?.1)).await.ok().flatten();
         let mut impossible = None;
         for step in steps(group, self.config.reserve, config, status) {
             match step {
