@@ -177,6 +177,8 @@ async fn tableless(node: &mut Node, layout: &str) -> Result<()> {
     for step in [Step::Stage, Step::Delete] {
         life.node.kill_tree().await?;
         let device = format!("{GROUP}-pvc--tableless");
+        // The volume was deactivated after it was unstaged, if the kill came late enough.
+        life.node.vm.sh(format!("lvchange --activate y {GROUP}/pvc-tableless")).await?;
         // A loaded table that is not yet resumed: the kernel shows the device, without a byte.
         let unfinished = format!(
             "dmsetup table {device} >/tmp/table; uuid=$(dmsetup info -c --noheadings -o uuid {device}); \
