@@ -204,37 +204,38 @@ impl Limits {
         let Some(_turn) = turn.try_lock_for(PATIENCE) else {
             return self.failed(uid, &Obstacle::Hangs(uid.to_owned()));
         };
-        let (wanted, former) = {
-            let pods = self.registry();
-            // A pod that was removed and registered again has another turn, and was compared then.
-            let Some(pod) = pods.get(uid).filter(|pod| Arc::ptr_eq(&pod.turn, &turn)) else { return BTreeMap::new() };
-            let wanted: BTreeMap<_, _> = pod.volumes.values().map(|wanted| (wanted.device, wanted.limits)).collect();
-            (wanted, pod.former.clone())
-        };
         let cgroups = self.cgroups();
-        let cgroup = cgroups.check().and_then(|()| cgroups.of_pod(uid));
-        let result = cgroup.and_then(|cgroup| cgroups.limit(&cgroup, &wanted, &former));
-        let obstacles = result.unwrap_or_else(|obstacle| {
-            wanted.keys().chain(&former).map(|device| (*device, obstacle.clone())).collect()
-        });
-        let mut pods = self.registry();
-        match pods.get_mut(uid) {
-            Some(pod) if pod.volumes.is_empty() => {
+        loop {
+            let (wanted, former) = {
+                let pods = self.registry();
+                // A pod that was removed and registered again has another turn, and was compared then.
+                let pod = pods.get(uid).filter(|pod| Arc::ptr_eq(&pod.turn, &turn));
+                let Some(pod) = pod else { return BTreeMap::new() };
+                (pod.wanted(), pod.former.clone())
+            };
+            let cgroup = cgroups.check().and_then(|()| cgroups.of_pod(uid));
+            let result = cgroup.and_then(|cgroup| cgroups.limit(&cgroup, &wanted, &former));
+            let obstacles = result.unwrap_or_else(|obstacle| {
+                wanted.keys().chain(&former).map(|device| (*device, obstacle.clone())).collect()
+            });
+            let mut pods = self.registry();
+            let Some(pod) = pods.get_mut(uid) else { return obstacles };
+            // While the kernel waited for a disk, a volume was unpublished, or its limits were changed. That call may not
+            // wait for them any more.
+            if pod.wanted() != wanted {
+                continue;
+            }
+            if pod.volumes.is_empty() {
                 pods.remove(uid);
                 self.inner.registered.send_replace(());
+                return obstacles;
             }
-            Some(pod) => {
-                let limited = wanted.iter().filter(|(_, limits)| !limits.is_none()).map(|(device, _)| *device);
-                // A volume that was registered meanwhile may have another device.
-                let now = pod.volumes.values().map(|wanted| wanted.device);
-                pod.former = limited.chain(now).chain(obstacles.keys().copied()).collect();
-                if pod.learn(&obstacles, uid) {
-                    self.inner.learned.send_replace(());
-                }
+            pod.former = wanted.keys().chain(obstacles.keys()).copied().collect();
+            if pod.learn(&obstacles, uid) {
+                self.inner.learned.send_replace(());
             }
-            None => {}
+            return obstacles;
         }
-        obstacles
     }
 
     /// Whether a comparison of the pod failed so recently that it is not repeated yet: a write that fails causes a
@@ -289,6 +290,11 @@ impl Pod {
     /// The volumes that it uses.
     pub(super) fn volumes(&self) -> impl Iterator<Item = (&VolumeId, &Wanted)> {
         self.volumes.iter()
+    }
+
+    /// What should be in force for each device.
+    fn wanted(&self) -> BTreeMap<Device, IoLimits> {
+        self.volumes.values().map(|wanted| (wanted.device, wanted.limits)).collect()
     }
 
     /// Whether one of them has limits.

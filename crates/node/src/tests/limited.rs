@@ -1,7 +1,7 @@
 //! Volumes with I/O limits, and the cgroups of the pods that use them, which are plain files here.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use quarry_volume::{AccessType, Agent as _, IoLimits, MutableParameters, Rate, Reason, Update, Volume, VolumeId};
@@ -407,4 +407,96 @@ fn a_repeated_create_has_the_limits_of_the_last_request() {
     assert!(world.record().contains("/r=0.0.3.0"), "{}", world.record());
     world.succeeds(Call::Stage);
     assert!(world.record().contains("/r=0.0.3.0"), "{}", world.record());
+}
+
+/// The kernel lets a write to `io.max` wait for the I/O of a disk, and a disk can hang. A named pipe does the same.
+#[test]
+fn a_write_that_hangs_delays_only_its_own_pod() {
+    for requires_limits in [false, true] {
+        let (world, cgroups) = world(Use { requires_limits, ..LIMITED }, &[Call::Create, Call::Stage]);
+        let file = cgroup(&cgroups);
+        std::fs::remove_file(&file).unwrap();
+        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        run(async {
+            let host = host(&world);
+            let other = cgroups.path().join("kubepods/burstable/podother");
+            std::fs::create_dir(&other).unwrap();
+            std::fs::write(other.join("io.max"), "").unwrap();
+            let (volume, device) =
+                (VolumeId { volume: "other".to_owned(), ..world.id.clone() }, "1:1".parse().unwrap());
+            let of_other = async {
+                // While the other write hangs.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let began = Instant::now();
+                host.limits().register("other", Limited { id: &volume, pool: "p", device }, LIMITS);
+                host.limits().enforce("other", device).await.unwrap();
+                assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+            };
+            let (published, ()) = tokio::join!(world.send(&host, Call::Publish), of_other);
+            if requires_limits {
+                let error = published.unwrap_err();
+                assert_eq!(error.reason, Reason::Unavailable, "{error}");
+                assert!(error.message.contains("a disk of the pod may hang"), "{error}");
+            } else {
+                published.unwrap();
+                let (count, why) = host.limits().not_in_force().remove("p").unwrap();
+                assert!(count == 1 && why.contains("a disk of the pod may hang"), "{why}");
+            }
+            let began = Instant::now();
+            world.send(&host, Call::Unpublish).await.unwrap();
+            assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+            assert_eq!(host.limits().pods(), [UID, "other"]);
+            // The disk answers again.
+            let hung = cgroups.path().join("hung");
+            std::fs::rename(&file, &hung).unwrap();
+            std::fs::write(&file, line(&world, "rbps=1048576 wbps=max riops=max wiops=7")).unwrap();
+            drop(std::fs::OpenOptions::new().write(true).open(&hung).unwrap());
+            becomes(&file, &line(&world, "rbps=max wbps=max riops=max wiops=max")).await;
+        });
+    }
+}
+
+/// The record keeps limits that are still in force.
+#[test]
+fn limits_that_cannot_be_removed_stay_in_the_record() {
+    let (world, cgroups) = world(LIMITED, &[Call::Create, Call::Stage]);
+    let file = cgroup(&cgroups);
+    run(async {
+        let host = host(&world);
+        world.send(&host, Call::Publish).await.unwrap();
+        let before = world.record();
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        let error = host.modify(&world.id, limits_in("none"), SOON).await.unwrap_err();
+        assert_eq!(error.reason, Reason::Unavailable, "{error}");
+        assert!(error.message.contains("its limits cannot be removed"), "{error}");
+        assert_eq!(world.record(), before);
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, line(&world, "rbps=1048576 wbps=max riops=max wiops=7")).unwrap();
+        host.modify(&world.id, limits_in("none"), SOON).await.unwrap();
+        assert_eq!(text(&file), line(&world, "rbps=max wbps=max riops=max wiops=max"));
+        assert!(!world.record().contains("/r="), "{}", world.record());
+    });
+}
+
+/// The look-up of its limits was waiting for the pool.
+#[test]
+fn a_volume_that_was_unpublished_before_its_pool_could_be_read_gets_no_limits() {
+    let (world, cgroups) = world(LIMITED, &[Call::Create, Call::Stage]);
+    let file = cgroup(&cgroups);
+    world.pool.set_unreadable(Some("as configured"));
+    run(async {
+        let host = host(&world);
+        for _ in 0..2 {
+            world.send(&host, Call::Publish).await.unwrap();
+            world.send(&host, Call::Unpublish).await.unwrap();
+        }
+        world.pool.set_unreadable(None);
+        // The pool is read again after a second, and after two.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert_eq!(text(&file), "");
+        assert_eq!(host.limits().pods(), [""; 0]);
+        world.send(&host, Call::Publish).await.unwrap();
+        assert_eq!(text(&file), line(&world, "rbps=1048576 wbps=max riops=max wiops=7"));
+    });
 }

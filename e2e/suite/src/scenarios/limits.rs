@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use quarry_vm::{Config, Disk, Vm};
+use quarry_vm::{Config, Disk, Throttle, Vm};
 use tonic::Code;
 
 use crate::csi::{Ask, MIB, Made, refused, retry};
@@ -27,6 +27,10 @@ const LOWEST_OF_BTRFS: f64 = 0.85;
 const HIGHEST: f64 = 1.1;
 /// How many processes write or read, so that there is always something that waits for the limit.
 const WRITERS: i64 = 4;
+/// The speed of the disk that two pods share, in bytes per second, and how many small writes one of them does beside the
+/// other.
+const SHARED_DISK: u64 = 32 << 20;
+const SMALL_WRITES: u32 = 200;
 /// How soon limits are in force after a change of the cgroups, in an emulated guest on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
 /// How long the plugin may take to start and to find the pods.
@@ -97,6 +101,7 @@ pub async fn run(context: Context) -> Passed {
     end(&node, whole).await?;
 
     let changed = changes(&mut node).await.context("changed limits")?;
+    lost_disk(&mut node).await.context("a pod that loses one of its disks")?;
     required(&mut node).await.context("required limits")?;
     Ok(format!("measured rate / limit: {}; {changed}", measured.join(", ")))
 }
@@ -216,6 +221,8 @@ async fn changes(node: &mut Node) -> Result<String> {
     let none = limits(node, &neighbour).await?;
     ensure!(none.is_empty(), "the pod {} has limits: {none}", neighbour.pod);
 
+    let latency = latency(node, &used, &neighbour).await.context("the neighbour's latency")?;
+
     // Up, down, and nothing.
     for (value, seen) in [("32Mi", "wbps=33554432"), (rate.as_str(), "wbps=8388608")] {
         modify(node, &used, &[("writeBytesPerSecond", value)]).await?;
@@ -251,7 +258,77 @@ async fn changes(node: &mut Node) -> Result<String> {
     retry(|| node.csi.delete(&neighbour.made.id)).await?;
     node.vm.sh(format!("rmdir {0}/container {0}", neighbour.cgroup)).await?;
     end(node, used).await?;
-    Ok(format!("a neighbour wrote {times:.1} times as fast as the limited pod"))
+    Ok(format!("a neighbour wrote {times:.1} times as fast as the limited pod; {latency}"))
+}
+
+/// How long a small write of a neighbour takes on a slow disk: alone, beside the limited pod, and beside the same pod
+/// without its limit.
+async fn latency(node: &mut Node, limited: &Used, neighbour: &Used) -> Result<String> {
+    let throttle = Throttle { bytes_per_second: SHARED_DISK, ..Throttle::default() };
+    node.vm.set_throttle("d1", throttle).await?;
+    let latencies = latencies(node, limited, neighbour).await;
+    node.vm.set_throttle("d1", Throttle::default()).await?;
+    latencies
+}
+
+async fn latencies(node: &Node, limited: &Used, neighbour: &Used) -> Result<String> {
+    let file = format!("{}/small", neighbour.made.target_in(&neighbour.pod));
+    let small = format!("dd if=/dev/zero of={file} bs=4k count={SMALL_WRITES} oflag=direct conv=notrunc status=none");
+    let milliseconds = |seconds: f64| seconds * 1000.0 / f64::from(SMALL_WRITES);
+    // The file has its space before.
+    in_pod(node, neighbour, &small).await?;
+    let alone = milliseconds(in_pod(node, neighbour, &small).await?);
+    let writer = format!(
+        "for writer in $(seq 0 {}); do while [ ! -e /run/enough ]; do dd if=/dev/zero of={}/file bs=1M count=4 \
+         seek=$((writer * 4)) oflag=direct conv=notrunc status=none; done & done; wait",
+        WRITERS - 1,
+        limited.made.target()
+    );
+    let beside = async || {
+        node.vm.sh("rm -f /run/enough").await?;
+        let measured = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let took = in_pod(node, neighbour, &small).await;
+            node.vm.sh("touch /run/enough").await?;
+            took
+        };
+        let (written, took) = tokio::join!(in_pod(node, limited, &writer), measured);
+        written?;
+        took.map(milliseconds)
+    };
+    let with_limit = beside().await?;
+    modify(node, limited, &[("writeBytesPerSecond", "none")]).await?;
+    let without = beside().await?;
+    modify(node, limited, &[("writeBytesPerSecond", &RATE.to_string())]).await?;
+    ensure!(without > 2.0 * with_limit, "{without:.1} ms without the limit, {with_limit:.1} ms with it");
+    Ok(format!(
+        "a small write of the neighbour took {alone:.1} ms alone, {with_limit:.1} ms beside the limited pod, and \
+         {without:.1} ms without the limit"
+    ))
+}
+
+/// A pod with two volumes loses the disk of one of them: the limits of the other one can be changed, and are found again
+/// by a new process.
+async fn lost_disk(node: &mut Node) -> Result<()> {
+    let rate = RATE.to_string();
+    let ask = Ask::mount("pvc-stays", "ext4").parameter("pool", "main").parameter("writeBytesPerSecond", &rate);
+    let stays = start(node, ask, "cgroupfs").await?;
+    let ask = Ask::mount("pvc-lost", "ext4").parameter("pool", "whole").parameter("writeBytesPerSecond", &rate);
+    let lost = start(node, ask, "cgroupfs").await?;
+    let both = || async { Ok(limits(node, &stays).await?.matches("wbps=8388608").count() == 2) };
+    until("both have their limits", SOON, both).await?;
+    node.vm.unplug("whole").await?;
+    modify(node, &stays, &[("writeBytesPerSecond", "16Mi")]).await?;
+    let changed = || async { Ok(limits(node, &stays).await?.contains("wbps=16777216")) };
+    until("the limits of the other volume are changed", SOON, changed).await?;
+    node.kill().await?;
+    node.vm.sh(format!("echo -io >{BURSTABLE}/cgroup.subtree_control")).await?;
+    node.serve().await?;
+    let back = || async { Ok(limits(node, &stays).await?.contains("wbps=16777216")) };
+    until("they are back after a restart", STARTED, back).await?;
+    close(node, &stays.made).await?;
+    close(node, &lost.made).await.context("the volume on the lost disk")?;
+    retry(|| node.csi.delete(&stays.made.id)).await.map_err(Into::into)
 }
 
 /// The metrics show what each of the two pods writes, and that the limited one waits for it.

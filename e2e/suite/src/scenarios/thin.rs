@@ -10,6 +10,7 @@ use crate::csi::{Ask, MIB, Made, refused, retry};
 use crate::node::{GROUP, Node};
 use crate::scenario::{Context, Passed};
 use crate::scenarios::expand::fills_device;
+use crate::scenarios::kill::{Kill, KillResult, Step, call_with_kill};
 use crate::scenarios::snapshot::contents::{Contents, contents, fill};
 use crate::scenarios::snapshot::{Source, source};
 use crate::scenarios::steps::{close, open, until};
@@ -45,6 +46,8 @@ pub async fn pools(_context: Context) -> Passed {
     ratio(&node).await.context("the ratio of virtual to real space")?;
     let seen = full(&node).await.context("a full pool")?;
     extended(&node).await.context("a pool that is extended")?;
+    deactivated(&node).await.context("a pool that is deactivated before it is extended")?;
+    metadata(&node).await.context("a pool whose metadata is extended")?;
     nothing_left(&node).await?;
     Ok(format!("6 pools created, 2 of them half made before; {seen}"))
 }
@@ -67,11 +70,11 @@ pub async fn volumes(context: Context) -> Passed {
         context.say(format_args!("{what}: done"));
     }
     generations(&node, depth).await.context("copies of copies")?;
-    let used = interrupted(&mut node).await.context("a copy that is interrupted")?;
+    let (used, kills) = interrupted(&mut node).await.context("a copy that is interrupted")?;
     nothing_left(&node).await?;
     Ok(format!(
         "{copies} volumes restored or cloned, {depth} generations of copies; {used} MiB used by a copy of 16 MiB in a \
-         volume of {} MiB, which was interrupted",
+         volume of {} MiB, which was interrupted {kills} times",
         SPARSE / MIB
     ))
 }
@@ -229,16 +232,22 @@ async fn generations(node: &Node, depth: usize) -> Result<()> {
 /// The size of a volume that contains 8 MiB at its beginning and at its end.
 const SPARSE: i64 = 512 * MIB;
 
-/// Zeros of a source take no space, also if the copy of it is killed, which has written before. Returns the MiB that the
-/// copy uses.
-async fn interrupted(node: &mut Node) -> Result<i64> {
+/// Zeros of a source take no space, also if the copy of it is killed, which has written before. What it has written is
+/// discarded: a kill there does no harm, nor does the discard to an operator's volume in the same thin pool. Returns the
+/// MiB that the copy uses, and the number of kills.
+async fn interrupted(node: &mut Node) -> Result<(i64, u64)> {
+    let theirs = format!("/dev/{GROUP}/theirs");
+    let sum = |path: String| format!("dd if='{path}' bs=1M iflag=direct status=none | md5sum");
+    let written = "yes theirs | head -c 16M | dd bs=1M iflag=fullblock oflag=direct status=none";
+    node.vm.sh(format!("lvcreate -qq -y -V 16M -n theirs --thinpool thin {GROUP}; {written} of={theirs}")).await?;
+    let untouched = node.vm.sh(sum(theirs.clone())).await?;
+
     let ask = Ask::block("pvc-sparse").parameter("pool", "main").size(SPARSE);
     let made = retry(|| node.csi.create(&ask)).await?;
     open(node, &made).await?;
     let bytes = "yes sparse | head -c 8M | dd bs=1M iflag=fullblock oflag=direct conv=notrunc status=none";
     let target = made.target();
     node.vm.sh(format!("for at in 0 {}; do {bytes} of='{target}' seek=$at; done", SPARSE / MIB - 8)).await?;
-    let sum = |path: String| format!("dd if='{path}' bs=1M iflag=direct status=none | md5sum");
     let expected = node.vm.sh(sum(target)).await?;
     close(node, &made).await?;
 
@@ -250,6 +259,7 @@ async fn interrupted(node: &mut Node) -> Result<i64> {
     node.kill_tree_when(&format!("for i in $(seq 600); do [ 0{mapped} -gt 0 ] && break; sleep 0.05; done")).await?;
     ensure!(call.await?.is_err(), "the copy was complete before the kill: this test could not fail");
     node.serve().await?;
+    let kills = 1 + killed_until_discarded(node, &ask).await?;
     usable(node).await?;
     let copied = retry(|| node.csi.create(&ask)).await?;
     open(node, &copied).await?;
@@ -261,7 +271,30 @@ async fn interrupted(node: &mut Node) -> Result<i64> {
     for made in [copied, made] {
         retry(|| node.csi.delete(&made.id)).await?;
     }
-    Ok(used)
+    let found = node.vm.sh(format!("{}; lvremove -qq -y {GROUP}/theirs", sum(theirs.clone()))).await?;
+    ensure!(found == untouched, "an operator's volume in the thin pool was {untouched}, and is {found}");
+    Ok((used, kills))
+}
+
+/// Repeats the copy and kills it at each point, until the last kill came right after the discard. Returns the number of
+/// kills.
+async fn killed_until_discarded(node: &mut Node, ask: &Ask) -> Result<u64> {
+    let mut before = false;
+    for at in 1..=50 {
+        usable(node).await?;
+        match call_with_kill(node, Step::Create, ask, None, &Kill::Point(at)).await? {
+            KillResult::Killed { points } => match points.last().map(String::as_str) {
+                Some("disk:discard:before") => before = true,
+                Some("disk:discard:after") => {
+                    ensure!(before, "it was not killed before the discard: {points:?}");
+                    return Ok(at);
+                }
+                _ => {}
+            },
+            KillResult::Missed { points } => bail!("the copy was completed without a discard: {points:?}"),
+        }
+    }
+    bail!("50 kills, and none after a discard")
 }
 
 /// Makes a volume in use larger, and back in use after it became larger offline.
@@ -390,6 +423,53 @@ async fn extended(node: &Node) -> Result<()> {
     ensure!(size.trim().parse::<f64>()? >= 120.0, "the pool has {size} MiB");
     close(node, &made).await?;
     retry(|| node.csi.delete(&made.id)).await.map_err(Into::into)
+}
+
+/// An operator deactivates a pool that has to be extended: it stays as it is until it is active again.
+async fn deactivated(node: &Node) -> Result<()> {
+    let pool = format!("{GROUP}/grows");
+    let size = async || node.vm.sh(format!("lvs --noheadings --units m --nosuffix -o lv_size {pool}")).await;
+    let active = async || node.vm.sh(format!("lvs --noheadings -o lv_active {pool}")).await;
+    let before = size().await?;
+    // Quarry sees nothing of it until the pool is inactive.
+    let script = format!(
+        "lvcreate -qq -y -V 1G -n filler --thinpool grows {GROUP}; pkill -STOP -x quarry; \
+         dd if=/dev/zero of=/dev/{GROUP}/filler bs=1M count=$(({} * 3 / 4)) oflag=direct status=none; \
+         lvs --noheadings -o data_percent {pool}; lvchange -qq -an {GROUP}/filler; lvchange -qq -an {pool}; \
+         pkill -CONT -x quarry",
+        before.trim().split('.').next().unwrap_or_default()
+    );
+    let percent: f64 = node.vm.sh(script).await?.trim().parse()?;
+    ensure!(percent > 70.0, "only {percent} % of the pool are used");
+    // Two looks.
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    ensure!(size().await? == before, "an inactive pool of {before} MiB was extended to {} MiB", size().await?);
+    ensure!(!active().await?.contains("active"), "it was activated");
+    node.vm.sh(format!("lvchange -qq -ay {pool}")).await?;
+    until("it is extended", Duration::from_secs(120), async || Ok(size().await? != before)).await.map(drop)
+}
+
+/// Many snapshots, here without lvm, need more metadata than the pool has: it is extended, too. The operator's volume from
+/// before is removed afterwards.
+async fn metadata(node: &Node) -> Result<()> {
+    let (pool, device) = (format!("{GROUP}/grows"), format!("{GROUP}-grows-tpool"));
+    let size = async || node.vm.sh(format!("lvs --noheadings --units m --nosuffix -o lv_metadata_size {pool}")).await;
+    let before = size().await?;
+    // Each snapshot keeps its own part of the tree of mapped blocks when a block is written afterwards.
+    let script = format!(
+        "thin=$(($(lvs --noheadings -o thin_id {GROUP}/filler))); id=5000; \
+         while [ $id -lt 6000 ]; do for i in $(seq 40); do id=$((id + 1)); \
+         dmsetup message {device} 0 \"create_snap $id $thin\"; \
+         dd if=/dev/zero of=/dev/{GROUP}/filler bs=64k count=1 oflag=direct conv=notrunc status=none; done; \
+         dmsetup status {device} | awk '{{ split($5, part, \"/\"); exit !(part[2] == 1024 && part[1] < 768) }}' || break; \
+         done; echo $id"
+    );
+    let last = node.vm.sh(script).await?;
+    let extended = async || Ok(size().await? != before);
+    let extended = until("the metadata is extended", Duration::from_secs(120), extended).await;
+    extended.with_context(|| format!("after snapshot {last}"))?;
+    let delete = format!("for id in $(seq 5001 {last}); do dmsetup message {device} 0 \"delete $id\"; done");
+    node.vm.sh(format!("{delete}; lvremove -qq -y {GROUP}/filler")).await.map(drop)
 }
 
 /// Only the pools, and what was there before, are left.

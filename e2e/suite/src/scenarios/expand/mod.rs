@@ -67,9 +67,10 @@ pub async fn run(context: Context) -> Passed {
         expansions += 1;
         all_free_again(&node, &class, free).await.with_context(|| format!("after {layout}"))?;
     }
+    inactive_mirror(&node).await.context("a mirror that was deactivated while lvm compared its copies")?;
     whole_disk(&node).await.context("a whole disk")?;
     node.expect_empty().await?;
-    Ok(format!("{expansions} expansions"))
+    Ok(format!("{} expansions", expansions + 1))
 }
 
 /// Fails unless the pool soon has the free space of before. Not at once: a pool that could not be read in time shows
@@ -320,6 +321,32 @@ async fn to_the_end(node: &Node, layout: &str) -> Result<()> {
     ensure!(node.vm.sh(format!("{tags} {GROUP}/pvc-new")).await? == record, "its record is not {record}");
     open(node, &made).await?;
     fills_device(node, &made).await?;
+    close(node, &made).await?;
+    retry(|| node.csi.delete(&made.id)).await?;
+    node.expect_nothing_stored().await
+}
+
+/// While a mirror is not active, its copies are not compared any further, and what is known of them is old. It can be
+/// expanded nevertheless.
+async fn inactive_mirror(node: &Node) -> Result<()> {
+    let ask = laid_out(Ask::block("pvc-mirror").size(64 * MIB), "raid1");
+    let mut made = retry(|| node.csi.create(&ask)).await?;
+    open(node, &made).await?;
+    let sum = fill(node, &made).await?;
+    let slow = "sysctl -qw dev.raid.speed_limit_min=100 dev.raid.speed_limit_max=500";
+    node.vm.sh(format!("{slow}; lvchange --syncaction repair {GROUP}/pvc-mirror")).await?;
+    let size = made.size + MORE;
+    let active = node.csi.expand(&made, size).await;
+    refused("while the copies are compared", active, Code::Unavailable, "before its copies are intact")?;
+    close(node, &made).await?;
+    let device = format!("/dev/mapper/{GROUP}-pvc--mirror");
+    let inactive = async || Ok(node.vm.sh(format!("test -e {device} || echo gone")).await? == "gone");
+    until("it is deactivated", Duration::from_secs(30), inactive).await?;
+    node.vm.sh("sysctl -qw dev.raid.speed_limit_min=1000 dev.raid.speed_limit_max=200000").await?;
+    expand(node, &mut made, size).await?;
+    until("it is deactivated again", Duration::from_secs(30), inactive).await?;
+    open(node, &made).await?;
+    compare(node, &made, &ask, &sum).await?;
     close(node, &made).await?;
     retry(|| node.csi.delete(&made.id)).await?;
     node.expect_nothing_stored().await
