@@ -457,7 +457,7 @@ async fn metadata(node: &Node) -> Result<()> {
     let before = size().await?;
     // Each snapshot keeps its own part of the tree of mapped blocks when a block is written afterwards.
     let script = format!(
-        "thin=$(($(lvs --noheadings -o thin_id {GROUP}/filler))); id=5000; \
+        "lvchange -qq -ay {GROUP}/filler; thin=$(($(lvs --noheadings -o thin_id {GROUP}/filler))); id=5000; \
          while [ $id -lt 6000 ]; do for i in $(seq 40); do id=$((id + 1)); \
          dmsetup message {device} 0 \"create_snap $id $thin\"; \
          dd if=/dev/zero of=/dev/{GROUP}/filler bs=64k count=1 oflag=direct conv=notrunc status=none; done; \

@@ -337,7 +337,7 @@ async fn inactive_mirror(node: &Node) -> Result<()> {
     node.vm.sh(format!("{slow}; lvchange --syncaction repair {GROUP}/pvc-mirror")).await?;
     let size = made.size + MORE;
     let active = node.csi.expand(&made, size).await;
-    refused("while the copies are compared", active, Code::Unavailable, "before its copies are intact")?;
+    refused("while the copies are compared", active, Code::Aborted, "while its copies are being compared")?;
     close(node, &made).await?;
     let device = format!("/dev/mapper/{GROUP}-pvc--mirror");
     let inactive = async || Ok(node.vm.sh(format!("test -e {device} || echo gone")).await? == "gone");
