@@ -9,7 +9,7 @@ use quarry_proto::agent::v1::agent_client::AgentClient;
 use quarry_proto::volume::v1 as volume_v1;
 use quarry_transport::deadline;
 use quarry_volume::{
-    Agent, Change, Error, FencingToken, MutableParameters, NameLookup, Reason, Result, SizeRange, Snapshot, SnapshotId,
+    Agent, Change, Error, FencingToken, MutableParameters, NameLookup, Result, SizeRange, Snapshot, SnapshotId,
     SnapshotSpec, Unreachable, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use quarry_wire::agent::{read_change, write_token};
@@ -103,15 +103,13 @@ impl RemoteAgent {
         snapshot.and_then(snapshot::read).filter(own).ok_or_else(|| self.incomplete(call, "snapshot"))
     }
 
+    /// The call may have succeeded, so the error is not final.
     fn incomplete(&self, call: &str, what: &str) -> Error {
-        Error::new(
-            Reason::Host,
-            format!(
-                "node {} answered {call} without a valid {what} of this node; upgrade nodes and controller to the same \
-                 version",
-                self.node
-            ),
-        )
+        Error::unavailable(format!(
+            "node {} answered {call} without a valid {what} of this node; upgrade nodes and controller to the same \
+             version",
+            self.node
+        ))
     }
 
     /// The change in the answer; a node that omits it sends the change on its stream.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use quarry_agent::Dial;
 use quarry_volume::{
@@ -11,6 +12,7 @@ use quarry_volume::{
     Unreachable, Volume, VolumeId,
 };
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -21,8 +23,9 @@ use crate::metrics::Placements;
 
 /// How many connections are opened at the same time: each costs a handshake.
 const DIALING: usize = 64;
-/// How often nodes that left the roster are checked.
+/// How often nodes that left the roster are checked, and how many of them at the same time.
 const SWEEP: Duration = Duration::from_secs(60);
+const CHECKED: usize = 64;
 
 /// The nodes of the cluster. Cheap to clone; all clones share one state.
 #[derive(Clone)]
@@ -77,6 +80,9 @@ impl Cluster {
             let dialing = Arc::new(Semaphore::new(DIALING));
             let mut following: HashMap<String, (Endpoint, CancellationToken)> = HashMap::new();
             let mut sweep = tokio::time::interval(SWEEP);
+            // The nodes without a pod, of which it is being asked whether they are gone for good. Meanwhile, the roster is
+            // followed.
+            let mut asked = JoinSet::new();
             loop {
                 let now = roster.borrow_and_update().clone();
                 if let Some(now) = now {
@@ -88,7 +94,11 @@ impl Cluster {
                 tokio::select! {
                     () = stop.cancelled() => break,
                     changed = roster.changed() => if changed.is_err() { stop.cancelled().await; break },
-                    _ = sweep.tick() => followed.forget(&following).await,
+                    _ = sweep.tick(), if asked.is_empty() => {
+                        let absent = followed.members().into_iter().filter(|member| !following.contains_key(&member.name));
+                        asked.spawn(followed.clone().gone_for_good(absent.collect()));
+                    }
+                    Some(gone) = asked.join_next() => followed.forget(&gone.unwrap_or_default(), &following),
                 }
             }
             for (_, token) in following.values() {
@@ -127,13 +137,20 @@ impl Cluster {
         self.write().synced.get_or_insert_with(Instant::now);
     }
 
-    /// Forgets nodes that have no plugin pod any more and are gone for good.
-    async fn forget(&self, following: &HashMap<String, (Endpoint, CancellationToken)>) {
-        for member in self.members() {
-            if !following.contains_key(&member.name) && self.inner.nodes.fate(&member.name).await == Fate::Gone {
-                tracing::info!(node = member.name, volumes = member.memory().count(), "the node is gone for good");
-                self.write().by_name.remove(&member.name);
-            }
+    /// Which of these nodes are gone for good.
+    async fn gone_for_good(self, absent: Vec<Arc<Member>>) -> Vec<Arc<Member>> {
+        let asked = absent.into_iter().map(|member| {
+            let nodes = Arc::clone(&self.inner.nodes);
+            async move { (nodes.fate(&member.name).await == Fate::Gone).then_some(member) }
+        });
+        futures::stream::iter(asked).buffer_unordered(CHECKED).filter_map(std::future::ready).collect().await
+    }
+
+    /// Forgets nodes that are gone for good, unless they have a plugin pod again.
+    fn forget(&self, gone: &[Arc<Member>], following: &HashMap<String, (Endpoint, CancellationToken)>) {
+        for member in gone.iter().filter(|member| !following.contains_key(&member.name)) {
+            tracing::info!(node = member.name, volumes = member.memory().count(), "the node is gone for good");
+            self.write().by_name.remove(&member.name);
         }
     }
 

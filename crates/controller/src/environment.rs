@@ -33,8 +33,10 @@ pub enum Fate {
     /// The node is gone for good: absent from every source that would know it, for long enough. Its disks
     /// will not return under this name.
     Gone,
-    /// No source knows.
+    /// No source knows now: the API does not answer, or what it says is not certain yet.
     Unknown,
+    /// There is no source that could know: see [`NoKubernetes`].
+    NoSource,
 }
 
 /// Knows the nodes as machines.
@@ -97,7 +99,7 @@ pub struct NoKubernetes;
 #[async_trait::async_trait]
 impl Nodes for NoKubernetes {
     async fn fate(&self, _node: &str) -> Fate {
-        Fate::Unknown
+        Fate::NoSource
     }
 
     async fn report_abandoned(&self, _id: &VolumeId, _why: Abandoned) {}

@@ -224,8 +224,8 @@ fn of_existing(name: &str, node: &str, error: Error) -> Error {
     }
 }
 
-/// The pending answer of a candidate.
-type Question<'a> = BoxFuture<'a, (&'a String, Result<NameLookup>)>;
+/// The pending answer of a candidate; `None` if the node is unreachable, and is not likely to return soon.
+type Question<'a> = BoxFuture<'a, (&'a String, Result<Option<NameLookup>>)>;
 
 fn ask<'a>(cluster: &'a Cluster, node: &'a String, name: &'a str, fence: u64, until: Instant) -> Question<'a> {
     Box::pin(async move {
@@ -233,12 +233,24 @@ fn ask<'a>(cluster: &'a Cluster, node: &'a String, name: &'a str, fence: u64, un
             Ok((_, agent, _)) => agent.find(name, fence, left(until)).await,
             Err(error) => Err(error),
         };
+        let answer = match answer {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if !matches!(error.reason, Reason::Unavailable | Reason::TimedOut) => Err(error.not_final()),
+            Err(error) if may_return(cluster, node).await => Err(Error::unavailable(format!(
+                "volume {name:?} may already exist on node {node}, which did not answer: {}",
+                error.message
+            ))),
+            Err(error) => {
+                tracing::warn!(volume = name, node, why = error.message, "skipped: the node is unreachable");
+                Ok(None)
+            }
+        };
         (node, answer)
     })
 }
 
 /// Queries every candidate for the name and returns the answers. It is an error if a candidate cannot be
-/// queried but may hold the volume.
+/// queried but may hold the volume. No such error is final: an earlier attempt may have created the volume.
 async fn query_all(
     cluster: &Cluster,
     nodes: &[String],
@@ -250,18 +262,8 @@ async fn query_all(
     let mut answers = BTreeMap::new();
     let mut questions = futures::stream::iter(questions).buffer_unordered(ASKING);
     while let Some((node, answer)) = questions.next().await {
-        match answer {
-            Ok(found) => drop(answers.insert(node.clone(), found)),
-            Err(error) if matches!(error.reason, Reason::Unavailable | Reason::TimedOut) => {
-                if may_return(cluster, node).await {
-                    return Err(Error::unavailable(format!(
-                        "volume {name:?} may already exist on node {node}, which did not answer: {}",
-                        error.message
-                    )));
-                }
-                tracing::warn!(volume = name, node, why = error.message, "skipped: the node is unreachable");
-            }
-            Err(error) => return Err(error),
+        if let Some(found) = answer? {
+            answers.insert(node.clone(), found);
         }
     }
     Ok(answers)
@@ -273,8 +275,10 @@ async fn may_return(cluster: &Cluster, node: &str) -> bool {
         Fate::Ready => true,
         Fate::NotReady(since) => since < PATIENCE,
         Fate::Gone => false,
-        // No other source knows: use how long this controller has been disconnected from the node.
-        Fate::Unknown => cluster.member(node).and_then(|member| member.down_for()).is_none_or(|away| away < PATIENCE),
+        // Kubernetes is asked again with the next attempt.
+        Fate::Unknown => true,
+        // Only how long this controller has been disconnected from the node is known.
+        Fate::NoSource => cluster.member(node).and_then(|member| member.down_for()).is_none_or(|away| away < PATIENCE),
     }
 }
 

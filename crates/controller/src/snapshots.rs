@@ -43,7 +43,8 @@ impl Cluster {
     /// # Errors
     /// As for [`Agent::create_snapshot`](quarry_volume::Agent::create_snapshot). `Exists` also if another node has a
     /// snapshot with that name, as far as this controller knows; `Unavailable`, immediately, if the node cannot be
-    /// reached, or is too old.
+    /// reached, or is too old. `NotFound` if the node, or the storage of the volume, is gone for good: after a final error
+    /// external-snapshotter lets the VolumeSnapshot be deleted.
     pub async fn create_snapshot(&self, spec: SnapshotSpec, wait: Duration) -> Result<Snapshot> {
         let (name, source) = (spec.name.clone(), spec.source.clone());
         let attempted = |error: Error| error.context(format_args!("taking snapshot {name:?} of volume {source}"));
@@ -51,7 +52,13 @@ impl Cluster {
             SnapshotMethod::Cow => (SNAPSHOT, WHAT),
             SnapshotMethod::Copy => (SNAPSHOT_COPY, "take snapshots with method copy"),
         };
-        let (member, agent, instance) = self.able_agent(&source.node, capability, what).map_err(attempted)?;
+        let (member, agent, instance) = match self.able_agent(&source.node, capability, what) {
+            Ok(able) => able,
+            Err(_) if self.inner.nodes.fate(&source.node).await == Fate::Gone => {
+                return Err(attempted(Error::not_found(format!("its node {} is gone for good", source.node))));
+            }
+            Err(error) => return Err(attempted(error)),
+        };
         // The node checks its own snapshots.
         if let Some(other) = self.snapshot_elsewhere(&name, &source.node) {
             return Err(attempted(Error::new(
@@ -59,7 +66,13 @@ impl Cluster {
                 format!("snapshot {} of volume {} has this name: choose another name", other.id, other.source),
             )));
         }
-        let (snapshot, change) = agent.create_snapshot(spec, wait).await?;
+        let (snapshot, change) = match agent.create_snapshot(spec, wait).await {
+            Ok(taken) => taken,
+            Err(error) if error.storage_absent && self.inner.nodes.is_storage_gone(&source).await => {
+                return Err(attempted(Error::not_found("an operator has confirmed that its storage is gone for good")));
+            }
+            Err(error) => return Err(error),
+        };
         member.reply(&instance, change);
         Ok(snapshot)
     }

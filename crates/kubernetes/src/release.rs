@@ -56,9 +56,9 @@ fn claim_of(volume: &PersistentVolume) -> Option<(String, String, String)> {
 impl Releases for ClaimReleases {
     async fn release(&self, id: &VolumeId) -> Result<Released> {
         let unanswered = |what: &str, error: Unanswered| Error::unavailable(format!("{what}: {error}"));
-        let Some(name) = self.index.volume_of(&id.to_string()) else { return Ok(Released::NoClaim) };
+        let Some(volume_name) = self.index.volume_of(&id.to_string()) else { return Ok(Released::NoClaim) };
         let volumes = Api::<PersistentVolume>::all(self.connection.client.clone());
-        let volume = ask(LIMIT, volumes.get_opt(&name)).await;
+        let volume = ask(LIMIT, volumes.get_opt(&volume_name)).await;
         let volume = volume.map_err(|error| unanswered("reading its PersistentVolume", error))?;
         let Some(volume) = volume else { return Ok(Released::NoClaim) };
         if !self.is_released(&volume, id) {
@@ -68,8 +68,12 @@ impl Releases for ClaimReleases {
         let claims = Api::<PersistentVolumeClaim>::namespaced(self.connection.client.clone(), &namespace);
         let claim = ask(LIMIT, claims.get_opt(&name)).await;
         let claim = claim.map_err(|error| unanswered("reading its PersistentVolumeClaim", error))?;
-        // Another claim may have the name by now.
-        let claim = claim.filter(|claim| claim.metadata.uid.as_ref() == Some(&uid));
+        // Another claim may have the name by now. And this one may be bound to another volume, which would be deleted with it:
+        // somebody bound it while this volume was being created, or edited one of the two references.
+        let claim = claim.filter(|claim| {
+            let bound_to = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_ref());
+            claim.metadata.uid.as_ref() == Some(&uid) && bound_to == Some(&volume_name)
+        });
         let Some(claim) = claim.filter(|claim| claim.metadata.deletion_timestamp.is_none()) else {
             return Ok(Released::NoClaim);
         };

@@ -98,10 +98,33 @@ pub(crate) fn parts(version: &str, text: &str) -> Result<(StorageId, String, Str
     }
 }
 
+/// Whether a text has the form of an identifier that only a later version of Quarry issues, such as `v2:…` for a volume
+/// (`kind` is `v`) or `s2:…` for a snapshot (`s`). A controller that was downgraded meets them: it cannot say that nothing
+/// has this identifier.
+#[must_use]
+pub fn is_of_later_version(kind: char, text: &str) -> bool {
+    let version = text.split_once(':').and_then(|(first, _)| first.strip_prefix(kind));
+    let digits = version.filter(|version| version.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|digits| digits.parse::<u32>().ok()).is_some_and(|version| version > 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn identifiers_of_later_versions_are_recognized() {
+        for (kind, text) in [('v', "v2:a:b:c"), ('v', "v10:whatever/else"), ('s', "s2:a:b:c:d")] {
+            assert!(is_of_later_version(kind, text), "{text}");
+            assert!(text.parse::<VolumeId>().is_err(), "{text}");
+        }
+        for (kind, text) in
+            [('v', "v1:a:b:c"), ('v', "v1:a"), ('v', "s2:a:b:c"), ('v', "v+2:a"), ('v', "v:a"), ('v', "v2"), ('v', "")]
+        {
+            assert!(!is_of_later_version(kind, text), "{text}");
+        }
+    }
 
     /// Golden: identifiers are stored in users' etcd. They must never change.
     #[test]

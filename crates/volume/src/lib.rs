@@ -36,7 +36,7 @@ pub use encryption::{Encryption, UnknownEncryption};
 pub use error::{Error, Reason, Result};
 pub use filesystem::{Filesystem, UnknownFilesystem};
 pub use health::{Condition, SnapshotCondition};
-pub use id::{ForeignId, MAX_ID, MAX_NODE, MAX_VOLUME, StorageId, VolumeId};
+pub use id::{ForeignId, MAX_ID, MAX_NODE, MAX_VOLUME, StorageId, VolumeId, is_of_later_version};
 pub use layout::Layout;
 pub use limits::{IoLimits, LimitChanges, Rate};
 pub use mutable::MutableParameters;

@@ -19,7 +19,7 @@ use quarry_wire::status::{self, answer, unsupported};
 use tonic::{Request, Response, Status};
 
 pub(crate) use self::request::content_source;
-use self::request::{check_all_options, class, confirm, context, map, spec};
+use self::request::{check_all_options, class, confirm, context, map, not_of_later_version, spec};
 use crate::cluster::Cluster;
 use crate::{health, paging, placement};
 
@@ -95,8 +95,9 @@ impl csi::controller_server::Controller for ControllerService {
             let request = request.into_inner();
             required("volume_id", &request.volume_id)?;
             // An ID in another format was never issued by Quarry: there is nothing to delete.
-            if let Ok(id) = request.volume_id.parse::<VolumeId>() {
-                self.cluster.delete(&id, wait).await?;
+            match request.volume_id.parse::<VolumeId>() {
+                Ok(id) => self.cluster.delete(&id, wait).await?,
+                Err(_) => not_of_later_version('v', &request.volume_id)?,
             }
             Ok(csi::DeleteVolumeResponse {})
         })
@@ -318,8 +319,9 @@ impl csi::controller_server::Controller for ControllerService {
             let request = request.into_inner();
             required("snapshot_id", &request.snapshot_id)?;
             // An ID in another format was never issued by Quarry: there is nothing to delete.
-            if let Ok(id) = request.snapshot_id.parse::<SnapshotId>() {
-                self.cluster.delete_snapshot(&id, wait).await?;
+            match request.snapshot_id.parse::<SnapshotId>() {
+                Ok(id) => self.cluster.delete_snapshot(&id, wait).await?,
+                Err(_) => not_of_later_version('s', &request.snapshot_id)?,
             }
             Ok(csi::DeleteSnapshotResponse {})
         })

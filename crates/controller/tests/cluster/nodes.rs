@@ -2,20 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use quarry_controller::{Abandoned, ControllerService, Fate};
+use quarry_controller::{ControllerService, Fate};
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{Discard, MODIFY_DISCARD, MutableParameters, StorageId, Volume, VolumeId};
 use tonic::{Code, Request, Status};
 
-use crate::support::{self, World, capacity, create, delete, until};
-
-#[allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
-fn node_of(volume: &csi::Volume) -> &str {
-    &volume.accessible_topology[0].segments[support::KEY]
-}
+use crate::support::{self, World, capacity, create, delete, node_of, until};
 
 #[tokio::test]
 async fn a_call_that_is_not_supported_says_so() {
@@ -279,48 +274,6 @@ async fn concurrent_requests_create_as_many_volumes_as_fit() {
 }
 
 #[tokio::test]
-async fn calls_to_an_unreachable_node_fail_immediately_until_it_returns() {
-    let world = World::new(&[("a", 100), ("b", 100)]);
-    let (_, service) = world.controller().await;
-    let volume = create(&service, "v", 10, &["a"], &["a"]).await.unwrap();
-    let node = Arc::clone(&world.nodes["a"]);
-    node.cut();
-    let began = Instant::now();
-    until("the loss is noticed", || {
-        futures::executor::block_on(delete(&service, &volume.volume_id))
-            .is_err_and(|error| error.message().contains("has been unreachable"))
-    })
-    .await;
-    let asked = Instant::now();
-    let error = create(&service, "w", 10, &["a"], &["a"]).await.unwrap_err();
-    assert_eq!(error.code(), Code::Unavailable);
-    assert!(asked.elapsed() < Duration::from_millis(200), "{:?} after {:?}", asked.elapsed(), began.elapsed());
-    // The other nodes keep working, and the volumes of this one are still listed.
-    create(&service, "x", 10, &["b"], &["b"]).await.unwrap();
-    node.reachable.store(true, SeqCst);
-    until("it is back", || futures::executor::block_on(delete(&service, &volume.volume_id)).is_ok()).await;
-    assert!(world.holders("v").is_empty());
-}
-
-#[tokio::test]
-async fn selection_waits_for_a_node_that_may_hold_the_name() {
-    let world = World::new(&[("a", 100), ("b", 100)]);
-    world.nodes["a"].put("v", 10 * support::MIB);
-    world.nodes["a"].cut();
-    let (_, service) = world.controller().await;
-    for fate in [Fate::Ready, Fate::NotReady(Duration::from_secs(200)), Fate::Unknown] {
-        world.fates.lock().unwrap().insert("a".into(), fate);
-        let error = create(&service, "v", 10, &["a", "b"], &["b"]).await.unwrap_err();
-        assert_eq!(error.code(), Code::Unavailable, "{fate:?}");
-        assert!(error.message().contains("node a"), "{error}");
-    }
-    assert_eq!(world.holders("v"), ["a"]);
-    // Unreachable for a long time: the volume that it holds is an orphan when it returns.
-    world.fates.lock().unwrap().insert("a".into(), Fate::NotReady(Duration::from_secs(301)));
-    assert_eq!(node_of(&create(&service, "v", 10, &["a", "b"], &["b"]).await.unwrap()), "b");
-}
-
-#[tokio::test]
 async fn only_the_elected_controller_selects_nodes() {
     let world = World::new(&[("a", 100), ("b", 100)]);
     let (_, service) = world.controller().await;
@@ -332,52 +285,6 @@ async fn only_the_elected_controller_selects_nodes() {
     world.term.store(7, SeqCst);
     create(&service, "v", 10, &["a", "b"], &[]).await.unwrap();
     assert_eq!(world.nodes["b"].fence.load(SeqCst), 7);
-}
-
-#[tokio::test]
-async fn a_node_that_is_permanently_gone_blocks_nothing() {
-    let world = World::new(&[("a", 100), ("b", 100)]);
-    let (_, service) = world.controller().await;
-    let volume = create(&service, "v", 10, &["a"], &["a"]).await.unwrap();
-    world.nodes["a"].cut();
-    world.roster.send_replace(Some(Arc::new([("b".to_owned(), support::endpoint("b"))].into())));
-    until("the loss is noticed", || {
-        let answer = futures::executor::block_on(delete(&service, &volume.volume_id));
-        answer.is_err_and(|error| error.message().contains("has been unreachable"))
-    })
-    .await;
-    assert_eq!(delete(&service, &volume.volume_id).await.unwrap_err().code(), Code::Unavailable);
-    world.fates.lock().unwrap().insert("a".into(), Fate::Gone);
-    assert_eq!(create(&service, "w", 10, &["a"], &["a"]).await.unwrap_err().code(), Code::ResourceExhausted);
-    delete(&service, &volume.volume_id).await.unwrap();
-    assert_eq!(world.given_up.lock().unwrap()[0].1, Abandoned::NodeGone);
-    assert_eq!(node_of(&create(&service, "v", 10, &["a", "b"], &["a"]).await.unwrap()), "b");
-}
-
-/// A host returns under its name with other disks. Only an operator can know that the old ones do not come back.
-#[tokio::test]
-async fn a_volume_on_storage_that_is_gone_is_deleted_once_an_operator_confirms_that() {
-    let world = World::new(&[("a", 100)]);
-    let (_, service) = world.controller().await;
-    let volume = create(&service, "v", 10, &["a"], &["a"]).await.unwrap().volume_id;
-    let id: VolumeId = volume.parse().unwrap();
-    world.nodes["a"].has_other_storage.store(true, SeqCst);
-    assert_eq!(delete(&service, &volume).await.unwrap_err().code(), Code::Unavailable);
-    // Another storage is gone.
-    world.storage_gone.lock().unwrap().push(StorageId::of("another"));
-    assert_eq!(delete(&service, &volume).await.unwrap_err().code(), Code::Unavailable);
-    world.storage_gone.lock().unwrap().push(id.storage.clone());
-    delete(&service, &volume).await.unwrap();
-    assert_eq!(*world.given_up.lock().unwrap(), [(id, Abandoned::StorageGone)]);
-    // The node does not know that it does not have it.
-    world.nodes["a"].has_other_storage.store(false, SeqCst);
-    world.nodes["a"].unreadable.store(true, SeqCst);
-    assert_eq!(delete(&service, &volume).await.unwrap_err().code(), Code::Unavailable);
-    // The storage is there after all: the volume is really deleted.
-    world.nodes["a"].unreadable.store(false, SeqCst);
-    delete(&service, &volume).await.unwrap();
-    assert!(world.nodes["a"].volumes.lock().unwrap().is_empty());
-    assert_eq!(world.given_up.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

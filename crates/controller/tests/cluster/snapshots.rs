@@ -9,7 +9,7 @@ use quarry_controller::{ControllerService, Fate};
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_proto::csi::v1::volume_content_source::{SnapshotSource, Type, VolumeSource};
-use quarry_volume::SizeRange;
+use quarry_volume::{SizeRange, VolumeId};
 use tonic::{Code, Request, Status};
 
 use crate::support::{self, World, create, fill, until};
@@ -363,7 +363,21 @@ async fn a_node_that_is_away_may_return_and_one_that_is_gone_has_nothing_left() 
     // It is still listed.
     assert_eq!(list(&service, &snapshot, "").await.unwrap(), vec![snapshot.clone()]);
     world.fates.lock().unwrap().insert("a".into(), Fate::Gone);
+    // external-snapshotter lets a VolumeSnapshot be deleted only after a final error.
+    let refused = take(&service, "t", &volume).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound, "{refused}");
     remove(&service, &snapshot).await.unwrap();
     let refused = fill(&service, "r", 10, &["a"], &["a"], from_snapshot(&snapshot)).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound, "{refused}");
+}
+
+#[tokio::test]
+async fn no_snapshot_is_taken_of_a_volume_on_storage_that_is_gone() {
+    let world = World::new(&[("a", 100)]);
+    let (_, service) = world.controller().await;
+    let volume = create(&service, "v", 10, &["a"], &["a"]).await.unwrap().volume_id;
+    world.nodes["a"].has_other_storage.store(true, SeqCst);
+    assert_eq!(take(&service, "s", &volume).await.unwrap_err().code(), Code::Unavailable);
+    world.storage_gone.lock().unwrap().push(volume.parse::<VolumeId>().unwrap().storage);
+    assert_eq!(take(&service, "s", &volume).await.unwrap_err().code(), Code::NotFound);
 }

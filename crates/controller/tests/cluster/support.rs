@@ -222,6 +222,9 @@ impl Agent for Connected {
 
     async fn find(&self, name: &str, fence: u64, _wait: Duration) -> Result<NameLookup> {
         self.0.check()?;
+        if self.0.unreadable.load(SeqCst) {
+            return Err(Error::host("its record cannot be written"));
+        }
         self.0.fence.fetch_max(fence, SeqCst);
         Ok(NameLookup { instance: "1".into(), volume: self.0.volumes.lock().unwrap().get(name).cloned() })
     }
@@ -251,6 +254,9 @@ impl Agent for Connected {
 
     async fn create_snapshot(&self, spec: SnapshotSpec, _wait: Duration) -> Result<(Snapshot, Change)> {
         self.0.check()?;
+        if self.0.has_other_storage.load(SeqCst) {
+            return Err(Error::storage_absent("no pool of this node has the storage"));
+        }
         let volume = self.get(&spec.source, Duration::ZERO).await?;
         if let Some(taken) = self.0.snapshots.lock().unwrap().get(&spec.name)
             && taken.source != spec.source
@@ -301,6 +307,8 @@ pub struct World {
     pub nodes: BTreeMap<String, Arc<FakeNode>>,
     pub roster: watch::Sender<Option<Arc<Roster>>>,
     pub fates: Mutex<HashMap<String, Fate>>,
+    /// Finding out the state of a node takes five minutes.
+    pub slow_fates: AtomicBool,
     pub given_up: Mutex<Vec<(VolumeId, Abandoned)>>,
     /// The volumes whose limits were reported as not in force, and why.
     pub unlimited: Mutex<Vec<(String, String)>>,
@@ -327,6 +335,9 @@ impl Dial for World {
 #[async_trait::async_trait]
 impl Nodes for World {
     async fn fate(&self, node: &str) -> Fate {
+        if self.slow_fates.load(SeqCst) {
+            tokio::time::sleep(Duration::from_secs(300)).await;
+        }
         self.fates.lock().unwrap().get(node).copied().unwrap_or(Fate::Ready)
     }
 
@@ -374,6 +385,7 @@ impl World {
             nodes,
             roster: watch::channel(Some(Arc::new(roster))).0,
             fates: Mutex::default(),
+            slow_fates: AtomicBool::new(false),
             given_up: Mutex::default(),
             unlimited: Mutex::default(),
             rejects_events: AtomicBool::new(false),
@@ -501,4 +513,10 @@ pub async fn capacity(service: &ControllerService, node: Option<&str>) -> Result
     };
     let answer = service.get_capacity(Request::new(request)).await?.into_inner();
     Ok((answer.available_capacity / mib, answer.maximum_volume_size.unwrap() / mib))
+}
+
+/// The node that a volume is on.
+#[allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
+pub fn node_of(volume: &csi::Volume) -> &str {
+    &volume.accessible_topology[0].segments[KEY]
 }

@@ -64,11 +64,17 @@ async fn what_the_class_does_not_release_stays() {
     unbound["spec"]["claimRef"] = Value::Null;
     let mut foreign = bound(&json!({"onNodeLoss": "release"}));
     foreign["spec"]["csi"]["driver"] = json!("other.example.org");
+    let mut elsewhere = claim("uid-claim");
+    elsewhere["spec"]["volumeName"] = json!("pv-by-hand");
+    let mut pending = claim("uid-claim");
+    pending["spec"]["volumeName"] = Value::Null;
     let releasing_class = || bound(&json!({"onNodeLoss": "release"}));
     for (why, volume, claim, expected) in [
         ("its class says nothing", bound(&Value::Null), claim("uid-claim"), Released::Never),
         ("its class keeps it", bound(&json!({"onNodeLoss": "keep"})), claim("uid-claim"), Released::Never),
         ("another claim has its name", releasing_class(), claim("uid-another"), Released::NoClaim),
+        ("the claim is bound to another volume", releasing_class(), elsewhere, Released::NoClaim),
+        ("the claim is bound to no volume", releasing_class(), pending, Released::NoClaim),
         ("it is being deleted", releasing_class(), being_deleted, Released::NoClaim),
         ("the volume is not bound", unbound, claim("uid-claim"), Released::NoClaim),
         ("the volume is of another driver", foreign, claim("uid-claim"), Released::NoClaim),

@@ -275,8 +275,9 @@ async fn latencies(node: &Node, limited: &Used, neighbour: &Used) -> Result<Stri
     let file = format!("{}/small", neighbour.made.target_in(&neighbour.pod));
     let small = format!("dd if=/dev/zero of={file} bs=4k count={SMALL_WRITES} oflag=direct conv=notrunc status=none");
     let milliseconds = |seconds: f64| seconds * 1000.0 / f64::from(SMALL_WRITES);
-    // The file has its space before.
-    in_pod(node, neighbour, &small).await?;
+    // The file has its space before, and what was written until now is on the disk.
+    in_pod(node, neighbour, &format!("{small}; sync")).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let alone = milliseconds(in_pod(node, neighbour, &small).await?);
     let writer = format!(
         "for writer in $(seq 0 {}); do while [ ! -e /run/enough ]; do dd if=/dev/zero of={}/file bs=1M count=4 \
