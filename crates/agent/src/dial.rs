@@ -76,10 +76,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_port_is_reported_as_connection_refused() {
-        // Bound, and closed again.
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
+        // Bound, so that no other program gets it, and not listening.
+        let closed = tokio::net::TcpSocket::new_v4().unwrap();
+        closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = closed.local_addr().unwrap();
         let (_slot, source) = tls::slot();
         let dial = TlsDial::new(tls::Connector::new(source));
         let error = dial.dial("n", &address.to_string()).await.map(drop).unwrap_err();
