@@ -4,3 +4,4 @@ mod metrics;
 mod nodes;
 mod snapshots;
 mod support;
+mod unlimited;
