@@ -324,10 +324,26 @@ impl Cluster {
     /// # Errors
     /// `Unavailable` until the nodes are listed.
     pub fn volumes(&self, after: Option<&VolumeId>, most: usize) -> Result<(Vec<Volume>, bool)> {
+        let (mut page, mut more) = (Vec::new(), false);
+        self.each_volume(after, |volume| {
+            more = page.len() == most;
+            if !more {
+                page.push(volume.clone());
+            }
+            !more
+        })?;
+        Ok((page, more))
+    }
+
+    /// Passes the volumes after `after` from memory to `visit`, ordered by node and identifier, until it returns false.
+    /// Their node's memory is locked meanwhile.
+    ///
+    /// # Errors
+    /// `Unavailable` until the nodes are listed.
+    pub(crate) fn each_volume(&self, after: Option<&VolumeId>, mut visit: impl FnMut(&Volume) -> bool) -> Result<()> {
         if !self.synced() {
             return Err(Error::unavailable("the controller has not listed the nodes yet: retry"));
         }
-        let mut page = Vec::new();
         let members: Vec<_> = {
             let read = self.read();
             match after {
@@ -337,14 +353,11 @@ impl Cluster {
         };
         for member in members {
             let memory = member.memory();
-            for volume in memory.volumes(after.filter(|id| id.node == member.name)) {
-                if page.len() == most {
-                    return Ok((page, true));
-                }
-                page.push(volume.clone());
+            if !memory.volumes(after.filter(|id| id.node == member.name)).all(&mut visit) {
+                break;
             }
         }
-        Ok((page, false))
+        Ok(())
     }
 
     /// Waits until every node in the roster has reported once, for at most `wait`. For setups with a single

@@ -1,5 +1,6 @@
 //! The controller, with nodes in memory.
 
+mod lists;
 mod metrics;
 mod nodes;
 mod snapshots;
