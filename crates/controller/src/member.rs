@@ -59,6 +59,7 @@ pub(crate) enum Link {
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) name: String,
+    /// Locked before `memory` where both are needed.
     link: Mutex<Link>,
     memory: Mutex<Memory>,
     counts: Counts,
@@ -129,9 +130,12 @@ impl Member {
         self.memory().reply(instance, change);
     }
 
-    /// Marks the node as unreachable, with the cause.
+    /// Marks the node as unreachable, with the cause. Cancel what follows it before: see [`Self::while_followed`].
     pub(crate) fn down(&self, cause: Unreachable, why: String) {
-        let mut link = self.lock_link();
+        self.set_down(&mut self.lock_link(), cause, why);
+    }
+
+    fn set_down(&self, link: &mut Link, cause: Unreachable, why: String) {
         let since = match &*link {
             Link::Up { .. } => {
                 tracing::warn!(node = self.name, why, "lost the connection to the node");
@@ -140,12 +144,20 @@ impl Member {
             Link::Down { since, .. } => *since,
         };
         *link = Link::Down { cause, why, since };
-        drop(link);
         self.memory().disconnect();
     }
 
-    fn up(&self, agent: Arc<dyn Agent>, instance: String) {
+    /// Applies what a connection reports, unless `stop` is cancelled. The cluster cancels on another thread, at any
+    /// moment. After that it marks the node as unreachable, and perhaps follows it at another address. What the old
+    /// connection reports must not undo that. So this checks under the lock that both of them need.
+    fn while_followed(&self, stop: &CancellationToken, apply: impl FnOnce(&mut Link)) {
         let mut link = self.lock_link();
+        if !stop.is_cancelled() {
+            apply(&mut link);
+        }
+    }
+
+    fn set_up(&self, link: &mut Link, agent: Arc<dyn Agent>, instance: String) {
         if let Link::Down { since, .. } = &*link {
             tracing::info!(node = self.name, after_seconds = since.elapsed().as_secs(), "connected to the node");
         }
@@ -166,7 +178,7 @@ impl Member {
         let mut wait = timing.first_retry;
         loop {
             let connected = self.counts.connected.load(Relaxed);
-            let session = self.session(&*dial, &endpoint, &timing, &dialing);
+            let session = self.session(&*dial, &endpoint, &timing, &dialing, &stop);
             let ended = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -175,7 +187,8 @@ impl Member {
             let Err(error) = ended else { continue };
             self.counts.failed.fetch_add(1, Relaxed);
             tracing::debug!(node = self.name, endpoint = endpoint.address, %error, "connecting failed");
-            self.down(error.unreachable.unwrap_or(Unreachable::Other), error.message);
+            let cause = error.unreachable.unwrap_or(Unreachable::Other);
+            self.while_followed(&stop, |link| self.set_down(link, cause, error.message));
             if self.counts.connected.load(Relaxed) > connected {
                 wait = timing.first_retry;
             }
@@ -190,7 +203,14 @@ impl Member {
     }
 
     /// One connection from start to end: `Ok` when it has reached its maximum age and must be replaced.
-    async fn session(&self, dial: &dyn Dial, endpoint: &Endpoint, timing: &Timing, dialing: &Semaphore) -> Result<()> {
+    async fn session(
+        &self,
+        dial: &dyn Dial,
+        endpoint: &Endpoint,
+        timing: &Timing,
+        dialing: &Semaphore,
+        stop: &CancellationToken,
+    ) -> Result<()> {
         use std::sync::atomic::Ordering::Relaxed;
 
         let slot = dialing.acquire().await;
@@ -211,8 +231,10 @@ impl Member {
             Err(Error::unreachable(Unreachable::NoAnswer, why))
         })?;
         let instance = greeting.instance.clone();
-        self.memory().full_state(greeting, full_state);
-        self.up(agent, instance);
+        self.while_followed(stop, |link| {
+            self.memory().full_state(greeting, full_state);
+            self.set_up(link, agent, instance);
+        });
         self.counts.connected.fetch_add(1, Relaxed);
 
         let old = tokio::time::sleep(timing.age.mul_f64(0.9 + fastrand::f64() / 5.0));
@@ -221,14 +243,14 @@ impl Member {
             tokio::select! {
                 () = &mut old => return Ok(()),
                 one = next(&mut updates) => match one? {
-                    Update::Change(change) => self.memory().update(change),
+                    Update::Change(change) => self.while_followed(stop, |_| self.memory().update(change)),
                     // The node sends its full state again, for example because too many changes were pending.
-                    Update::FullState(full_state) => {
+                    Update::FullState(full_state) => self.while_followed(stop, |_| {
                         let mut memory = self.memory();
                         if let Some(greeting) = memory.greeting().cloned() {
                             memory.full_state(greeting, full_state);
                         }
-                    }
+                    }),
                     other @ Update::Greeting(_) => return Err(protocol(&other)),
                 },
             }

@@ -1,5 +1,6 @@
 //! The controller, with nodes in memory.
 
+mod connections;
 mod lists;
 mod metrics;
 mod nodes;

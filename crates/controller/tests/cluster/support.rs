@@ -39,6 +39,8 @@ pub struct FakeNode {
     pub volumes: Mutex<BTreeMap<String, Volume>>,
     pub snapshots: Mutex<BTreeMap<String, Snapshot>>,
     pub reachable: AtomicBool,
+    /// Called once, when a connection gets the full state. The connection is lost there if it returns false.
+    pub at_full_state: Mutex<Option<Box<dyn FnOnce() -> bool + Send>>>,
     pub created: AtomicU64,
     pub fence: AtomicU64,
     /// It creates empty volumes, like a node that is older than [`COPY`].
@@ -66,6 +68,7 @@ impl FakeNode {
             volumes: Mutex::default(),
             snapshots: Mutex::default(),
             reachable: AtomicBool::new(true),
+            at_full_state: Mutex::default(),
             created: AtomicU64::new(0),
             fence: AtomicU64::new(0),
             ignores_sources: AtomicBool::new(false),
@@ -292,7 +295,16 @@ impl Agent for Connected {
         let rest = futures::stream::unfold(updates, |mut updates| async {
             updates.recv().await.ok().map(|one| (one, updates))
         });
-        Ok(first.chain(rest).map(Ok).boxed())
+        let node = Arc::clone(&self.0);
+        let updates = first.chain(rest).map(move |update| {
+            let is_full_state = matches!(update, Update::FullState(_));
+            let call = is_full_state.then(|| node.at_full_state.lock().unwrap().take()).flatten();
+            match call.is_none_or(|call| call()) {
+                true => Ok(update),
+                false => Err(Error::unavailable("connection lost")),
+            }
+        });
+        Ok(updates.boxed())
     }
 }
 
