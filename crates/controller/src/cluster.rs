@@ -10,17 +10,14 @@ use quarry_volume::{
     Agent, Capacity, EXPAND, Error, Greeting, LIMITS, MODIFY_DISCARD, MutableParameters, Parameters, Result, SizeRange,
     Unreachable, Volume, VolumeId,
 };
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::{Abandoned, Claims, Election, Endpoint, Fate, Nodes, Roster, RosterSource};
-use crate::member::{Member, Timing};
+use crate::member::{Connections, Member, Timing};
 use crate::memory::RESTARTING;
 use crate::metrics::Placements;
 
-/// How many connections are opened at the same time: each costs a handshake.
-const DIALING: usize = 64;
 /// How often nodes that left the roster are checked.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -38,6 +35,7 @@ pub(crate) struct Inner {
     /// See [`Parts::only`].
     pub(crate) only: Option<String>,
     pub(crate) placements: Placements,
+    pub(crate) connections: Arc<Connections>,
 }
 
 #[derive(Default)]
@@ -69,20 +67,19 @@ impl Cluster {
     pub fn follow(mut roster: RosterSource, parts: Parts, stop: CancellationToken) -> Self {
         let Parts { dial, timing, nodes, election, claims, only } = parts;
         let placements = Placements::default();
-        let inner = Inner { members: RwLock::default(), nodes, election, claims, only, placements };
+        let connections = Arc::new(Connections::new(dial, timing));
+        let inner = Inner { members: RwLock::default(), nodes, election, claims, only, placements, connections };
         let cluster = Self { inner: Arc::new(inner) };
         tokio::spawn(cluster.clone().report_unlimited(stop.clone()));
         let followed = cluster.clone();
         tokio::spawn(async move {
-            let dialing = Arc::new(Semaphore::new(DIALING));
             let mut following: HashMap<String, (Endpoint, CancellationToken)> = HashMap::new();
             let mut sweep = tokio::time::interval(SWEEP);
             loop {
                 let now = roster.borrow_and_update().clone();
                 if let Some(now) = now {
                     followed.apply_roster(&now, &mut following, |member, endpoint, stop| {
-                        let (dial, timing, dialing) = (Arc::clone(&dial), timing.clone(), Arc::clone(&dialing));
-                        tokio::spawn(member.follow(dial, endpoint, timing, dialing, stop));
+                        tokio::spawn(member.follow(Arc::clone(&followed.inner.connections), endpoint, stop));
                     });
                 }
                 tokio::select! {

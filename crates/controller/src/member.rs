@@ -4,6 +4,7 @@
 //! is lost. A call uses the open connection, and fails immediately while disconnected.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -62,14 +63,26 @@ pub(crate) struct Member {
     /// Locked before `memory` where both are needed.
     link: Mutex<Link>,
     memory: Mutex<Memory>,
-    counts: Counts,
 }
 
-/// Connection counters since the start.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) connected: std::sync::atomic::AtomicU64,
-    pub(crate) failed: std::sync::atomic::AtomicU64,
+/// How many connections are opened at the same time: each costs a handshake.
+const DIALING: usize = 64;
+
+/// What the connections to all nodes have in common.
+pub(crate) struct Connections {
+    dial: Arc<dyn Dial>,
+    timing: Timing,
+    dialing: Semaphore,
+    /// How many were opened since the start, also to nodes that are forgotten.
+    pub(crate) made: AtomicU64,
+    /// How many attempts failed, and connections were lost.
+    pub(crate) failed: AtomicU64,
+}
+
+impl Connections {
+    pub(crate) fn new(dial: Arc<dyn Dial>, timing: Timing) -> Self {
+        Self { dial, timing, dialing: Semaphore::new(DIALING), made: AtomicU64::new(0), failed: AtomicU64::new(0) }
+    }
 }
 
 impl Member {
@@ -79,7 +92,6 @@ impl Member {
             name: name.to_owned(),
             link: Mutex::new(Link::Down { cause, why, since: Instant::now() }),
             memory: Mutex::new(Memory::new()),
-            counts: Counts::default(),
         }
     }
 
@@ -93,10 +105,6 @@ impl Member {
 
     fn lock_link(&self) -> MutexGuard<'_, Link> {
         self.link.lock()
-    }
-
-    pub(crate) fn counts(&self) -> &Counts {
-        &self.counts
     }
 
     /// The agent, if it is connected, and the ID of its run.
@@ -164,34 +172,27 @@ impl Member {
         *link = Link::Up { agent, instance, since: Instant::now() };
     }
 
-    /// Keeps the connection open until `stop`. `dialing` limits how many connections are opened at once.
+    /// Keeps the connection open until `stop`.
     pub(crate) async fn follow(
         self: Arc<Self>,
-        dial: Arc<dyn Dial>,
+        connections: Arc<Connections>,
         endpoint: Endpoint,
-        timing: Timing,
-        dialing: Arc<Semaphore>,
         stop: CancellationToken,
     ) {
-        use std::sync::atomic::Ordering::Relaxed;
-
+        let timing = &connections.timing;
         let mut wait = timing.first_retry;
         loop {
-            let connected = self.counts.connected.load(Relaxed);
-            let session = self.session(&*dial, &endpoint, &timing, &dialing, &stop);
+            let session = self.session(&connections, &endpoint, &stop, &mut wait);
             let ended = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 ended = session => ended,
             };
             let Err(error) = ended else { continue };
-            self.counts.failed.fetch_add(1, Relaxed);
+            connections.failed.fetch_add(1, Relaxed);
             tracing::debug!(node = self.name, endpoint = endpoint.address, %error, "connecting failed");
             let cause = error.unreachable.unwrap_or(Unreachable::Other);
             self.while_followed(&stop, |link| self.set_down(link, cause, error.message));
-            if self.counts.connected.load(Relaxed) > connected {
-                wait = timing.first_retry;
-            }
             // Jitter: nodes that were lost together must not all reconnect at the same instant.
             let jittered = wait.mul_f64(0.5 + fastrand::f64() / 2.0);
             tokio::select! {
@@ -202,18 +203,17 @@ impl Member {
         }
     }
 
-    /// One connection from start to end: `Ok` when it has reached its maximum age and must be replaced.
+    /// One connection from start to end: `Ok` when it has reached its maximum age and must be replaced. Once it is
+    /// open, `wait` for the next attempt is short again.
     async fn session(
         &self,
-        dial: &dyn Dial,
+        connections: &Connections,
         endpoint: &Endpoint,
-        timing: &Timing,
-        dialing: &Semaphore,
         stop: &CancellationToken,
+        wait: &mut Duration,
     ) -> Result<()> {
-        use std::sync::atomic::Ordering::Relaxed;
-
-        let slot = dialing.acquire().await;
+        let Connections { dial, timing, .. } = connections;
+        let slot = connections.dialing.acquire().await;
         let opening = async {
             let agent = dial.dial(&self.name, &endpoint.address).await?;
             let mut updates = agent.watch().await?;
@@ -235,7 +235,8 @@ impl Member {
             self.memory().full_state(greeting, full_state);
             self.set_up(link, agent, instance);
         });
-        self.counts.connected.fetch_add(1, Relaxed);
+        connections.made.fetch_add(1, Relaxed);
+        *wait = timing.first_retry;
 
         let old = tokio::time::sleep(timing.age.mul_f64(0.9 + fastrand::f64() / 5.0));
         tokio::pin!(old);
