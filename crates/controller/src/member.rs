@@ -12,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use quarry_agent::Dial;
 use quarry_volume::{Agent, Change, Error, Greeting, Result, Unreachable, Update, UpdateStream};
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::Endpoint;
@@ -25,7 +25,7 @@ pub struct Timing {
     pub first_retry: Duration,
     /// The longest delay between two attempts.
     pub last_retry: Duration,
-    /// The timeout from opening a connection to receiving the node's full state.
+    /// The timeout from dialing a node to its greeting, and again for its full state.
     pub full_state: Duration,
     /// The age at which a connection is replaced by a new one, which uses the current certificates.
     pub age: Duration,
@@ -65,14 +65,31 @@ pub(crate) struct Member {
     memory: Mutex<Memory>,
 }
 
-/// How many connections are opened at the same time: each costs a handshake.
-const DIALING: usize = 64;
+/// How many nodes the controller waits for at the same time, from dialing to the greeting. A host that does not answer
+/// holds only such a place: for the five seconds that TCP waits, or for [`Timing::full_state`] if it hangs after its
+/// handshake. If a third of 5,000 nodes is silent after a restart, the others wait for 17 seconds at most. That is much
+/// less than [`RESTARTING`](crate::memory::RESTARTING), after which their published free space is 0. Later, the silent
+/// ones are tried every half minute at most, and do not fill these places. Each place costs a socket, and about a
+/// millisecond for the handshake.
+const WAITING: usize = 512;
+/// How many nodes send their full state at the same time, which costs memory and time. They have just answered, so they
+/// hardly keep others waiting.
+const RECEIVING: usize = 64;
+
+/// A connection that was just opened.
+struct Opened {
+    agent: Arc<dyn Agent>,
+    updates: UpdateStream,
+    greeting: Greeting,
+    full_state: Change,
+}
 
 /// What the connections to all nodes have in common.
 pub(crate) struct Connections {
     dial: Arc<dyn Dial>,
     timing: Timing,
-    dialing: Semaphore,
+    waiting: Semaphore,
+    receiving: Semaphore,
     /// How many were opened since the start, also to nodes that are forgotten.
     pub(crate) made: AtomicU64,
     /// How many attempts failed, and connections were lost.
@@ -81,7 +98,14 @@ pub(crate) struct Connections {
 
 impl Connections {
     pub(crate) fn new(dial: Arc<dyn Dial>, timing: Timing) -> Self {
-        Self { dial, timing, dialing: Semaphore::new(DIALING), made: AtomicU64::new(0), failed: AtomicU64::new(0) }
+        Self {
+            dial,
+            timing,
+            waiting: Semaphore::new(WAITING),
+            receiving: Semaphore::new(RECEIVING),
+            made: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        }
     }
 }
 
@@ -212,33 +236,16 @@ impl Member {
         stop: &CancellationToken,
         wait: &mut Duration,
     ) -> Result<()> {
-        let Connections { dial, timing, .. } = connections;
-        let slot = connections.dialing.acquire().await;
-        let opening = async {
-            let agent = dial.dial(&self.name, &endpoint.address).await?;
-            let mut updates = agent.watch().await?;
-            let greeting = self.greeting(&mut updates, endpoint).await?;
-            let full_state = match next(&mut updates).await? {
-                Update::FullState(full_state) => full_state,
-                other => return Err(protocol(&other)),
-            };
-            Ok((agent, updates, greeting, full_state))
-        };
-        let opened = tokio::time::timeout(timing.full_state, opening).await;
-        drop(slot);
-        let (agent, mut updates, greeting, full_state) = opened.unwrap_or_else(|_| {
-            let why = format!("{} did not respond within {:?}", endpoint.address, timing.full_state);
-            Err(Error::unreachable(Unreachable::NoAnswer, why))
-        })?;
+        let Opened { agent, mut updates, greeting, full_state } = self.open(connections, endpoint).await?;
         let instance = greeting.instance.clone();
         self.while_followed(stop, |link| {
             self.memory().full_state(greeting, full_state);
             self.set_up(link, agent, instance);
         });
         connections.made.fetch_add(1, Relaxed);
-        *wait = timing.first_retry;
+        *wait = connections.timing.first_retry;
 
-        let old = tokio::time::sleep(timing.age.mul_f64(0.9 + fastrand::f64() / 5.0));
+        let old = tokio::time::sleep(connections.timing.age.mul_f64(0.9 + fastrand::f64() / 5.0));
         tokio::pin!(old);
         loop {
             tokio::select! {
@@ -255,6 +262,29 @@ impl Member {
                     other @ Update::Greeting(_) => return Err(protocol(&other)),
                 },
             }
+        }
+    }
+
+    /// Opens a connection. It waits for its turn twice: to reach the node, and to receive its full state.
+    async fn open(&self, connections: &Connections, endpoint: &Endpoint) -> Result<Opened> {
+        let limit = connections.timing.full_state;
+        let late = |_| {
+            let why = format!("{} did not respond within {limit:?}", endpoint.address);
+            Error::unreachable(Unreachable::NoAnswer, why)
+        };
+        let waiting = connections.waiting.acquire().await;
+        let answered = async {
+            let agent = connections.dial.dial(&self.name, &endpoint.address).await?;
+            let mut updates = agent.watch().await?;
+            let greeting = self.greeting(&mut updates, endpoint).await?;
+            Ok::<_, Error>((agent, updates, greeting))
+        };
+        let (agent, mut updates, greeting) = timeout(limit, answered).await.map_err(late)??;
+        let _receiving = connections.receiving.acquire().await;
+        drop(waiting);
+        match timeout(limit, next(&mut updates)).await.map_err(late)?? {
+            Update::FullState(full_state) => Ok(Opened { agent, updates, greeting, full_state }),
+            other => Err(protocol(&other)),
         }
     }
 

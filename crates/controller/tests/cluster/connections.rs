@@ -1,12 +1,13 @@
 //! How connections to nodes are opened, and what becomes of one that was given up meanwhile.
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use quarry_controller::{Cluster, ControllerService};
 use tonic::Code;
 
-use crate::support::{self, World, create, until};
+use crate::support::{self, World, capacity, create, until};
 
 /// The two ends of a connection that waits where it gets the full state of node "a".
 struct Held {
@@ -60,4 +61,27 @@ async fn a_connection_to_the_address_of_before_says_nothing_about_the_new_one() 
     held.go_on.send(()).unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     create(&service, "w", 10, &["a"], &["a"]).await.unwrap();
+}
+
+/// After a restart of the controller, in a cluster of which a third is gone.
+#[tokio::test(start_paused = true)]
+async fn hosts_that_do_not_answer_do_not_keep_the_others_waiting() {
+    let numbered = |name: &'static str, most: usize| (0..most).map(move |number| format!("{name}-{number}"));
+    // In the order in which they are connected.
+    let names: Vec<String> = numbered("dead", 1700).chain(numbered("live", 100)).collect();
+    let world = World::new(&names.iter().map(|name| (name.as_str(), 1)).collect::<Vec<_>>());
+    for (name, node) in &world.nodes {
+        node.silent.store(name.starts_with("dead"), SeqCst);
+    }
+    let cluster = Cluster::follow(world.roster.subscribe(), world.parts(), world.stop.clone());
+    let service = ControllerService::new(cluster, support::KEY);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    for name in numbered("live", 100) {
+        assert_eq!(capacity(&service, Some(&name)).await.unwrap(), (1, 1), "{name}");
+    }
+    // One that returns has not long to wait either: it is tried again every half minute.
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    world.nodes["dead-0"].silent.store(false, SeqCst);
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(capacity(&service, Some("dead-0")).await.unwrap(), (1, 1));
 }
