@@ -11,18 +11,15 @@ use quarry_volume::{
     Agent, Capacity, EXPAND, Error, Greeting, LIMITS, MODIFY_DISCARD, MutableParameters, Parameters, Result, SizeRange,
     Unreachable, Volume, VolumeId,
 };
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::{Abandoned, Claims, Election, Endpoint, Fate, Nodes, Roster, RosterSource};
-use crate::member::{Member, Timing};
+use crate::member::{Connections, Member, Timing};
 use crate::memory::RESTARTING;
 use crate::metrics::Placements;
 
-/// How many connections are opened at the same time: each costs a handshake.
-const DIALING: usize = 64;
 /// How often nodes that left the roster are checked, and how many of them at the same time.
 const SWEEP: Duration = Duration::from_secs(60);
 const CHECKED: usize = 64;
@@ -41,6 +38,7 @@ pub(crate) struct Inner {
     /// See [`Parts::only`].
     pub(crate) only: Option<String>,
     pub(crate) placements: Placements,
+    pub(crate) connections: Arc<Connections>,
 }
 
 #[derive(Default)]
@@ -72,12 +70,12 @@ impl Cluster {
     pub fn follow(mut roster: RosterSource, parts: Parts, stop: CancellationToken) -> Self {
         let Parts { dial, timing, nodes, election, claims, only } = parts;
         let placements = Placements::default();
-        let inner = Inner { members: RwLock::default(), nodes, election, claims, only, placements };
+        let connections = Arc::new(Connections::new(dial, timing));
+        let inner = Inner { members: RwLock::default(), nodes, election, claims, only, placements, connections };
         let cluster = Self { inner: Arc::new(inner) };
         tokio::spawn(cluster.clone().report_unlimited(stop.clone()));
         let followed = cluster.clone();
         tokio::spawn(async move {
-            let dialing = Arc::new(Semaphore::new(DIALING));
             let mut following: HashMap<String, (Endpoint, CancellationToken)> = HashMap::new();
             let mut sweep = tokio::time::interval(SWEEP);
             // The nodes without a pod, of which it is being asked whether they are gone for good. Meanwhile, the roster is
@@ -87,8 +85,7 @@ impl Cluster {
                 let now = roster.borrow_and_update().clone();
                 if let Some(now) = now {
                     followed.apply_roster(&now, &mut following, |member, endpoint, stop| {
-                        let (dial, timing, dialing) = (Arc::clone(&dial), timing.clone(), Arc::clone(&dialing));
-                        tokio::spawn(member.follow(dial, endpoint, timing, dialing, stop));
+                        tokio::spawn(member.follow(Arc::clone(&followed.inner.connections), endpoint, stop));
                     });
                 }
                 tokio::select! {
@@ -341,10 +338,26 @@ impl Cluster {
     /// # Errors
     /// `Unavailable` until the nodes are listed.
     pub fn volumes(&self, after: Option<&VolumeId>, most: usize) -> Result<(Vec<Volume>, bool)> {
+        let (mut page, mut more) = (Vec::new(), false);
+        self.each_volume(after, |volume| {
+            more = page.len() == most;
+            if !more {
+                page.push(volume.clone());
+            }
+            !more
+        })?;
+        Ok((page, more))
+    }
+
+    /// Passes the volumes after `after` from memory to `visit`, ordered by node and identifier, until it returns false.
+    /// Their node's memory is locked meanwhile.
+    ///
+    /// # Errors
+    /// `Unavailable` until the nodes are listed.
+    pub(crate) fn each_volume(&self, after: Option<&VolumeId>, mut visit: impl FnMut(&Volume) -> bool) -> Result<()> {
         if !self.synced() {
             return Err(Error::unavailable("the controller has not listed the nodes yet: retry"));
         }
-        let mut page = Vec::new();
         let members: Vec<_> = {
             let read = self.read();
             match after {
@@ -354,14 +367,11 @@ impl Cluster {
         };
         for member in members {
             let memory = member.memory();
-            for volume in memory.volumes(after.filter(|id| id.node == member.name)) {
-                if page.len() == most {
-                    return Ok((page, true));
-                }
-                page.push(volume.clone());
+            if !memory.volumes(after.filter(|id| id.node == member.name)).all(&mut visit) {
+                break;
             }
         }
-        Ok((page, false))
+        Ok(())
     }
 
     /// Waits until every node in the roster has reported once, for at most `wait`. For setups with a single

@@ -4,7 +4,7 @@ use quarry_proto::csi::v1 as csi;
 use quarry_volume::{Condition, Result, Volume};
 
 use crate::cluster::Cluster;
-use crate::paging;
+use crate::paging::{self, Page};
 
 /// The health of one volume.
 pub(crate) fn of(volume: &Volume) -> csi::VolumeHealth {
@@ -21,12 +21,10 @@ pub(crate) fn list(
     token: &str,
 ) -> Result<csi::ControllerListVolumeHealthResponse> {
     let (after, most) = (paging::after(token)?, paging::most(max_entries)?);
-    let (volumes, _) = cluster.volumes(after.as_ref(), usize::MAX)?;
-    let mut unhealthy = volumes.iter().filter(|volume| volume.condition != Condition::Healthy);
-    let page: Vec<&Volume> = unhealthy.by_ref().take(most).collect();
-    let next_token = match page.last() {
-        Some(last) if unhealthy.next().is_some() => paging::token(&last.id),
-        _ => String::new(),
-    };
-    Ok(csi::ControllerListVolumeHealthResponse { entries: page.into_iter().map(of).collect(), next_token })
+    let mut page = Page::new(most);
+    cluster.each_volume(after.as_ref(), |volume| {
+        volume.condition == Condition::Healthy || page.add(&volume.id, of(volume))
+    })?;
+    let (entries, next_token) = page.finish();
+    Ok(csi::ControllerListVolumeHealthResponse { entries, next_token })
 }

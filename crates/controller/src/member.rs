@@ -4,6 +4,7 @@
 //! is lost. A call uses the open connection, and fails immediately while disconnected.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -11,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use quarry_agent::Dial;
 use quarry_volume::{Agent, Change, Error, Greeting, Result, Unreachable, Update, UpdateStream};
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::Endpoint;
@@ -24,7 +25,7 @@ pub struct Timing {
     pub first_retry: Duration,
     /// The longest delay between two attempts.
     pub last_retry: Duration,
-    /// The timeout from opening a connection to receiving the node's full state.
+    /// The timeout from dialing a node to its greeting, and again for its full state.
     pub full_state: Duration,
     /// The age at which a connection is replaced by a new one, which uses the current certificates.
     pub age: Duration,
@@ -59,16 +60,53 @@ pub(crate) enum Link {
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) name: String,
+    /// Locked before `memory` where both are needed.
     link: Mutex<Link>,
     memory: Mutex<Memory>,
-    counts: Counts,
 }
 
-/// Connection counters since the start.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) connected: std::sync::atomic::AtomicU64,
-    pub(crate) failed: std::sync::atomic::AtomicU64,
+/// How many nodes the controller waits for at the same time, from dialing to the greeting. A host that does not answer
+/// holds only such a place: for the five seconds that TCP waits, or for [`Timing::full_state`] if it hangs after its
+/// handshake. If a third of 5,000 nodes is silent after a restart, the others wait for 17 seconds at most. That is much
+/// less than [`RESTARTING`](crate::memory::RESTARTING), after which their published free space is 0. Later, the silent
+/// ones are tried every half minute at most, and do not fill these places. Each place costs a socket, and about a
+/// millisecond for the handshake.
+const WAITING: usize = 512;
+/// How many nodes send their full state at the same time, which costs memory and time. They have just answered, so they
+/// hardly keep others waiting.
+const RECEIVING: usize = 64;
+
+/// A connection that was just opened.
+struct Opened {
+    agent: Arc<dyn Agent>,
+    updates: UpdateStream,
+    greeting: Greeting,
+    full_state: Change,
+}
+
+/// What the connections to all nodes have in common.
+pub(crate) struct Connections {
+    dial: Arc<dyn Dial>,
+    timing: Timing,
+    waiting: Semaphore,
+    receiving: Semaphore,
+    /// How many were opened since the start, also to nodes that are forgotten.
+    pub(crate) made: AtomicU64,
+    /// How many attempts failed, and connections were lost.
+    pub(crate) failed: AtomicU64,
+}
+
+impl Connections {
+    pub(crate) fn new(dial: Arc<dyn Dial>, timing: Timing) -> Self {
+        Self {
+            dial,
+            timing,
+            waiting: Semaphore::new(WAITING),
+            receiving: Semaphore::new(RECEIVING),
+            made: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        }
+    }
 }
 
 impl Member {
@@ -78,7 +116,6 @@ impl Member {
             name: name.to_owned(),
             link: Mutex::new(Link::Down { cause, why, since: Instant::now() }),
             memory: Mutex::new(Memory::new()),
-            counts: Counts::default(),
         }
     }
 
@@ -92,10 +129,6 @@ impl Member {
 
     fn lock_link(&self) -> MutexGuard<'_, Link> {
         self.link.lock()
-    }
-
-    pub(crate) fn counts(&self) -> &Counts {
-        &self.counts
     }
 
     /// The agent, if it is connected, and the ID of its run.
@@ -129,9 +162,12 @@ impl Member {
         self.memory().reply(instance, change);
     }
 
-    /// Marks the node as unreachable, with the cause.
+    /// Marks the node as unreachable, with the cause. Cancel what follows it before: see [`Self::while_followed`].
     pub(crate) fn down(&self, cause: Unreachable, why: String) {
-        let mut link = self.lock_link();
+        self.set_down(&mut self.lock_link(), cause, why);
+    }
+
+    fn set_down(&self, link: &mut Link, cause: Unreachable, why: String) {
         let since = match &*link {
             Link::Up { .. } => {
                 tracing::warn!(node = self.name, why, "lost the connection to the node");
@@ -140,45 +176,47 @@ impl Member {
             Link::Down { since, .. } => *since,
         };
         *link = Link::Down { cause, why, since };
-        drop(link);
         self.memory().disconnect();
     }
 
-    fn up(&self, agent: Arc<dyn Agent>, instance: String) {
+    /// Applies what a connection reports, unless `stop` is cancelled. The cluster cancels on another thread, at any
+    /// moment. After that it marks the node as unreachable, and perhaps follows it at another address. What the old
+    /// connection reports must not undo that. So this checks under the lock that both of them need.
+    fn while_followed(&self, stop: &CancellationToken, apply: impl FnOnce(&mut Link)) {
         let mut link = self.lock_link();
+        if !stop.is_cancelled() {
+            apply(&mut link);
+        }
+    }
+
+    fn set_up(&self, link: &mut Link, agent: Arc<dyn Agent>, instance: String) {
         if let Link::Down { since, .. } = &*link {
             tracing::info!(node = self.name, after_seconds = since.elapsed().as_secs(), "connected to the node");
         }
         *link = Link::Up { agent, instance, since: Instant::now() };
     }
 
-    /// Keeps the connection open until `stop`. `dialing` limits how many connections are opened at once.
+    /// Keeps the connection open until `stop`.
     pub(crate) async fn follow(
         self: Arc<Self>,
-        dial: Arc<dyn Dial>,
+        connections: Arc<Connections>,
         endpoint: Endpoint,
-        timing: Timing,
-        dialing: Arc<Semaphore>,
         stop: CancellationToken,
     ) {
-        use std::sync::atomic::Ordering::Relaxed;
-
+        let timing = &connections.timing;
         let mut wait = timing.first_retry;
         loop {
-            let connected = self.counts.connected.load(Relaxed);
-            let session = self.session(&*dial, &endpoint, &timing, &dialing);
+            let session = self.session(&connections, &endpoint, &stop, &mut wait);
             let ended = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 ended = session => ended,
             };
             let Err(error) = ended else { continue };
-            self.counts.failed.fetch_add(1, Relaxed);
+            connections.failed.fetch_add(1, Relaxed);
             tracing::debug!(node = self.name, endpoint = endpoint.address, %error, "connecting failed");
-            self.down(error.unreachable.unwrap_or(Unreachable::Other), error.message);
-            if self.counts.connected.load(Relaxed) > connected {
-                wait = timing.first_retry;
-            }
+            let cause = error.unreachable.unwrap_or(Unreachable::Other);
+            self.while_followed(&stop, |link| self.set_down(link, cause, error.message));
             // Jitter: nodes that were lost together must not all reconnect at the same instant.
             let jittered = wait.mul_f64(0.5 + fastrand::f64() / 2.0);
             tokio::select! {
@@ -189,49 +227,64 @@ impl Member {
         }
     }
 
-    /// One connection from start to end: `Ok` when it has reached its maximum age and must be replaced.
-    async fn session(&self, dial: &dyn Dial, endpoint: &Endpoint, timing: &Timing, dialing: &Semaphore) -> Result<()> {
-        use std::sync::atomic::Ordering::Relaxed;
-
-        let slot = dialing.acquire().await;
-        let opening = async {
-            let agent = dial.dial(&self.name, &endpoint.address).await?;
-            let mut updates = agent.watch().await?;
-            let greeting = self.greeting(&mut updates, endpoint).await?;
-            let full_state = match next(&mut updates).await? {
-                Update::FullState(full_state) => full_state,
-                other => return Err(protocol(&other)),
-            };
-            Ok((agent, updates, greeting, full_state))
-        };
-        let opened = tokio::time::timeout(timing.full_state, opening).await;
-        drop(slot);
-        let (agent, mut updates, greeting, full_state) = opened.unwrap_or_else(|_| {
-            let why = format!("{} did not respond within {:?}", endpoint.address, timing.full_state);
-            Err(Error::unreachable(Unreachable::NoAnswer, why))
-        })?;
+    /// One connection from start to end: `Ok` when it has reached its maximum age and must be replaced. Once it is
+    /// open, `wait` for the next attempt is short again.
+    async fn session(
+        &self,
+        connections: &Connections,
+        endpoint: &Endpoint,
+        stop: &CancellationToken,
+        wait: &mut Duration,
+    ) -> Result<()> {
+        let Opened { agent, mut updates, greeting, full_state } = self.open(connections, endpoint).await?;
         let instance = greeting.instance.clone();
-        self.memory().full_state(greeting, full_state);
-        self.up(agent, instance);
-        self.counts.connected.fetch_add(1, Relaxed);
+        self.while_followed(stop, |link| {
+            self.memory().full_state(greeting, full_state);
+            self.set_up(link, agent, instance);
+        });
+        connections.made.fetch_add(1, Relaxed);
+        *wait = connections.timing.first_retry;
 
-        let old = tokio::time::sleep(timing.age.mul_f64(0.9 + fastrand::f64() / 5.0));
+        let old = tokio::time::sleep(connections.timing.age.mul_f64(0.9 + fastrand::f64() / 5.0));
         tokio::pin!(old);
         loop {
             tokio::select! {
                 () = &mut old => return Ok(()),
                 one = next(&mut updates) => match one? {
-                    Update::Change(change) => self.memory().update(change),
+                    Update::Change(change) => self.while_followed(stop, |_| self.memory().update(change)),
                     // The node sends its full state again, for example because too many changes were pending.
-                    Update::FullState(full_state) => {
+                    Update::FullState(full_state) => self.while_followed(stop, |_| {
                         let mut memory = self.memory();
                         if let Some(greeting) = memory.greeting().cloned() {
                             memory.full_state(greeting, full_state);
                         }
-                    }
+                    }),
                     other @ Update::Greeting(_) => return Err(protocol(&other)),
                 },
             }
+        }
+    }
+
+    /// Opens a connection. It waits for its turn twice: to reach the node, and to receive its full state.
+    async fn open(&self, connections: &Connections, endpoint: &Endpoint) -> Result<Opened> {
+        let limit = connections.timing.full_state;
+        let late = |_| {
+            let why = format!("{} did not respond within {limit:?}", endpoint.address);
+            Error::unreachable(Unreachable::NoAnswer, why)
+        };
+        let waiting = connections.waiting.acquire().await;
+        let answered = async {
+            let agent = connections.dial.dial(&self.name, &endpoint.address).await?;
+            let mut updates = agent.watch().await?;
+            let greeting = self.greeting(&mut updates, endpoint).await?;
+            Ok::<_, Error>((agent, updates, greeting))
+        };
+        let (agent, mut updates, greeting) = timeout(limit, answered).await.map_err(late)??;
+        let _receiving = connections.receiving.acquire().await;
+        drop(waiting);
+        match timeout(limit, next(&mut updates)).await.map_err(late)?? {
+            Update::FullState(full_state) => Ok(Opened { agent, updates, greeting, full_state }),
+            other => Err(protocol(&other)),
         }
     }
 

@@ -65,13 +65,10 @@ impl Cluster {
         });
         let cluster = self.clone();
         metrics.counter("connections", "Connection attempts to nodes, by result", move || {
-            let sum = |of: fn(&crate::member::Counts) -> &AtomicU64| {
-                Sample::count(cluster.members().iter().map(|member| of(member.counts()).load(Relaxed)).sum())
-            };
-            vec![
-                sum(|counts| &counts.connected).label("result", "made"),
-                sum(|counts| &counts.failed).label("result", "failed"),
-            ]
+            let connections = &cluster.inner.connections;
+            [("made", &connections.made), ("failed", &connections.failed)]
+                .map(|(result, counter)| Sample::count(counter.load(Relaxed)).label("result", result))
+                .to_vec()
         });
         let cluster = self.clone();
         metrics.counter("placements", "Requests for new volumes, by result", move || {

@@ -1,4 +1,4 @@
-//! Paging of ListVolumes and ListSnapshots.
+//! The pages of lists.
 //!
 //! A token names the last entry of the previous page, so that entries that are created or deleted between two
 //! pages neither repeat nor hide others.
@@ -6,12 +6,17 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+use prost::Message;
 use quarry_volume::{Error, Reason, Result};
 
-const PREFIX: &str = "after:";
-/// The most entries per page. An entry has about 500 bytes if every name in it has its maximum length, and a
-/// gRPC client accepts 4 MiB by default.
+/// What every token begins with.
+pub(crate) const PREFIX: &str = "after:";
+/// The most entries per page of a list of CSI. An entry of ListVolumes or ListSnapshots has about 500 bytes if every
+/// name in it has its maximum length, and a gRPC client accepts 4 MiB by default. Entries with texts for people can be
+/// larger: see [`Page`].
 pub(crate) const PAGE: usize = 5000;
+/// The most bytes of all entries of a [`Page`]. The message has a few bytes more for each entry.
+const ENOUGH: usize = 3 << 20;
 
 /// The identifier after which the page begins; `None` for the first page.
 ///
@@ -44,10 +49,47 @@ pub(crate) fn token(last: &impl Display) -> String {
     format!("{PREFIX}{last}")
 }
 
+/// A page that is being filled. It ends at a number of entries, or before its message becomes too large for a client.
+pub(crate) struct Page<M> {
+    most: usize,
+    entries: Vec<M>,
+    bytes: usize,
+    /// The identifier of the last entry.
+    last: String,
+    is_complete: bool,
+}
+
+impl<M: Message> Page<M> {
+    /// An empty page for at most `most` entries.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most, entries: Vec::new(), bytes: 0, last: String::new(), is_complete: false }
+    }
+
+    /// Adds an entry. Returns false if the page is complete without it: it is the first one of the next page.
+    pub(crate) fn add(&mut self, id: &impl Display, entry: M) -> bool {
+        let bytes = self.bytes.saturating_add(entry.encoded_len());
+        // One that is too large by itself must not end the list.
+        self.is_complete = self.entries.len() >= self.most || bytes > ENOUGH && !self.entries.is_empty();
+        if !self.is_complete {
+            self.last = id.to_string();
+            self.entries.push(entry);
+            self.bytes = bytes;
+        }
+        !self.is_complete
+    }
+
+    /// The entries, and the token of the next page, which is empty if no entry is left for it.
+    pub(crate) fn finish(self) -> (Vec<M>, String) {
+        let token = if self.is_complete { token(&self.last) } else { String::new() };
+        (self.entries, token)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
     use quarry_proto::csi::v1 as csi;
+    use quarry_proto::view::v2;
+    use quarry_proto::volume::v1;
     use quarry_volume::{SnapshotId, StorageId, VolumeId};
 
     use super::*;
@@ -80,6 +122,60 @@ mod tests {
         let entry = csi::list_snapshots_response::Entry { snapshot: Some(snapshot) };
         let page = csi::ListSnapshotsResponse { entries: vec![entry; PAGE], next_token: long(128) };
         assert!(page.encoded_len() < 4 << 20, "{} bytes", page.encoded_len());
+    }
+
+    /// The bytes of the message with as many of these entries as fit a page.
+    fn full<M: Message + Clone>(entry: &M, message: impl Fn(Vec<M>, String) -> usize) -> usize {
+        let mut page = Page::new(PAGE);
+        while page.add(&"x".repeat(128), entry.clone()) {}
+        let (entries, next) = page.finish();
+        assert!(!entries.is_empty() && !next.is_empty());
+        message(entries, next)
+    }
+
+    #[test]
+    fn a_page_with_the_longest_texts_fits_too() {
+        let text = || "x".repeat(2048);
+        // The shortest entries are the most, and each of them has its own tag and length.
+        for long in [String::new(), text()] {
+            let status = csi::volume_health::VolumeHealthEntry { message: long.clone(), ..Default::default() };
+            let health = csi::VolumeHealth { volume_id: "x".repeat(128), health_statuses: vec![status] };
+            let volume = v1::Volume { problem: long.clone(), limits_problem: long.clone(), ..Default::default() };
+            let snapshot = v1::Snapshot { problem: long.clone(), ..Default::default() };
+            let pool =
+                v1::Pool { problems: vec![long.clone(); 20], repair: vec![long.clone(); 20], ..Default::default() };
+            let node = v2::Node { why: long, ..Default::default() };
+            let sizes = [
+                full(&health, |entries, next_token| {
+                    csi::ControllerListVolumeHealthResponse { entries, next_token }.encoded_len()
+                }),
+                full(&v2::ListedVolume { volume: Some(volume), ..Default::default() }, |volumes, next_page_token| {
+                    v2::ListVolumesResponse { volumes, next_page_token }.encoded_len()
+                }),
+                full(
+                    &v2::ListedSnapshot { snapshot: Some(snapshot), ..Default::default() },
+                    |snapshots, next_page_token| v2::ListSnapshotsResponse { snapshots, next_page_token }.encoded_len(),
+                ),
+                full(&v2::ListedPool { pool: Some(pool), ..Default::default() }, |pools, next_page_token| {
+                    v2::ListPoolsResponse { pools, next_page_token }.encoded_len()
+                }),
+                full(&node, |nodes, next_page_token| v2::ListNodesResponse { nodes, next_page_token }.encoded_len()),
+            ];
+            assert!(sizes.iter().all(|size| *size < 4 << 20), "{sizes:?}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_is_too_large_is_a_page_of_its_own() {
+        let mut page = Page::new(PAGE);
+        let large = v2::Node { why: "x".repeat(ENOUGH), ..Default::default() };
+        assert!(page.add(&"n1", large.clone()));
+        assert!(!page.add(&"n2", v2::Node::default()));
+        assert_eq!(page.finish(), (vec![large], "after:n1".to_owned()));
+        // What fits exactly has no next page.
+        let mut page = Page::new(1);
+        assert!(page.add(&"n1", v2::Node::default()));
+        assert_eq!(page.finish(), (vec![v2::Node::default()], String::new()));
     }
 
     #[test]

@@ -1,7 +1,4 @@
-//! Nodes, pools, volumes and snapshots, in pages.
-//!
-//! A token names the last entry of the previous page, so that entries that come and go between two pages
-//! neither repeat nor hide others.
+//! Nodes, pools, volumes and snapshots, in pages as of [`paging`](crate::paging).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,18 +12,18 @@ use super::write;
 use crate::cluster::Cluster;
 use crate::member::{Link, Member};
 use crate::orphans::{AGE, is_orphaned_snapshot};
+use crate::paging::{PREFIX, Page};
 
 /// The page size if the request does not set one.
-const PAGE: usize = 500;
-/// The largest page: a message stays well below the limit of gRPC clients.
+const DEFAULT: usize = 500;
+/// The largest page. [`Page`] ends it earlier if its entries have long texts.
 const LONGEST: usize = 2000;
 /// Yield to other tasks after this many nodes.
 const TURN: usize = 64;
-const PREFIX: &str = "after:";
 
 fn size(asked: u32) -> usize {
     match usize::try_from(asked) {
-        Ok(0) => PAGE,
+        Ok(0) => DEFAULT,
         Ok(size) => size.min(LONGEST),
         Err(_) => LONGEST,
     }
@@ -66,11 +63,14 @@ fn reachable(member: &Member) -> bool {
 
 pub(super) fn nodes(cluster: &Cluster, request: &v2::ListNodesRequest) -> Result<v2::ListNodesResponse> {
     let (after, size) = (after(&request.page_token)?, size(request.page_size));
-    let members = cluster.members();
-    let rest: Vec<_> = members.iter().filter(|member| after.is_none_or(|after| member.name.as_str() > after)).collect();
-    let nodes: Vec<_> = rest.iter().take(size).map(|member| write::node(member)).collect();
-    let next = nodes.last().filter(|_| rest.len() > nodes.len()).map(|last| format!("{PREFIX}{}", last.name));
-    Ok(v2::ListNodesResponse { nodes, next_page_token: next.unwrap_or_default() })
+    let mut page = Page::new(size);
+    for member in cluster.members().iter().filter(|member| after.is_none_or(|after| member.name.as_str() > after)) {
+        if !page.add(&member.name, write::node(member)) {
+            break;
+        }
+    }
+    let (nodes, next_page_token) = page.finish();
+    Ok(v2::ListNodesResponse { nodes, next_page_token })
 }
 
 pub(super) fn pools(cluster: &Cluster, request: &v2::ListPoolsRequest) -> Result<v2::ListPoolsResponse> {
@@ -80,25 +80,22 @@ pub(super) fn pools(cluster: &Cluster, request: &v2::ListPoolsRequest) -> Result
         Some(last) => Some(last.split_once('/').ok_or_else(foreign)?),
         None => None,
     };
-    let mut pools: Vec<ListedPool> = Vec::new();
-    let mut next = None;
+    let mut page = Page::new(size);
     'nodes: for member in members(cluster, &request.node)? {
         let reachable = reachable(&member);
         for pool in member.memory().pools() {
             if after.is_some_and(|after| (member.name.as_str(), pool.name.as_str()) <= after) {
                 continue;
             }
-            if pools.len() == size {
-                next = pools.last().map(|last| format!("{PREFIX}{}/{}", last.node, last.pool.name));
+            let id = format!("{}/{}", member.name, pool.name);
+            let listed = ListedPool { node: member.name.clone(), pool: pool.clone(), reachable };
+            if !page.add(&id, write_pool(listed)) {
                 break 'nodes;
             }
-            pools.push(ListedPool { node: member.name.clone(), pool: pool.clone(), reachable });
         }
     }
-    Ok(v2::ListPoolsResponse {
-        pools: pools.into_iter().map(write_pool).collect(),
-        next_page_token: next.unwrap_or_default(),
-    })
+    let (pools, next_page_token) = page.finish();
+    Ok(v2::ListPoolsResponse { pools, next_page_token })
 }
 
 pub(super) async fn volumes(cluster: &Cluster, request: &v2::ListVolumesRequest) -> Result<v2::ListVolumesResponse> {
@@ -115,8 +112,7 @@ pub(super) async fn volumes(cluster: &Cluster, request: &v2::ListVolumesRequest)
         ));
     }
     let members = members_with_pool(cluster, &request.node, &request.pool)?;
-    let mut volumes: Vec<ListedVolume> = Vec::new();
-    let mut next = None;
+    let mut page = Page::new(size);
     'nodes: for (position, member) in members.iter().enumerate() {
         if after.as_ref().is_some_and(|after| member.name < after.node) {
             continue;
@@ -137,17 +133,14 @@ pub(super) async fn volumes(cluster: &Cluster, request: &v2::ListVolumesRequest)
             if request.orphans_only && orphan != Some(true) {
                 continue;
             }
-            if volumes.len() == size {
-                next = volumes.last().map(|last| format!("{PREFIX}{}", last.volume.id));
+            let listed = ListedVolume { volume: volume.clone(), orphan, reachable };
+            if !page.add(&volume.id, write_volume(listed)) {
                 break 'nodes;
             }
-            volumes.push(ListedVolume { volume: volume.clone(), orphan, reachable });
         }
     }
-    Ok(v2::ListVolumesResponse {
-        volumes: volumes.into_iter().map(write_volume).collect(),
-        next_page_token: next.unwrap_or_default(),
-    })
+    let (volumes, next_page_token) = page.finish();
+    Ok(v2::ListVolumesResponse { volumes, next_page_token })
 }
 
 pub(super) async fn snapshots(
@@ -170,8 +163,7 @@ pub(super) async fn snapshots(
              --snapshot-contents, or it has not listed them yet",
         ));
     }
-    let mut snapshots: Vec<ListedSnapshot> = Vec::new();
-    let mut next = None;
+    let mut page = Page::new(size);
     'nodes: for (position, member) in members_with_pool(cluster, &request.node, &request.pool)?.iter().enumerate() {
         if after.as_ref().is_some_and(|after| member.name < after.node) {
             continue;
@@ -193,17 +185,14 @@ pub(super) async fn snapshots(
             if request.orphans_only && orphan != Some(true) {
                 continue;
             }
-            if snapshots.len() == size {
-                next = snapshots.last().map(|last| format!("{PREFIX}{}", last.snapshot.id));
+            let listed = ListedSnapshot { snapshot: snapshot.clone(), orphan, reachable };
+            if !page.add(&snapshot.id, write_snapshot(listed)) {
                 break 'nodes;
             }
-            snapshots.push(ListedSnapshot { snapshot: snapshot.clone(), orphan, reachable });
         }
     }
-    Ok(v2::ListSnapshotsResponse {
-        snapshots: snapshots.into_iter().map(write_snapshot).collect(),
-        next_page_token: next.unwrap_or_default(),
-    })
+    let (snapshots, next_page_token) = page.finish();
+    Ok(v2::ListSnapshotsResponse { snapshots, next_page_token })
 }
 
 /// The members that a request selects, one of which must have the pool if it names one.

@@ -1,7 +1,10 @@
 //! The controller, with nodes in memory.
 
+mod connections;
+mod lists;
 mod lost;
 mod metrics;
 mod nodes;
 mod snapshots;
 mod support;
+mod unlimited;

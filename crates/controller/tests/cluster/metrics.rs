@@ -1,12 +1,14 @@
 //! The metrics of a controller about its nodes, volumes and snapshots.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
 
-use quarry_controller::Cluster;
+use quarry_controller::{Cluster, Fate};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{Condition, Snapshot, Volume};
 
-use crate::support::{World, until};
+use crate::support::{World, endpoint, until};
 
 /// The samples of the metric `name` without its prefix `quarry_`, one per line.
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -84,4 +86,26 @@ async fn orphaned_snapshots_are_counted_once_the_wanted_ones_are_known() {
     assert_eq!(samples(&metrics, "orphan_snapshots"), [""; 0]);
     *world.snapshot_handles.lock().unwrap() = Some(HashSet::from([wanted]));
     until("the orphan is counted", || samples(&metrics, "orphan_snapshots") == ["1.0"]).await;
+}
+
+/// A counter that goes down counts as one that began again.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_forgotten_keeps_its_part_of_the_connections() {
+    let world = World::new(&[("a", 100), ("b", 100)]);
+    let (cluster, _) = world.controller().await;
+    let metrics = of(&cluster);
+    world.nodes["b"].cut();
+    let made = r#"{result="made"} 2.0"#.to_owned();
+    until("both connected, and one failed", || {
+        let counted = samples(&metrics, "connections_total");
+        counted.contains(&made) && !counted.contains(&r#"{result="failed"} 0.0"#.to_owned())
+    })
+    .await;
+    world.fates.lock().unwrap().insert("b".into(), Fate::Gone);
+    world.roster.send_replace(Some(Arc::new([("a".to_owned(), endpoint("a"))].into())));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = samples(&metrics, "connections_total");
+    tokio::time::sleep(Duration::from_secs(130)).await;
+    assert_eq!(samples(&metrics, "nodes"), [r#"{state="up"} 1.0"#, r#"{state="down"} 0.0"#], "it was forgotten");
+    assert_eq!(samples(&metrics, "connections_total"), before);
 }

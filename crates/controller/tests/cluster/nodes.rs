@@ -7,7 +7,7 @@ use std::time::Duration;
 use quarry_controller::{ControllerService, Fate};
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
-use quarry_volume::{Discard, MODIFY_DISCARD, MutableParameters, StorageId, Volume, VolumeId};
+use quarry_volume::{Discard, MODIFY_DISCARD, MutableParameters, StorageId, VolumeId};
 use tonic::{Code, Request, Status};
 
 use crate::support::{self, World, capacity, create, delete, node_of, until};
@@ -449,45 +449,4 @@ async fn a_new_volume_has_the_discard_of_its_attributes_class_unless_it_is_raw()
     let error = service.create_volume(Request::new(request)).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().contains("contradicts"), "{error}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn limits_that_are_not_in_force_are_reported_once_for_each_change() {
-    let world = World::new(&[("a", 200)]);
-    let (_, service) = world.controller().await;
-    let node = &world.nodes["a"];
-    let report = |name: &str, why: &str| {
-        let id = VolumeId { storage: StorageId::of("a"), node: "a".to_owned(), volume: name.to_owned() };
-        node.report(&Volume { limits_problem: why.to_owned(), ..Volume::new(id) });
-    };
-    let reported = async || {
-        tokio::time::sleep(Duration::from_secs(65)).await;
-        let mut all = std::mem::take(&mut *world.unlimited.lock().unwrap());
-        all.sort();
-        all.into_iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>()
-    };
-    report("v", "");
-    assert_eq!(reported().await, [""; 0]);
-    report("v", "no cgroup");
-    report("w", "no cgroup");
-    assert_eq!(reported().await, ["v: no cgroup", "w: no cgroup"]);
-    assert_eq!(reported().await, [""; 0], "it was reported");
-    report("v", "no io.max");
-    assert_eq!(reported().await, ["v: no io.max"]);
-    report("v", "");
-    assert_eq!(reported().await, [""; 0]);
-    // What the API rejects is tried again.
-    world.rejects_events.store(true, SeqCst);
-    report("v", "no io.max");
-    assert!(reported().await.len() >= 2);
-    world.rejects_events.store(false, SeqCst);
-    assert_eq!(reported().await, ["v: no io.max"]);
-    // A node without cgroups does not flood the API.
-    for number in 100..125 {
-        report(&format!("x-{number}"), "no cgroup");
-    }
-    let first = reported().await.len();
-    assert!(first < 25, "{first} in about a minute");
-    assert_eq!(first + reported().await.len(), 25);
-    drop(service);
 }

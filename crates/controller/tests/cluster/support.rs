@@ -23,7 +23,7 @@ use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
     Agent, COPY, Change, ContentSource, DISCARD, EXPAND, Error, ExtentSize, FencingToken, Greeting, LIMITS, Layout,
     MODIFY_DISCARD, MutableParameters, NameLookup, PoolState, Reason, Result, SNAPSHOT, SizeRange, Snapshot,
-    SnapshotId, SnapshotSpec, Space, StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    SnapshotId, SnapshotSpec, Space, StorageId, Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -39,6 +39,10 @@ pub struct FakeNode {
     pub volumes: Mutex<BTreeMap<String, Volume>>,
     pub snapshots: Mutex<BTreeMap<String, Snapshot>>,
     pub reachable: AtomicBool,
+    /// Its host does not answer at all.
+    pub silent: AtomicBool,
+    /// Called once, when a connection gets the full state. The connection is lost there if it returns false.
+    pub at_full_state: Mutex<Option<Box<dyn FnOnce() -> bool + Send>>>,
     pub created: AtomicU64,
     pub fence: AtomicU64,
     /// It creates empty volumes, like a node that is older than [`COPY`].
@@ -66,6 +70,8 @@ impl FakeNode {
             volumes: Mutex::default(),
             snapshots: Mutex::default(),
             reachable: AtomicBool::new(true),
+            silent: AtomicBool::new(false),
+            at_full_state: Mutex::default(),
             created: AtomicU64::new(0),
             fence: AtomicU64::new(0),
             ignores_sources: AtomicBool::new(false),
@@ -298,7 +304,16 @@ impl Agent for Connected {
         let rest = futures::stream::unfold(updates, |mut updates| async {
             updates.recv().await.ok().map(|one| (one, updates))
         });
-        Ok(first.chain(rest).map(Ok).boxed())
+        let node = Arc::clone(&self.0);
+        let updates = first.chain(rest).map(move |update| {
+            let is_full_state = matches!(update, Update::FullState(_));
+            let call = is_full_state.then(|| node.at_full_state.lock().unwrap().take()).flatten();
+            match call.is_none_or(|call| call()) {
+                true => Ok(update),
+                false => Err(Error::unavailable("connection lost")),
+            }
+        });
+        Ok(updates.boxed())
     }
 }
 
@@ -327,6 +342,11 @@ pub struct World {
 impl Dial for World {
     async fn dial(&self, _node: &str, endpoint: &str) -> Result<Arc<dyn Agent>> {
         let node = self.nodes.get(endpoint).ok_or_else(|| Error::unavailable("nothing listens there"))?;
+        if node.silent.load(SeqCst) {
+            // As long as TCP waits.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            return Err(Error::unreachable(Unreachable::NoAnswer, "no answer in time"));
+        }
         node.check()?;
         Ok(Arc::new(Connected(Arc::clone(node))))
     }

@@ -1,5 +1,6 @@
 //! Lists and their pages.
 
+use prost::Message;
 use quarry_volume::{Condition, SnapshotCondition};
 use tonic::Code;
 
@@ -249,4 +250,67 @@ async fn snapshots_come_in_pages_and_are_filtered() {
         assert_eq!(snapshots(&view, request.clone()).await.unwrap_err().code(), code, "{request:?}");
     }
     assert_eq!(snapshots(&unlisted(), none()).await.unwrap_err().code(), Code::Unavailable);
+}
+
+/// Follows the pages of a list, each of which must fit a message of the default size. Returns how many entries it has.
+async fn count<M: Message>(page: impl AsyncFn(String) -> (M, usize, String)) -> usize {
+    let (mut count, mut token) = (0, String::new());
+    loop {
+        let (message, entries, next) = page(token).await;
+        assert!(message.encoded_len() < 4 << 20, "{entries} entries have {} bytes", message.encoded_len());
+        count += entries;
+        token = next;
+        if token.is_empty() {
+            return count;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_fits_a_message_even_if_every_text_is_as_long_as_possible() {
+    let text = || "x".repeat(2048);
+    let pools = (0..800).map(|number| PoolState {
+        problems: vec![text(), text(), text()],
+        ..pool("n", &format!("p-{number:03}"), GIB)
+    });
+    let volumes: Vec<_> = (0..2100)
+        .map(|number| Volume {
+            problem: text(),
+            limits_problem: text(),
+            ..volume("n", "p-000", &format!("pvc-{number:04}"))
+        })
+        .collect();
+    let snapshots = volumes.iter().map(|of| Snapshot { problem: text(), ..snapshot(of, &of.name) }).collect();
+    let here = with_snapshots(here("n", pools.collect(), volumes), snapshots);
+    let away: Vec<_> = (0..2100).map(|number| format!("away-{number:04}")).collect();
+    let mut nodes: Vec<_> =
+        away.iter().map(|name| (name.as_str(), NodeFake::Away(Unreachable::NoAnswer, text()))).collect();
+    nodes.push(("n", here));
+    let view = view(nodes, World::default()).await;
+    let view = &view;
+    let page_size = u32::MAX;
+    let nodes = count(async |page_token| {
+        let page = view.list_nodes(Request::new(v2::ListNodesRequest { page_size, page_token })).await;
+        let page = page.unwrap().into_inner();
+        (page.clone(), page.nodes.len(), page.next_page_token)
+    });
+    assert_eq!(nodes.await, 2101);
+    let pools = count(async |page_token| {
+        let request = v2::ListPoolsRequest { page_size, page_token, ..Default::default() };
+        let page = view.list_pools(Request::new(request)).await.unwrap().into_inner();
+        (page.clone(), page.pools.len(), page.next_page_token)
+    });
+    assert_eq!(pools.await, 800);
+    let volumes = count(async |page_token| {
+        let request = v2::ListVolumesRequest { page_size, page_token, ..Default::default() };
+        let page = view.list_volumes(Request::new(request)).await.unwrap().into_inner();
+        (page.clone(), page.volumes.len(), page.next_page_token)
+    });
+    assert_eq!(volumes.await, 2100);
+    let snapshots = count(async |page_token| {
+        let request = v2::ListSnapshotsRequest { page_size, page_token, ..Default::default() };
+        let page = view.list_snapshots(Request::new(request)).await.unwrap().into_inner();
+        (page.clone(), page.snapshots.len(), page.next_page_token)
+    });
+    assert_eq!(snapshots.await, 2100);
 }
