@@ -7,7 +7,7 @@ use std::time::Duration;
 use quarry_controller::{ControllerService, Fate};
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
-use quarry_volume::{Discard, MODIFY_DISCARD, MutableParameters, StorageId, VolumeId};
+use quarry_volume::{Discard, MODIFY_DISCARD, MutableParameters};
 use tonic::{Code, Request, Status};
 
 use crate::support::{self, World, capacity, create, delete, node_of, until};
