@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use quarry_exec::Secret;
 use quarry_pool::{Pool, SimulatedPool};
 use quarry_volume::{
-    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Discard, Error, Filesystem, IoLimits,
+    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Discard, Encryption, Error, Filesystem, IoLimits,
     MutableParameters, Reason, Result, SizeRange, VolumeId, VolumeSpec, safe_name,
 };
 
@@ -63,6 +64,7 @@ pub(super) struct Use {
     pub(super) discard: Option<Discard>,
     pub(super) limits: IoLimits,
     pub(super) requires_limits: bool,
+    pub(super) encryption: Option<Encryption>,
 }
 
 const EXT4: Use = Use {
@@ -74,6 +76,7 @@ const EXT4: Use = Use {
     discard: None,
     limits: IoLimits::new([None; 4]),
     requires_limits: false,
+    encryption: None,
 };
 const BLOCK: Use = Use { filesystem: None, access: AccessType::Block, ..EXT4 };
 
@@ -106,6 +109,7 @@ impl Use {
         spec.class.discard = self.discard;
         spec.class.limits = self.limits;
         spec.class.requires_limits = self.requires_limits;
+        spec.class.encryption = self.encryption;
         spec
     }
 }
@@ -264,11 +268,9 @@ impl World {
         match call {
             Call::Create => host.create(self.usage.spec(), None, LONG).await.map(drop),
             Call::Stage => {
-                host.stage(
-                    Stage { id, staging: staging(), capability, mkfs_options: String::new(), passphrase: None },
-                    LONG,
-                )
-                .await
+                let passphrase = self.usage.encryption.map(|_| Secret::new(b"secret".to_vec()));
+                let stage = Stage { id, staging: staging(), capability, mkfs_options: String::new(), passphrase };
+                host.stage(stage, LONG).await
             }
             Call::Publish => {
                 let (target, read_only) = (self.target.clone(), self.usage.read_only);
