@@ -250,6 +250,8 @@ fn publish_device(mounts: &dyn Mounts, publish: &Publish, device: &Path, number:
         (false, Some(found)) if found != number && identity::is_volume(mounts, found, &publish.id) => {
             Err(otherwise("read-only", "writable"))
         }
+        // kubelet repeats the call after its restart. The mapping keeps its size, so it may be smaller than the volume now.
+        (true, Some(found)) if read_only::is_for(mounts, found, &publish.id, &publish.target, number)? => Ok(()),
         (true, _) => read_only::publish(mounts, &publish.id, &publish.target, number),
         (false, _) => mounts.bind_device(device, &publish.target),
     }

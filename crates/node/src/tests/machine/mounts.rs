@@ -335,6 +335,10 @@ impl Mounts for Process {
         Ok(self.read(|state| state.mappings_of(key)))
     }
 
+    fn is_read_only_mapping_of(&self, mapping: Device, device: Device) -> bool {
+        self.read(|state| state.mapped(mapping) == Some(device))
+    }
+
     fn map_read_only(&self, device: Device, key: &str) -> Result<PathBuf> {
         self.map(device, key).map_err(errors::mount)
     }
