@@ -29,9 +29,9 @@ pub(crate) const PASSPHRASE: &str = "passphrase";
 const NAMED: &str = "csi.storage.k8s.io/node-stage-secret-name and -namespace in the StorageClass, and in the PV";
 
 impl Host {
-    /// Opens an encrypted volume, unless it is open, and returns its devices, and whether this call opened it. The first
-    /// stage of a `new` volume writes the header. `mounted`: whether it is used through its filesystem, whose discards
-    /// the class may let through. The caller's task holds the volume's name.
+    /// Opens an encrypted volume, unless it is open, and returns its devices. The first stage of a `new` volume writes the
+    /// header. `mounted`: whether it is used through its filesystem, whose discards the class may let through. The caller's
+    /// task holds the volume's name.
     ///
     /// # Errors
     /// `Precondition` if the passphrase is missing or wrong, or if the device does not contain the volume's header:
@@ -44,7 +44,7 @@ impl Host {
         record: &Record,
         passphrase: Option<&Secret>,
         mounted: bool,
-    ) -> Result<(VolumeDevice, bool)> {
+    ) -> Result<VolumeDevice> {
         let kernel = self.kernel();
         let found = device::activate(&**kernel, pool, volume).await?;
         if let Some(layer) = &found.layer {
@@ -52,7 +52,7 @@ impl Host {
                 // It works as before. NodeExpandVolume reports the error.
                 tracing::warn!(volume = volume.name, %error, "an encrypted volume does not have its new size yet");
             }
-            return Ok((found, false));
+            return Ok(found);
         }
         let name = layer_name(&id.to_string());
         self.close_stale_layer(id, &name).await?;
@@ -110,7 +110,7 @@ impl Host {
         })?;
         let opened = VolumeDevice::on(&**kernel, found.raw);
         match opened.layer {
-            Some(_) => Ok((opened, true)),
+            Some(_) => Ok(opened),
             None => Err(Error::host(format!("cryptsetup opened {}, but sysfs does not show it", opened.raw.display()))),
         }
     }
@@ -169,9 +169,9 @@ impl Host {
         }
     }
 
-    /// Closes the device of an encrypted volume after it was unstaged, so that the kernel forgets the key. If it is used
-    /// elsewhere, it stays open. Asks only the kernel, so it works without the pool, and for any volume. The caller's
-    /// task holds the volume's name.
+    /// Closes the device of an encrypted volume after it was unstaged, or could not be staged, so that the kernel forgets
+    /// the key. If anything uses it, it stays open. Asks only the kernel, so it works without the pool, and for any volume.
+    /// The caller's task holds the volume's name.
     pub(crate) async fn close_encrypted(&self, id: &VolumeId) {
         let closed = async {
             match self.unused_layer(id, &layer_name(&id.to_string())).await? {
@@ -181,7 +181,7 @@ impl Host {
             }
         };
         if let Err(error) = closed.await {
-            // The volume is unmounted, so its pod can end. The next unstage, or its deletion, closes it.
+            // The answer to the call does not depend on it. The next unstage, or its deletion, closes it.
             tracing::warn!(volume = %id, %error, "an encrypted volume stays open, and the kernel keeps its key");
         }
     }

@@ -60,9 +60,19 @@ impl Host {
     }
 
     async fn stage_now(&self, stage: Stage) -> Result<()> {
+        let staged = self.stage_volume(&stage).await;
+        if staged.as_ref().is_err_and(|error| error.reason.is_final()) {
+            // After a final error, kubelet does not unstage it. This call may have opened it, or an earlier one that was
+            // killed, or ended with an error that is not final. If anything uses it, it stays open.
+            self.close_encrypted(&stage.id).await;
+        }
+        staged
+    }
+
+    async fn stage_volume(&self, stage: &Stage) -> Result<()> {
         let (Located { pool, mut volume }, record) = self.usable(&stage.id, &stage.capability).await?;
-        let (device, opened) = match record.encryption {
-            None => (device::activate(&**self.kernel(), &pool, &volume).await?, false),
+        let device = match record.encryption {
+            None => device::activate(&**self.kernel(), &pool, &volume).await?,
             Some(_) => {
                 let passphrase = stage.passphrase.as_ref();
                 let mounted = stage.capability.access == AccessType::Mount;
@@ -70,12 +80,7 @@ impl Host {
             }
         };
         let device = device.usable(&record)?;
-        let staged = self.stage_device(&stage, &pool, &mut volume, &record, &device).await;
-        if opened && staged.as_ref().is_err_and(|error| error.reason.is_final()) {
-            // After a final error, kubelet does not unstage it.
-            self.close_encrypted(&stage.id).await;
-        }
-        staged
+        self.stage_device(stage, &pool, &mut volume, &record, &device).await
     }
 
     /// Makes the filesystem at the first use, and mounts it. `device`: the node through which the volume is used.

@@ -1,7 +1,7 @@
-//! Encrypted raw volumes.
+//! Encrypted raw volumes: killed calls, and stages that fail.
 
 use quarry_encryption::Layer;
-use quarry_volume::Encryption;
+use quarry_volume::{AccessType, Encryption, Reason};
 
 use super::killed::from;
 use super::machine::{Plan, Process, node};
@@ -20,6 +20,13 @@ fn call_as(world: &World, plan: Plan, call: Call) -> Answer {
 fn succeeds(world: &World, call: Call) {
     match call_as(world, Plan::Lives, call) {
         Answer::Ok => {}
+        other => panic!("{call:?} ended with {other:?} after {:?}", world.effects()),
+    }
+}
+
+fn rejects(world: &World, call: Call, reason: Reason) {
+    match call_as(world, Plan::Lives, call) {
+        Answer::Rejected(error) if error.reason == reason => {}
         other => panic!("{call:?} ended with {other:?} after {:?}", world.effects()),
     }
 }
@@ -48,5 +55,38 @@ fn an_encrypted_volume_can_be_killed_in_any_call() {
                 break;
             }
         }
+    }
+}
+
+/// After a final error, kubelet does not unstage it.
+#[test]
+fn a_stage_that_fails_finally_closes_what_an_earlier_one_opened() {
+    let mut left_open = 0;
+    for before in 0.. {
+        let mut world = after(&[Call::Create]);
+        if !matches!(call_as(&world, Plan::Killed { before }, Call::Stage), Answer::Killed) {
+            break;
+        }
+        left_open += usize::from(layer(&world).is_some());
+        // It is not made for this use.
+        world.usage = Use { access: AccessType::Mount, ..ENCRYPTED };
+        rejects(&world, Call::Stage, Reason::Precondition);
+        assert!(layer(&world).is_none(), "{:?}", world.effects());
+    }
+    assert!(left_open > 0);
+}
+
+#[test]
+fn a_stage_that_fails_finally_does_not_close_what_a_pod_uses() {
+    for read_only in [false, true] {
+        let usage = Use { read_only, ..ENCRYPTED };
+        let mut world = World::new(usage);
+        [Call::Create, Call::Stage, Call::Publish].into_iter().for_each(|call| succeeds(&world, call));
+        world.usage.access = AccessType::Mount;
+        rejects(&world, Call::Stage, Reason::Precondition);
+        assert!(layer(&world).is_some(), "{:?}", world.effects());
+        world.usage = usage;
+        [Call::Unpublish, Call::Unstage, Call::Delete].into_iter().for_each(|call| succeeds(&world, call));
+        world.is_clean();
     }
 }
