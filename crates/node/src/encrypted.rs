@@ -48,10 +48,7 @@ impl Host {
         let kernel = self.kernel();
         let found = device::activate(&**kernel, pool, volume).await?;
         if let Some(layer) = &found.layer {
-            if let Err(error) = fit(kernel, &found.raw, layer).await {
-                // It works as before. NodeExpandVolume reports the error.
-                tracing::warn!(volume = volume.name, %error, "an encrypted volume does not have its new size yet");
-            }
+            fit_staged(kernel, volume, &found.raw, layer, mounted).await?;
             return Ok(found);
         }
         let name = layer_name(&id.to_string());
@@ -109,8 +106,13 @@ impl Host {
             _ => error,
         })?;
         let opened = VolumeDevice::on(&**kernel, found.raw);
-        match opened.layer {
-            Some(_) => Ok(opened),
+        match &opened.layer {
+            Some(layer) => {
+                // cryptsetup reads the size of the pool's device before it makes the layer. An expansion in between has
+                // found no layer. One that comes later finds it.
+                fit_staged(kernel, volume, &opened.raw, layer, mounted).await?;
+                Ok(opened)
+            }
             None => Err(Error::host(format!("cryptsetup opened {}, but sysfs does not show it", opened.raw.display()))),
         }
     }
@@ -316,6 +318,26 @@ fn erase(held: &dyn HeldDevice) -> Result<()> {
 pub(crate) async fn header(kernel: &Arc<dyn Kernel>, raw: &Path) -> Result<Header> {
     let (kernel, raw) = (Arc::clone(kernel), raw.to_owned());
     errors::blocking(move || kernel.header(&raw)).await
+}
+
+/// Makes a layer larger at a stage, if the device below has grown. `mounted`: whether it is used through its filesystem.
+///
+/// # Errors
+/// None is final. If it is mounted, a failure is only logged: it works as before, and NodeExpandVolume reports the error.
+/// For a raw volume, NodeExpandVolume is not called, so the stage has to be repeated.
+async fn fit_staged(
+    kernel: &Arc<dyn Kernel>,
+    volume: &PoolVolume,
+    raw: &Path,
+    layer: &Layer,
+    mounted: bool,
+) -> Result<()> {
+    let Err(error) = fit(kernel, raw, layer).await else { return Ok(()) };
+    if !mounted {
+        return Err(error.context("giving the open encrypted device the size that the volume has now").not_final());
+    }
+    tracing::warn!(volume = volume.name, %error, "an encrypted volume does not have its new size yet");
+    Ok(())
 }
 
 /// Makes a layer larger if the device below has grown.

@@ -1,12 +1,15 @@
-//! Encrypted raw volumes: killed calls, and stages that fail.
+//! Encrypted raw volumes: killed calls, stages that fail, and stages beside an expansion.
 
-use quarry_encryption::Layer;
-use quarry_volume::{AccessType, Encryption, Reason};
+use std::time::Duration;
+
+use quarry_encryption::{HEADER_SIZE, Layer};
+use quarry_volume::{AccessType, Agent as _, Encryption, Reason};
 
 use super::killed::from;
 use super::machine::{Plan, Process, node};
-use super::world::{Answer, Call, LIFE, Use, World};
+use super::world::{Answer, Call, LIFE, SIZE, Use, World};
 
+const LONG: Duration = Duration::from_secs(600);
 const ENCRYPTED: Use = Use { encryption: Some(Encryption::Luks2), ..Use::BLOCK };
 
 /// Makes a call. The checks of [`World`] are for volumes that are not encrypted.
@@ -39,6 +42,12 @@ fn after(calls: &[Call]) -> World {
 
 fn layer(world: &World) -> Option<Layer> {
     world.machine.state().layer_on(&node(&world.id.volume))
+}
+
+/// Checks that the open device is as large as the one below it permits.
+fn is_fitted(world: &World) {
+    let size = layer(world).map(|layer| layer.size);
+    assert_eq!(size, Some(world.disk().size - HEADER_SIZE), "{:?}", world.effects());
 }
 
 #[test]
@@ -89,4 +98,47 @@ fn a_stage_that_fails_finally_does_not_close_what_a_pod_uses() {
         [Call::Unpublish, Call::Unstage, Call::Delete].into_iter().for_each(|call| succeeds(&world, call));
         world.is_clean();
     }
+}
+
+/// cryptsetup reads the size before the expansion, and makes the device after it.
+#[test]
+fn a_volume_that_grows_while_it_is_opened_has_its_new_size() {
+    let mut grown = 0;
+    for before in 0.. {
+        let world = after(&[Call::Create]);
+        let process = Process::new(&world.machine, Plan::Pauses { before });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let ended = runtime.block_on(async {
+            let host = world.host(&process);
+            let mut stage = std::pin::pin!(world.stage_on(&host));
+            tokio::select! {
+                () = process.paused() => {}
+                staged = &mut stage => return staged.map(|()| true).unwrap(),
+            }
+            host.expand(&world.id, world.expanded_size(), LONG).await.unwrap();
+            process.resume();
+            stage.await.unwrap();
+            false
+        });
+        is_fitted(&world);
+        if ended {
+            break;
+        }
+        assert!(world.disk().size > SIZE + HEADER_SIZE);
+        grown += 1;
+    }
+    assert!(grown > 2, "{grown}");
+}
+
+/// For a raw volume, no NodeExpandVolume comes that would repeat it.
+#[test]
+fn a_stage_that_cannot_fit_a_raw_volume_is_repeated() {
+    let world = after(&[Call::Create, Call::Stage]);
+    for call in [Call::Expand, Call::Stage] {
+        world.machine.state().fails = Some("resize encrypted");
+        let reason = if call == Call::Expand { Reason::Host } else { Reason::Unavailable };
+        rejects(&world, call, reason);
+    }
+    succeeds(&world, Call::Stage);
+    is_fitted(&world);
 }
