@@ -133,6 +133,8 @@ pub(super) struct World {
     pub(super) expanded: Cell<u64>,
     /// Whether the volumes of the pool can have snapshots.
     pub(super) snapshots: Cell<bool>,
+    /// Whether the pool creates volumes that share the contents of their source, as a thin pool does.
+    pub(super) shares: Cell<bool>,
     /// What [`Call::Modify`] changes.
     pub(super) changes: Cell<MutableParameters>,
     /// The mount options of its requests.
@@ -157,9 +159,10 @@ impl World {
         let storage = pool.last_storage().unwrap();
         let id = VolumeId { storage, node: "node-1".to_owned(), volume: safe_name(VOLUME) };
         let (machine, expanded) = (Machine::new(usage.sysfs), Cell::new(EXPANDED));
-        let (snapshots, wrote) = (Cell::new(true), Cell::new(false));
+        let (snapshots, shares, wrote) = (Cell::new(true), Cell::new(false), Cell::new(false));
         let (changes, mount_flags, cgroups) = (Cell::default(), RefCell::default(), PathBuf::from("/nothing"));
-        Self { usage, machine, pool, id, target: target(), expanded, snapshots, changes, mount_flags, cgroups, wrote }
+        let target = target();
+        Self { usage, machine, pool, id, target, expanded, snapshots, shares, changes, mount_flags, cgroups, wrote }
     }
 
     /// A world in which these calls succeeded.
@@ -244,8 +247,8 @@ impl World {
 
     /// The host as one process serves it.
     pub(super) fn host(&self, process: &Process) -> Host {
-        let snapshots = self.snapshots.get();
-        let pool = MachinePool { simulated: self.pool.clone(), process: process.clone(), snapshots };
+        let (snapshots, shares) = (self.snapshots.get(), self.shares.get());
+        let pool = MachinePool { simulated: self.pool.clone(), process: process.clone(), snapshots, shares };
         let host = Host::on_kernel("node-1", vec![Arc::new(pool)], "", Arc::new(process.clone()));
         host.set_cgroups(self.cgroups.clone(), "/");
         host
