@@ -142,3 +142,16 @@ fn a_stage_that_cannot_fit_a_raw_volume_is_repeated() {
     succeeds(&world, Call::Stage);
     is_fitted(&world);
 }
+
+/// A published device is not closed, so an unstage that answers OK would leave the kernel the key.
+#[test]
+fn an_encrypted_volume_that_is_published_is_not_unstaged() {
+    for usage in [ENCRYPTED, Use { read_only: true, ..ENCRYPTED }, Use { sysfs: false, ..ENCRYPTED }] {
+        let world = World::new(usage);
+        [Call::Create, Call::Stage, Call::Publish].into_iter().for_each(|call| succeeds(&world, call));
+        rejects(&world, Call::Unstage, Reason::InUse);
+        assert!(layer(&world).is_some());
+        [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| succeeds(&world, call));
+        assert!(layer(&world).is_none());
+    }
+}

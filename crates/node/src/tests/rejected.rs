@@ -211,6 +211,20 @@ fn a_raw_volume_is_published_again_although_its_pod_has_mounted_it() {
     }
 }
 
+/// The pod of another target, or one whose unpublish failed, still uses it.
+#[test]
+fn a_volume_that_is_published_raw_is_not_unstaged() {
+    let without_sysfs = Use { sysfs: false, ..Use::BLOCK };
+    for usage in [Use::BLOCK, without_sysfs, Use::READ_ONLY_BLOCK] {
+        let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);
+        let effects = world.effects();
+        let message = world.rejects(Call::Unstage, Reason::InUse);
+        assert!(message.contains("at \"/kubelet/target\"; unpublish it first"), "{message}");
+        assert_eq!(world.effects(), effects);
+        [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| world.succeeds(call));
+    }
+}
+
 #[test]
 fn a_failed_bind_leaves_neither_a_file_nor_a_mapping() {
     for usage in [Use::BLOCK, Use::READ_ONLY_BLOCK] {
