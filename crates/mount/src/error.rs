@@ -107,6 +107,19 @@ pub enum Error {
         /// The device.
         device: Device,
     },
+    /// The read-only mapping of an earlier publication maps another device, or less of this one, and is still in use.
+    #[error(
+        "cannot map device {device} read-only: the mapping that was made for this target, {mapping}, maps another device \
+         or less of it, and is published at {target:?}; nothing was changed: unpublish it there first (delete its pod)"
+    )]
+    Published {
+        /// The device.
+        device: Device,
+        /// The mapping.
+        mapping: Device,
+        /// Where its node is mounted.
+        target: PathBuf,
+    },
     /// The target cannot be removed because it contains data.
     #[error("cannot remove {target:?}: nothing is mounted there, but {holds}; nothing was changed: move the data away")]
     NotEmpty {

@@ -26,8 +26,8 @@ mod unmount;
 pub use context::{context_in, is_same_context};
 pub use error::{Attempt, Error};
 pub use mapper::{
-    Mapping, READ_ONLY_UUID, map_read_only, read_only_mappings, remove_mapping, remove_unfinished_mapping,
-    unmap_read_only,
+    Mapping, READ_ONLY_UUID, is_read_only_mapping_of, map_read_only, read_only_mappings, remove_mapping,
+    remove_unfinished_mapping, unmap_read_only,
 };
 pub use mountinfo::{
     Device, Entry, NotADevice, all_at, at, mounts_of_device, open_mounted, parse, publications_of_block, table,

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::{Attempt, Device, Error};
+use crate::{Attempt, Device, Error, publications_of_block};
 
 /// The prefix of the device-mapper UUIDs of these mappings.
 pub const READ_ONLY_UUID: &str = "QUARRY-RO-";
@@ -62,17 +62,22 @@ fn mappings_in(block: &Path, key: &str) -> Result<Vec<Mapping>, Error> {
 }
 
 /// Makes the read-only mapping with that key, of the whole device, and returns its node. Completes a mapping
-/// that a killed process began, and replaces one that maps something else, unless it is open.
+/// that a killed process began, and replaces one that maps something else, or less, unless it is in use. (A mount of its
+/// node does not open it, so the kernel would remove a mapping that a pod has, and its number could become that of
+/// another volume.)
 ///
 /// # Errors
-/// [`Error::Claimed`] if another program holds the device exclusively; otherwise the error of the system
-/// call.
+/// [`Error::Published`] if it maps something else, or less, and its node is mounted somewhere. [`Error::Claimed`] if
+/// another program holds the device exclusively; otherwise the error of the system call.
 pub fn map_read_only(device: Device, key: &str) -> Result<PathBuf, Error> {
     let uuid = format!("{READ_ONLY_UUID}{key}");
     let find = || Ok::<_, Error>(read_only_mappings(key)?.into_iter().find(|mapping| mapping.key == key));
     if let Some(found) = find()?.filter(|found| !is_empty(found.device)) {
         if maps(found.device, device) {
             return node_of(found.device);
+        }
+        if let Some(entry) = publications_of_block(found.device)?.into_iter().next() {
+            return Err(Error::Published { device, mapping: found.device, target: entry.target });
         }
         unmap_read_only(key)?;
     }
@@ -101,6 +106,19 @@ pub fn map_read_only(device: Device, key: &str) -> Result<PathBuf, Error> {
             found: made.map_or_else(|| "nothing".to_owned(), |made| format!("{} otherwise", made.device)),
         }),
     }
+}
+
+/// Whether a mapping is read-only and maps that device, completely or as far as it reached when the mapping was made: a
+/// mapping keeps its size when the device grows. Reads only the kernel's tables.
+#[must_use]
+pub fn is_read_only_mapping_of(mapping: Device, device: Device) -> bool {
+    device.kernel_name().is_some_and(|name| is_read_only_on(&sysfs(mapping), &name))
+}
+
+/// The same for a mapping with that folder in sysfs, and the device with that name.
+fn is_read_only_on(mapping: &Path, device: &str) -> bool {
+    let read_only = fs::read_to_string(mapping.join("ro")).is_ok_and(|flag| flag.trim() == "1");
+    read_only && mapping.join("slaves").join(device).exists()
 }
 
 /// Removes the read-only mapping with that key. Succeeds if it does not exist.
@@ -180,11 +198,8 @@ fn is_empty(mapping: Device) -> bool {
 
 /// Whether a mapping is read-only and maps the whole device.
 fn maps(mapping: Device, device: Device) -> bool {
-    let folder = sysfs(mapping);
-    let read_only = fs::read_to_string(folder.join("ro")).is_ok_and(|flag| flag.trim() == "1");
-    let below = device.kernel_name().is_some_and(|name| folder.join("slaves").join(name).exists());
     let whole = matches!((sectors_of(mapping), sectors_of(device)), (Ok(one), Ok(other)) if one == other);
-    read_only && below && whole
+    whole && is_read_only_mapping_of(mapping, device)
 }
 
 /// The size in sectors of 512 bytes, the kernel's unit.
@@ -439,5 +454,17 @@ mod tests {
         assert_eq!(keys("aa-"), ["aa-1", "aa-2"]);
         assert_eq!(keys("bb-"), ["bb-1"]);
         assert_eq!(keys("cc-"), [""; 0]);
+    }
+
+    #[test]
+    fn a_mapping_is_of_the_device_below_it_if_it_is_read_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let is_of = |name: &str| is_read_only_on(folder.path(), name);
+        assert!(!is_of("dm-3"), "it is gone");
+        fs::create_dir_all(folder.path().join("slaves/dm-3")).unwrap();
+        fs::write(folder.path().join("ro"), "1\n").unwrap();
+        assert!(is_of("dm-3") && !is_of("dm-4"));
+        fs::write(folder.path().join("ro"), "0\n").unwrap();
+        assert!(!is_of("dm-3"));
     }
 }

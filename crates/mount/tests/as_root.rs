@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use quarry_exec::Command;
 use quarry_mount::{
-    Device, Error, all_at, at, bind, bind_device, mount_filesystem, mount_once, mounts_of_device,
-    publications_of_block, remove_target, unmount,
+    Device, Error, all_at, at, bind, bind_device, is_read_only_mapping_of, map_read_only, mount_filesystem, mount_once,
+    mounts_of_device, publications_of_block, remove_target, unmap_read_only, unmount,
 };
 
 /// Loop devices and a directory to mount them; removed when this is dropped.
@@ -193,6 +193,30 @@ fn a_raw_device_is_published_on_a_file() {
         assert!(!target.exists());
     }
     assert_eq!(publications_of_block(number).unwrap(), []);
+}
+
+/// A mount of its node does not open it, so the kernel would remove it.
+#[test]
+#[ignore = "needs root"]
+fn a_published_mapping_of_a_device_that_has_grown_is_kept() {
+    let bench = Bench::new(&["ext4"]);
+    let (device, target) = (&bench.devices[0], bench.path("target"));
+    let number = Device::of_node(device).unwrap();
+    let node = map_read_only(number, "test-grown").unwrap();
+    let mapping = Device::of_node(&node).unwrap();
+    bind_device(&node, &target).unwrap();
+    assert_eq!(map_read_only(number, "test-grown").unwrap(), node);
+    std::fs::File::options().write(true).open(bench.path("image0")).unwrap().set_len(400 << 20).unwrap();
+    run(Command::query("losetup").arg("-c").arg(device));
+    assert!(matches!(map_read_only(number, "test-grown"), Err(Error::Published { .. })));
+    assert!(is_read_only_mapping_of(mapping, number));
+    assert_eq!(Device::of_node(&target), Some(mapping));
+    assert!(std::fs::File::open(&target).is_ok(), "it can still be read");
+    unmount(&target).unwrap();
+    remove_target(&target).unwrap();
+    // Now it is replaced.
+    map_read_only(number, "test-grown").unwrap();
+    unmap_read_only("test-grown").unwrap();
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub(crate) struct Copies {
 #[derive(Default)]
 struct Inner {
     running: BTreeMap<CopyTarget, Copy>,
+    /// The sources that are kept for what is being made of them now: see [`Copies::keep`].
+    kept: Vec<(ContentSource, CopyTarget)>,
     /// Those that may transfer bytes now, by the storage of the source and the name of the pool that is copied to.
     turns: BTreeMap<(StorageId, String), Arc<Semaphore>>,
     /// The bytes that finished and interrupted copies of this process have copied.
@@ -68,6 +70,13 @@ pub(crate) struct Copy {
 /// A copy in the list, until this is dropped.
 pub(crate) struct Running {
     copies: Copies,
+    target: CopyTarget,
+}
+
+/// A source that is not deleted, until this is dropped.
+pub(crate) struct Kept {
+    copies: Copies,
+    source: ContentSource,
     target: CopyTarget,
 }
 
@@ -135,6 +144,20 @@ impl Copies {
         let copy = Copy { source, pool, size, offline: false, start: Gib::NONE, meter: Meter::default() };
         self.inner.lock().running.insert(target.clone(), copy);
         Running { copies: self.clone(), target }
+    }
+
+    /// Keeps the source from being deleted while a snapshot is taken of it, or a volume is created that shares its
+    /// contents: until the storage has a record that names the source. Call it before the check that the source is not
+    /// being deleted.
+    pub(crate) fn keep(&self, source: &ContentSource, target: CopyTarget) -> Kept {
+        self.inner.lock().kept.push((source.clone(), target.clone()));
+        Kept { copies: self.clone(), source: source.clone(), target }
+    }
+
+    /// What is being made of this source now: see [`Copies::keep`].
+    pub(crate) fn kept_for(&self, source: &ContentSource) -> Option<CopyTarget> {
+        let inner = self.inner.lock();
+        inner.kept.iter().find(|(kept, _)| kept == source).map(|(_, target)| target.clone())
     }
 
     /// The running copies, by what is being filled.
@@ -250,6 +273,16 @@ impl Running {
     }
 }
 
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let mut inner = self.copies.inner.lock();
+        let own = |(source, target): &(ContentSource, CopyTarget)| *source == self.source && *target == self.target;
+        if let Some(index) = inner.kept.iter().position(own) {
+            inner.kept.swap_remove(index);
+        }
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let mut inner = self.copies.inner.lock();
@@ -291,6 +324,19 @@ mod tests {
         assert_eq!(copies.copied(), 4 * MIB);
         drop(running);
         assert_eq!((shown(), copies.of(&source), copies.copied()), (progress(0), None, 4 * MIB));
+    }
+
+    #[test]
+    fn a_source_is_kept_until_the_last_call_ends() {
+        let source: ContentSource = "v1:aaaaaaaaaa:n:v".parse().unwrap();
+        let (copies, target) = (Copies::default(), CopyTarget::Snapshot("s".to_owned()));
+        let kept = [copies.keep(&source, target.clone()), copies.keep(&source, target.clone())];
+        for kept in kept {
+            assert_eq!(copies.kept_for(&source), Some(target.clone()));
+            assert_eq!(copies.kept_for(&"v1:aaaaaaaaaa:n:w".parse().unwrap()), None);
+            drop(kept);
+        }
+        assert_eq!(copies.kept_for(&source), None);
     }
 
     #[test]

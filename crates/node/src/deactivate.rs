@@ -24,9 +24,7 @@ impl Host {
 
     pub(crate) async fn deactivate_now(&self, id: &VolumeId, unused_since: Instant) {
         // Check this first: a pool that may hang is not asked about a volume without a device.
-        let (pools, wanted) = (self.pools().to_vec(), id.clone());
-        let may_be_active = move || Ok(pools.iter().any(|pool| pool.may_be_active(&wanted.storage, &wanted.volume)));
-        if !errors::blocking(may_be_active).await.unwrap_or_default() {
+        if !self.may_be_active(id).await {
             return;
         }
         let result = match self.locate(id).await {
@@ -37,6 +35,13 @@ impl Host {
         if let Err(error) = result {
             tracing::info!(volume = %id, %error, "cannot deactivate an unstaged volume; it stays active");
         }
+    }
+
+    /// Whether a pool may have a device of the volume. Asks no storage.
+    pub(crate) async fn may_be_active(&self, id: &VolumeId) -> bool {
+        let (pools, wanted) = (self.pools().to_vec(), id.clone());
+        let may_be_active = move || Ok(pools.iter().any(|pool| pool.may_be_active(&wanted.storage, &wanted.volume)));
+        errors::blocking(may_be_active).await.unwrap_or_default()
     }
 
     /// Deactivates a volume that nothing uses, after a snapshot of it was removed: taking or reading a snapshot activates

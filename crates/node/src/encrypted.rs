@@ -29,9 +29,9 @@ pub(crate) const PASSPHRASE: &str = "passphrase";
 const NAMED: &str = "csi.storage.k8s.io/node-stage-secret-name and -namespace in the StorageClass, and in the PV";
 
 impl Host {
-    /// Opens an encrypted volume, unless it is open, and returns its devices, and whether this call opened it. The first
-    /// stage of a `new` volume writes the header. `mounted`: whether it is used through its filesystem, whose discards
-    /// the class may let through. The caller's task holds the volume's name.
+    /// Opens an encrypted volume, unless it is open, and returns its devices. The first stage of a `new` volume writes the
+    /// header. `mounted`: whether it is used through its filesystem, whose discards the class may let through. The caller's
+    /// task holds the volume's name.
     ///
     /// # Errors
     /// `Precondition` if the passphrase is missing or wrong, or if the device does not contain the volume's header:
@@ -44,15 +44,12 @@ impl Host {
         record: &Record,
         passphrase: Option<&Secret>,
         mounted: bool,
-    ) -> Result<(VolumeDevice, bool)> {
+    ) -> Result<VolumeDevice> {
         let kernel = self.kernel();
         let found = device::activate(&**kernel, pool, volume).await?;
         if let Some(layer) = &found.layer {
-            if let Err(error) = fit(kernel, &found.raw, layer).await {
-                // It works as before. NodeExpandVolume reports the error.
-                tracing::warn!(volume = volume.name, %error, "an encrypted volume does not have its new size yet");
-            }
-            return Ok((found, false));
+            fit_staged(kernel, volume, &found.raw, layer, mounted).await?;
+            return Ok(found);
         }
         let name = layer_name(&id.to_string());
         self.close_stale_layer(id, &name).await?;
@@ -109,8 +106,13 @@ impl Host {
             _ => error,
         })?;
         let opened = VolumeDevice::on(&**kernel, found.raw);
-        match opened.layer {
-            Some(_) => Ok((opened, true)),
+        match &opened.layer {
+            Some(layer) => {
+                // cryptsetup reads the size of the pool's device before it makes the layer. An expansion in between has
+                // found no layer. One that comes later finds it.
+                fit_staged(kernel, volume, &opened.raw, layer, mounted).await?;
+                Ok(opened)
+            }
             None => Err(Error::host(format!("cryptsetup opened {}, but sysfs does not show it", opened.raw.display()))),
         }
     }
@@ -169,9 +171,9 @@ impl Host {
         }
     }
 
-    /// Closes the device of an encrypted volume after it was unstaged, so that the kernel forgets the key. If it is used
-    /// elsewhere, it stays open. Asks only the kernel, so it works without the pool, and for any volume. The caller's
-    /// task holds the volume's name.
+    /// Closes the device of an encrypted volume after it was unstaged, or could not be staged, so that the kernel forgets
+    /// the key. If anything uses it, it stays open. Asks only the kernel, so it works without the pool, and for any volume.
+    /// The caller's task holds the volume's name.
     pub(crate) async fn close_encrypted(&self, id: &VolumeId) {
         let closed = async {
             match self.unused_layer(id, &layer_name(&id.to_string())).await? {
@@ -181,7 +183,7 @@ impl Host {
             }
         };
         if let Err(error) = closed.await {
-            // The volume is unmounted, so its pod can end. The next unstage, or its deletion, closes it.
+            // The answer to the call does not depend on it. The next unstage, or its deletion, closes it.
             tracing::warn!(volume = %id, %error, "an encrypted volume stays open, and the kernel keeps its key");
         }
     }
@@ -316,6 +318,26 @@ fn erase(held: &dyn HeldDevice) -> Result<()> {
 pub(crate) async fn header(kernel: &Arc<dyn Kernel>, raw: &Path) -> Result<Header> {
     let (kernel, raw) = (Arc::clone(kernel), raw.to_owned());
     errors::blocking(move || kernel.header(&raw)).await
+}
+
+/// Makes a layer larger at a stage, if the device below has grown. `mounted`: whether it is used through its filesystem.
+///
+/// # Errors
+/// None is final. If it is mounted, a failure is only logged: it works as before, and NodeExpandVolume reports the error.
+/// For a raw volume, NodeExpandVolume is not called, so the stage has to be repeated.
+async fn fit_staged(
+    kernel: &Arc<dyn Kernel>,
+    volume: &PoolVolume,
+    raw: &Path,
+    layer: &Layer,
+    mounted: bool,
+) -> Result<()> {
+    let Err(error) = fit(kernel, raw, layer).await else { return Ok(()) };
+    if !mounted {
+        return Err(error.context("giving the open encrypted device the size that the volume has now").not_final());
+    }
+    tracing::warn!(volume = volume.name, %error, "an encrypted volume does not have its new size yet");
+    Ok(())
 }
 
 /// Makes a layer larger if the device below has grown.

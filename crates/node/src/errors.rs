@@ -16,6 +16,7 @@ pub(crate) fn mount(error: quarry_mount::Error) -> Error {
         | Mount::NoParent { .. }
         | Mount::Foreign { .. }
         | Mount::Dead { .. }
+        | Mount::Published { .. }
         | Mount::NotEmpty { .. } => Reason::Precondition,
         // These end when their user ends: the caller retries.
         Mount::Busy { .. } | Mount::DeviceBusy { .. } | Mount::Claimed { .. } => Reason::UnderWay,

@@ -15,6 +15,7 @@ mod deactivate;
 mod device;
 mod encrypted;
 mod errors;
+mod exclusive_use;
 mod expand;
 mod fill;
 mod full_copy;

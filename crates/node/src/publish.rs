@@ -7,7 +7,7 @@ use std::time::Duration;
 use quarry_filesystem::Trouble;
 use quarry_mount::{Device, Entry};
 use quarry_pool::{Pool, PoolVolume, Record, State};
-use quarry_volume::{AccessMode, AccessType, Capability, Error, MountOptions, Reason, Result, VolumeId};
+use quarry_volume::{AccessMode, AccessType, AccessTypes, Capability, Error, MountOptions, Reason, Result, VolumeId};
 
 use crate::condition::{Check, RECOVERY};
 use crate::host::{Host, Located};
@@ -15,7 +15,7 @@ use crate::kernel::Mounts;
 use crate::limits::Limited;
 use crate::modify::MODIFY;
 use crate::stage::Stage;
-use crate::{device, errors, identity, read_only};
+use crate::{device, errors, exclusive_use, identity, read_only};
 
 /// The task that publishes a volume.
 pub(crate) const PUBLISH: &str = "publish";
@@ -77,7 +77,9 @@ impl Host {
                 let limited = self.limit(&publish, &pool, number, &record).await?;
                 let (target, id) = (publish.target.clone(), publish.id.clone());
                 let kernel = Arc::clone(self.kernel());
-                let published = errors::blocking(move || publish_device(&*kernel, &publish, &device, number)).await;
+                let both = record.access == AccessTypes::Both;
+                let published =
+                    errors::blocking(move || publish_device(&*kernel, &publish, &device, number, both)).await;
                 self.unlimit_if_failed(limited, &target, &id, published).await
             }
         }
@@ -229,12 +231,12 @@ fn clear_dead(mounts: &dyn Mounts, target: &Path, number: Device, trouble: &Trou
     }
 }
 
-/// Publishes the node of the volume's device, or of a read-only mapping of it if the pod must not write.
-fn publish_device(mounts: &dyn Mounts, publish: &Publish, device: &Path, number: Device) -> Result<()> {
+/// Publishes the node of the volume's device, or of a read-only mapping of it if the pod must not write. `both`: whether
+/// the volume was created for both access types.
+fn publish_device(mounts: &dyn Mounts, publish: &Publish, device: &Path, number: Device, both: bool) -> Result<()> {
     read_only::clean(mounts, &publish.id, Some(&publish.target))?;
     if publish.capability.mode.is_exclusive() {
-        let mut others = mounts.publications_of_block(number)?;
-        others.extend(read_only::publications(mounts, &publish.id)?);
+        let others = exclusive_use::raw_publications(mounts, &publish.id, number)?;
         require_single_target(mounts, others.into_iter(), &publish.target)?;
     }
     let here = mounts.at(&publish.target)?.and_then(|entry| mounts.node_device(&entry));
@@ -250,8 +252,18 @@ fn publish_device(mounts: &dyn Mounts, publish: &Publish, device: &Path, number:
         (false, Some(found)) if found != number && identity::is_volume(mounts, found, &publish.id) => {
             Err(otherwise("read-only", "writable"))
         }
-        (true, _) => read_only::publish(mounts, &publish.id, &publish.target, number),
-        (false, _) => mounts.bind_device(device, &publish.target),
+        // kubelet repeats the call after its restart. The mapping keeps its size, so it may be smaller than the volume now.
+        (true, Some(found)) if read_only::is_for(mounts, found, &publish.id, &publish.target, number)? => Ok(()),
+        (false, Some(found)) if found == number => Ok(()),
+        (read_only, _) => {
+            if both {
+                exclusive_use::require_unmounted(mounts, number)?;
+            }
+            match read_only {
+                true => read_only::publish(mounts, &publish.id, &publish.target, number),
+                false => mounts.bind_device(device, &publish.target),
+            }
+        }
     }
 }
 

@@ -32,13 +32,22 @@ pub(crate) fn is_of(uuid: &str, id: &VolumeId) -> bool {
     uuid.strip_prefix(READ_ONLY_UUID).is_some_and(|key| key.starts_with(&prefix(id)))
 }
 
+/// Whether the device `found` is the mapping for that target, and still maps the volume's device. It keeps its size when
+/// the volume grows: its pod sees the new size when it is started again.
+pub(crate) fn is_for(mounts: &dyn Mounts, found: Device, id: &VolumeId, target: &Path, device: Device) -> Result<bool> {
+    let key = key(id, target);
+    let mut mappings = mounts.read_only_mappings(&key)?.into_iter();
+    let is_own = mappings.any(|mapping| mapping.key == key && mapping.device == found);
+    Ok(is_own && mounts.is_read_only_mapping_of(found, device))
+}
+
 /// Publishes a read-only mapping of the device at the target. Removes the mapping if that fails.
 pub(crate) fn publish(mounts: &dyn Mounts, id: &VolumeId, target: &Path, device: Device) -> Result<()> {
     let key = key(id, target);
     let node = mounts.map_read_only(device, &key)?;
     mounts.bind_device(&node, target).inspect_err(|_| {
-        // If this fails, the next call removes the mapping.
-        let _ = mounts.unmap_read_only(&key);
+        // If this fails, the next call removes the mapping. One that is published somewhere is kept.
+        let _ = clean(mounts, id, None);
     })
 }
 

@@ -12,6 +12,7 @@ use quarry_volume::{
 };
 
 use crate::agent::within;
+use crate::copies::CopyTarget;
 use crate::host::{Host, Located, OTHER_POOLS};
 use crate::prepare::is_zeroed;
 
@@ -138,6 +139,9 @@ impl Host {
                 }
             }
         }
+        // In this order: see `sources`.
+        let target = CopyTarget::Snapshot(safe_name(&spec.name));
+        let _kept = self.copies().keep(&ContentSource::Volume(spec.source.clone()), target);
         self.require_complete(&spec.source)?;
         let source = self.locate(&spec.source).await?;
         let Located { pool, volume } =

@@ -6,6 +6,11 @@
 //! deletion first holds the source's name, and then looks for copies and records. So one of the two notices the other,
 //! whichever pools they are in. The records also protect the source of an interrupted copy.
 //!
+//! A call that takes a snapshot, or creates a volume that shares the contents of its source, has no such record before it
+//! is done. Until then, it adds the source to those that are kept ([`crate::copies::Copies::keep`]), before it looks. To
+//! look again afterwards would not be enough: a deletion that has erased the keys of an encrypted source, and then failed
+//! because of the new snapshot, has ended by then.
+//!
 //! In the same way, nothing uses a volume while it is copied without a snapshot.
 
 use std::sync::Arc;
@@ -70,8 +75,8 @@ impl Host {
         }
     }
 
-    /// Fails while a volume, or a snapshot that is a full copy, is being filled from this source, which is in the pool
-    /// `own`, or the filling of a volume was interrupted.
+    /// Fails while a snapshot is being taken of this source, which is in the pool `own`, or a volume, or a snapshot that
+    /// is a full copy, is being filled from it, or the filling of a volume was interrupted.
     ///
     /// Volumes of all pools that are being filled now are found. Those whose filling was interrupted are found in `own`
     /// and, if the source is a snapshot, in the other pools that answer soon. Where one is not found, its creation
@@ -91,6 +96,13 @@ impl Host {
                 ),
             ))
         };
+        if let Some(target) = self.copies().kept_for(source) {
+            let how = match target {
+                CopyTarget::Snapshot(_) => "taken of it",
+                CopyTarget::Volume(_) => "created from it",
+            };
+            return Err(Error::new(Reason::UnderWay, format!("{target} is being {how}; retry when that is done")));
+        }
         if let Some(target) = self.copies().of(source) {
             return needed(&target, "");
         }

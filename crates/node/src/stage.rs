@@ -23,7 +23,7 @@ use crate::fill::require_filled;
 use crate::host::{Host, Located};
 use crate::kernel::Kernel;
 use crate::prepare::{is_zeroed, update_record};
-use crate::{device, errors};
+use crate::{device, errors, exclusive_use};
 
 /// The task that stages a volume.
 pub(crate) const STAGE: &str = "stage";
@@ -60,9 +60,19 @@ impl Host {
     }
 
     async fn stage_now(&self, stage: Stage) -> Result<()> {
+        let staged = self.stage_volume(&stage).await;
+        if staged.as_ref().is_err_and(|error| error.reason.is_final()) {
+            // After a final error, kubelet does not unstage it. This call may have opened it, or an earlier one that was
+            // killed, or ended with an error that is not final. If anything uses it, it stays open.
+            self.close_encrypted(&stage.id).await;
+        }
+        staged
+    }
+
+    async fn stage_volume(&self, stage: &Stage) -> Result<()> {
         let (Located { pool, mut volume }, record) = self.usable(&stage.id, &stage.capability).await?;
-        let (device, opened) = match record.encryption {
-            None => (device::activate(&**self.kernel(), &pool, &volume).await?, false),
+        let device = match record.encryption {
+            None => device::activate(&**self.kernel(), &pool, &volume).await?,
             Some(_) => {
                 let passphrase = stage.passphrase.as_ref();
                 let mounted = stage.capability.access == AccessType::Mount;
@@ -70,12 +80,7 @@ impl Host {
             }
         };
         let device = device.usable(&record)?;
-        let staged = self.stage_device(&stage, &pool, &mut volume, &record, &device).await;
-        if opened && staged.as_ref().is_err_and(|error| error.reason.is_final()) {
-            // After a final error, kubelet does not unstage it.
-            self.close_encrypted(&stage.id).await;
-        }
-        staged
+        self.stage_device(stage, &pool, &mut volume, &record, &device).await
     }
 
     /// Makes the filesystem at the first use, and mounts it. `device`: the node through which the volume is used.
@@ -88,6 +93,9 @@ impl Host {
         device: &Path,
     ) -> Result<()> {
         let Some(kind) = record.filesystem.filter(|_| stage.capability.access == AccessType::Mount) else {
+            if record.access == AccessTypes::Both {
+                self.require_raw(&stage.id, device).await?;
+            }
             let staged = stage_block(pool, volume, record).await;
             self.refresh_after_first_use(pool, record);
             return staged;
@@ -102,6 +110,12 @@ impl Host {
             false => Check::Write,
         };
         if self.staged(stage, device, check).await?.is_none() {
+            if record.access == AccessTypes::Both
+                && let Some(number) = self.kernel().number(device)
+            {
+                let (kernel, id) = (Arc::clone(self.kernel()), stage.id.clone());
+                errors::blocking(move || exclusive_use::require_not_raw(&*kernel, &id, number)).await?;
+            }
             match record.state {
                 State::New => {
                     let made =
@@ -134,6 +148,19 @@ impl Host {
                 "the volume was mounted, but another process has just unmounted it; retry",
             )),
         }
+    }
+
+    /// Fails if the filesystem on the device is mounted, unless the volume is already published raw.
+    async fn require_raw(&self, id: &VolumeId, device: &Path) -> Result<()> {
+        let Some(number) = self.kernel().number(device) else { return Ok(()) };
+        let (kernel, id) = (Arc::clone(self.kernel()), id.clone());
+        errors::blocking(move || {
+            if exclusive_use::raw_publications(&*kernel, &id, number)?.is_empty() {
+                exclusive_use::require_unmounted(&*kernel, number)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// The mount at the staging path. If it is this volume's filesystem, it no longer works, and nothing else

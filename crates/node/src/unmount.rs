@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quarry_encryption::layer_name;
 use quarry_mount::{Device, Entry};
-use quarry_volume::{Error, Result, VolumeId};
+use quarry_volume::{Error, Reason, Result, VolumeId};
 
 use crate::host::Host;
 use crate::kernel::Mounts;
@@ -50,8 +51,9 @@ impl Host {
                 UNPUBLISH => host.trims().hold_briefly(&volume).await,
                 _ => host.trims().hold(&volume).await?,
             };
-            host.unmount_now(parsed.clone(), target.clone(), remove).await?;
+            let was_mounted = host.unmount_now(parsed.clone(), target.clone(), remove).await?;
             if let Some(id) = parsed.as_ref().filter(|_| !remove) {
+                host.require_unpublished(id, was_mounted).await?;
                 host.unmounted().lock().remove(&(id.clone(), target.clone()));
                 host.close_encrypted(id).await;
             }
@@ -63,7 +65,8 @@ impl Host {
         self.tasks().run_after(&key, what, &[MODIFY], wait, work).await
     }
 
-    async fn unmount_now(&self, id: Option<VolumeId>, target: PathBuf, remove: bool) -> Result<()> {
+    /// Returns whether anything was mounted there.
+    async fn unmount_now(&self, id: Option<VolumeId>, target: PathBuf, remove: bool) -> Result<bool> {
         let proven = {
             let (kernel, id, target) = (Arc::clone(self.kernel()), id.clone(), target.clone());
             errors::blocking(move || Ok(kernel.at(&target)?.map(|entry| is_proven(&*kernel, &entry, &id)))).await?
@@ -82,12 +85,48 @@ impl Host {
             kernel.unmount(&target)?;
             if remove {
                 kernel.remove_target(&target)?;
-                id.map_or(Ok(()), |id| read_only::unpublish(&*kernel, &id, &target))
-            } else {
-                id.map_or(Ok(()), |id| read_only::require_unpublished(&*kernel, &id))
+                if let Some(id) = id {
+                    read_only::unpublish(&*kernel, &id, &target)?;
+                }
+            }
+            Ok(proven.is_some())
+        })
+        .await
+    }
+
+    /// Fails if the volume is published raw anywhere: it is deactivated after its unstage, and a bind mount of a node does
+    /// not keep a device from that. `was_mounted`: whether it was staged as a filesystem, so that it is not used raw (see
+    /// [`crate::exclusive_use`]).
+    async fn require_unpublished(&self, id: &VolumeId, was_mounted: bool) -> Result<()> {
+        let number = if was_mounted {
+            None
+        } else if let Some(top) = self.top_in_kernel(id) {
+            self.kernel().number(&top)
+        } else if self.may_be_active(id).await {
+            // Only its pool knows.
+            self.device_of(id).await
+        } else {
+            None
+        };
+        let (kernel, id) = (Arc::clone(self.kernel()), id.clone());
+        errors::blocking(move || {
+            read_only::require_unpublished(&*kernel, &id)?;
+            let published = number.map(|number| kernel.publications_of_block(number)).transpose()?;
+            match published.unwrap_or_default().first() {
+                None => Ok(()),
+                Some(first) => {
+                    Err(Error::new(Reason::InUse, format!("it is published at {:?}; unpublish it first", first.target)))
+                }
             }
         })
         .await
+    }
+
+    /// The node through which the volume is used, if the kernel alone can show it.
+    fn top_in_kernel(&self, id: &VolumeId) -> Option<PathBuf> {
+        let kernel = &**self.kernel();
+        let layer = kernel.layer_named(&layer_name(&id.to_string())).map(|layer| layer.node);
+        layer.or_else(|| device::active_in_kernel(kernel, id).map(|active| active.top))
     }
 
     /// The device number of a volume, if its pool finds it in time.

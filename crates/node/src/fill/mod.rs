@@ -17,7 +17,7 @@
 use std::sync::Arc;
 
 use quarry_pool::{Pool, PoolVolume, Record};
-use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Reason, Result, VolumeSpec};
+use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Reason, Result, VolumeSpec, safe_name};
 
 use crate::copies::{CopyTarget, Running};
 use crate::host::Host;
@@ -134,12 +134,18 @@ impl Host {
     }
 
     /// Creates a volume with the contents of its source, if both are in the same pool and that can do it without copying.
+    ///
+    /// # Errors
+    /// `UnderWay` while the source is being deleted; otherwise as [`quarry_pool::Pool::create_with_contents`].
     pub(crate) async fn create_filled(
         &self,
         pool: &Arc<dyn Pool>,
         spec: &quarry_volume::VolumeSpec,
     ) -> Result<Option<PoolVolume>> {
         let Some(source) = &spec.source else { return Ok(None) };
+        // In this order: see `sources`.
+        let _kept = self.copies().keep(source, CopyTarget::Volume(safe_name(&spec.name)));
+        self.require_kept(source)?;
         let content = self.content(source).await.map_err(Error::not_final)?;
         match content.shared_with(pool) {
             Some(contents) => pool.create_with_contents(spec, &contents).await,

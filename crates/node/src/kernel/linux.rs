@@ -108,6 +108,10 @@ impl Mounts for Linux {
         mount::read_only_mappings(key).map_err(errors::mount)
     }
 
+    fn is_read_only_mapping_of(&self, mapping: Device, device: Device) -> bool {
+        mount::is_read_only_mapping_of(mapping, device)
+    }
+
     fn map_read_only(&self, device: Device, key: &str) -> Result<PathBuf> {
         mount::map_read_only(device, key).map_err(errors::mount)
     }

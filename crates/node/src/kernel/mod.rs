@@ -109,7 +109,10 @@ pub(crate) trait Mounts: Send + Sync {
     /// All read-only mappings whose keys start with `key`.
     fn read_only_mappings(&self, key: &str) -> Result<Vec<Mapping>>;
 
-    /// Makes the read-only mapping of the device with that key, and returns its node.
+    /// Whether a mapping is read-only and maps that device, or a part of it. Reads only the kernel's tables.
+    fn is_read_only_mapping_of(&self, mapping: Device, device: Device) -> bool;
+
+    /// Makes the read-only mapping of the device with that key, and returns its node. Never removes one that is published.
     fn map_read_only(&self, device: Device, key: &str) -> Result<PathBuf>;
 
     /// Removes the read-only mapping with that key.

@@ -38,8 +38,11 @@ fn killed(usage: Use, earlier: &[Call], call: Call, power: Option<bool>) -> impl
 fn live_on(world: &World) {
     from(Call::Stage).take(2).for_each(|call| world.succeeds(call));
     world.succeeds(Call::Expand);
-    // A read-only mapping keeps its size.
-    if !(world.usage.access == AccessType::Block && world.usage.read_only) {
+    if world.usage.access == AccessType::Block && world.usage.read_only {
+        // Its mapping keeps its size, and kubelet repeats its calls.
+        world.rejects(Call::Grow, Reason::Precondition);
+        from(Call::Stage).take(2).for_each(|call| world.succeeds(call));
+    } else {
         world.succeeds(Call::Grow);
     }
     [Call::Unpublish, Call::Unstage, Call::Stage].into_iter().for_each(|call| world.succeeds(call));
@@ -119,7 +122,8 @@ fn a_killed_growth_is_completed_by_any_later_call_that_compares() {
 fn any_two_calls_after_a_killed_expansion_do_no_harm() {
     let calls = [Call::Create, Call::Stage, Call::Publish, Call::Unpublish, Call::Unstage, Call::Expand, Call::Grow];
     let point = [Call::Create, Call::Stage, Call::Publish];
-    let cases = [Use::MOUNT, Use::BOTH, Use::BLOCK].into_iter().flat_map(|usage| calls.map(|first| (usage, first)));
+    let usages = [Use::MOUNT, Use::BOTH, Use::BLOCK, Use::READ_ONLY_BLOCK];
+    let cases = usages.into_iter().flat_map(|usage| calls.map(|first| (usage, first)));
     test_all(cases, |(usage, first)| {
         for second in calls {
             for world in killed(usage, &point, Call::Expand, None) {
@@ -132,6 +136,38 @@ fn any_two_calls_after_a_killed_expansion_do_no_harm() {
             }
         }
     });
+}
+
+/// The size of the device that is published.
+fn published_size(world: &World) -> Option<u64> {
+    let state = world.machine.state();
+    let shown = state.at(&world.target).first().and_then(|entry| state.node_device(entry));
+    shown.and_then(|number| state.mapped_size(number))
+}
+
+/// kubelet repeats the call after its restart.
+#[test]
+fn a_mapping_keeps_its_size_until_it_is_published_again() {
+    let usage = Use::READ_ONLY_BLOCK;
+    let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish, Call::Expand]);
+    let effects = world.effects();
+    world.succeeds(Call::Publish);
+    assert_eq!((world.effects(), published_size(&world)), (effects, Some(SIZE)));
+    [Call::Unpublish, Call::Publish].into_iter().for_each(|call| world.succeeds(call));
+    assert_eq!(published_size(&world), Some(EXPANDED));
+}
+
+/// The disk came back with another device number. The mapping of the old one is useless, but another volume could get its
+/// number if it were removed.
+#[test]
+fn a_published_mapping_of_another_device_is_kept() {
+    let world = World::after(Use::READ_ONLY_BLOCK, &[Call::Create, Call::Stage, Call::Publish]);
+    world.machine.renumber(&world.id.volume);
+    let effects = world.effects();
+    let message = world.rejects(Call::Publish, Reason::Precondition);
+    assert!(message.contains("published at \"/kubelet/target\""), "{message}");
+    assert_eq!(world.effects(), effects);
+    [Call::Unpublish, Call::Publish].into_iter().for_each(|call| world.succeeds(call));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use quarry_mount::Device as Number;
 use quarry_pool::{
-    Device, Expansion, Failure, NewSpace, Operation, Pool, PoolSnapshot, PoolVolume, Reading, Record, SimulatedPool,
-    SnapshotKind, SnapshotRecord, State, Uevents, Volumes,
+    Contents, ContentsOf, Device, Expansion, Failure, NewSpace, Operation, Pool, PoolSnapshot, PoolVolume, Reading,
+    Record, Recorded, SimulatedPool, SnapshotKind, SnapshotRecord, State, Uevents, Volumes,
 };
 use quarry_volume::{CowSize, Error, Gib, Reason, Result, SizeRange, SnapshotMethod, StorageId, VolumeSpec};
 
@@ -19,6 +19,8 @@ pub(super) struct MachinePool {
     pub(super) process: Process,
     /// Whether its volumes can have snapshots.
     pub(super) snapshots: bool,
+    /// See [`Pool::create_with_contents`].
+    pub(super) shares: bool,
 }
 
 impl MachinePool {
@@ -152,6 +154,29 @@ impl Pool for MachinePool {
         let number = Number { major: MAPPER, minor: machine.next() };
         machine.disks.insert(node(&volume.name), Disk::new(number, volume.size, Bytes::remnants(volume.size)));
         Ok(volume)
+    }
+
+    async fn create_with_contents(&self, spec: &VolumeSpec, contents: &Contents<'_>) -> Result<Option<PoolVolume>> {
+        if !self.shares {
+            return Ok(None);
+        }
+        let source = match contents.of {
+            ContentsOf::Volume(volume) => node(&volume.name),
+            ContentsOf::Snapshot(snapshot) => snapshot_node(&snapshot.name),
+        };
+        let bytes =
+            self.effect("create with contents", |machine| machine.disks.get(&source).map(|disk| disk.bytes.clone()));
+        let gone = || Error::unavailable("the source was removed in the meantime: retry");
+        let mut bytes = bytes.await.ok_or_else(gone)?;
+        let mut volume = self.simulated.create(spec).await?;
+        bytes.copied = volume.size;
+        let record = volume.record()?.zeroed(Gib::needed_for(volume.size));
+        self.simulated.set_record(&volume, &record).await?;
+        volume.record = Recorded::Here(Box::new(record));
+        let mut machine = self.process.state();
+        let number = Number { major: MAPPER, minor: machine.next() };
+        machine.disks.insert(node(&volume.name), Disk::new(number, volume.size, bytes));
+        Ok(Some(volume))
     }
 
     async fn activate(&self, volume: &PoolVolume) -> Result<Device> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quarry_volume::{AccessType, Agent as _, Reason};
+use quarry_volume::{AccessType, Agent as _, Filesystem, Reason};
 
 use super::machine::{Kind, Plan, Process};
 use super::world::{Call, Use, World, staging, target};
@@ -149,6 +149,79 @@ fn a_publication_does_not_change_its_mode() {
         world.usage = after;
         world.rejects(Call::Publish, Reason::Exists);
         assert_eq!(world.effects(), effects);
+    }
+}
+
+/// Two writers would damage it.
+#[test]
+fn a_volume_for_both_is_not_used_raw_while_its_filesystem_is_mounted() {
+    for read_only in [false, true] {
+        let mut world = World::after(Use::BOTH, &[Call::Create, Call::Stage, Call::Publish]);
+        world.usage = Use { access: AccessType::Block, read_only, ..Use::BOTH };
+        // The publication of another pod.
+        world.target.set_file_name("other");
+        let effects = world.effects();
+        for call in [Call::Stage, Call::Publish] {
+            let message = world.rejects(call, Reason::Precondition);
+            assert!(message.contains("mounted at \"/kubelet/staging\""), "{message}");
+        }
+        assert_eq!(world.effects(), effects);
+        (world.usage, world.target) = (Use::BOTH, target());
+        [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| world.succeeds(call));
+        world.usage = Use { access: AccessType::Block, read_only, ..Use::BOTH };
+        [Call::Stage, Call::Publish].into_iter().for_each(|call| world.succeeds(call));
+    }
+}
+
+#[test]
+fn a_volume_for_both_is_not_mounted_while_it_is_published_raw() {
+    for read_only in [false, true] {
+        let mut world = World::after(Use::BOTH, &[Call::Create, Call::Stage, Call::Unstage]);
+        world.usage = Use { access: AccessType::Block, read_only, ..Use::BOTH };
+        [Call::Stage, Call::Publish].into_iter().for_each(|call| world.succeeds(call));
+        world.usage = Use::BOTH;
+        let effects = world.effects();
+        let message = world.rejects(Call::Stage, Reason::Precondition);
+        assert!(message.contains("published as a raw block device at \"/kubelet/target\""), "{message}");
+        assert_eq!(world.effects(), effects);
+        [Call::Unpublish, Call::Unstage, Call::Stage, Call::Publish].into_iter().for_each(|call| world.succeeds(call));
+    }
+}
+
+/// A pod that mounts a filesystem on its raw device, where the host sees it, is not disturbed.
+#[test]
+fn a_raw_volume_is_published_again_although_its_pod_has_mounted_it() {
+    let block_of_both = Use { both: true, filesystem: Some(Filesystem::Ext4), ..Use::BLOCK };
+    for usage in [Use::BLOCK, block_of_both] {
+        let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);
+        let of_pod = {
+            let number = world.disk().number;
+            let state = world.machine.state();
+            let foreign = state.at(&target())[0].clone();
+            quarry_mount::Entry {
+                id: foreign.id + 1000,
+                device: number,
+                root: "/".into(),
+                target: "/pod".into(),
+                ..foreign
+            }
+        };
+        world.machine.state().mounts.push(of_pod);
+        [Call::Stage, Call::Publish].into_iter().for_each(|call| world.succeeds(call));
+    }
+}
+
+/// The pod of another target, or one whose unpublish failed, still uses it.
+#[test]
+fn a_volume_that_is_published_raw_is_not_unstaged() {
+    let without_sysfs = Use { sysfs: false, ..Use::BLOCK };
+    for usage in [Use::BLOCK, without_sysfs, Use::READ_ONLY_BLOCK] {
+        let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);
+        let effects = world.effects();
+        let message = world.rejects(Call::Unstage, Reason::InUse);
+        assert!(message.contains("at \"/kubelet/target\"; unpublish it first"), "{message}");
+        assert_eq!(world.effects(), effects);
+        [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| world.succeeds(call));
     }
 }
 

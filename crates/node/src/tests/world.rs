@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use quarry_exec::Secret;
 use quarry_pool::{Pool, SimulatedPool};
 use quarry_volume::{
-    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Discard, Error, Filesystem, IoLimits,
+    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Discard, Encryption, Error, Filesystem, IoLimits,
     MutableParameters, Reason, Result, SizeRange, VolumeId, VolumeSpec, safe_name,
 };
 
@@ -63,6 +64,7 @@ pub(super) struct Use {
     pub(super) discard: Option<Discard>,
     pub(super) limits: IoLimits,
     pub(super) requires_limits: bool,
+    pub(super) encryption: Option<Encryption>,
 }
 
 const EXT4: Use = Use {
@@ -74,6 +76,7 @@ const EXT4: Use = Use {
     discard: None,
     limits: IoLimits::new([None; 4]),
     requires_limits: false,
+    encryption: None,
 };
 const BLOCK: Use = Use { filesystem: None, access: AccessType::Block, ..EXT4 };
 
@@ -106,6 +109,7 @@ impl Use {
         spec.class.discard = self.discard;
         spec.class.limits = self.limits;
         spec.class.requires_limits = self.requires_limits;
+        spec.class.encryption = self.encryption;
         spec
     }
 }
@@ -129,6 +133,8 @@ pub(super) struct World {
     pub(super) expanded: Cell<u64>,
     /// Whether the volumes of the pool can have snapshots.
     pub(super) snapshots: Cell<bool>,
+    /// Whether the pool creates volumes that share the contents of their source, as a thin pool does.
+    pub(super) shares: Cell<bool>,
     /// What [`Call::Modify`] changes.
     pub(super) changes: Cell<MutableParameters>,
     /// The mount options of its requests.
@@ -153,9 +159,10 @@ impl World {
         let storage = pool.last_storage().unwrap();
         let id = VolumeId { storage, node: "node-1".to_owned(), volume: safe_name(VOLUME) };
         let (machine, expanded) = (Machine::new(usage.sysfs), Cell::new(EXPANDED));
-        let (snapshots, wrote) = (Cell::new(true), Cell::new(false));
+        let (snapshots, shares, wrote) = (Cell::new(true), Cell::new(false), Cell::new(false));
         let (changes, mount_flags, cgroups) = (Cell::default(), RefCell::default(), PathBuf::from("/nothing"));
-        Self { usage, machine, pool, id, target: target(), expanded, snapshots, changes, mount_flags, cgroups, wrote }
+        let target = target();
+        Self { usage, machine, pool, id, target, expanded, snapshots, shares, changes, mount_flags, cgroups, wrote }
     }
 
     /// A world in which these calls succeeded.
@@ -240,8 +247,8 @@ impl World {
 
     /// The host as one process serves it.
     pub(super) fn host(&self, process: &Process) -> Host {
-        let snapshots = self.snapshots.get();
-        let pool = MachinePool { simulated: self.pool.clone(), process: process.clone(), snapshots };
+        let (snapshots, shares) = (self.snapshots.get(), self.shares.get());
+        let pool = MachinePool { simulated: self.pool.clone(), process: process.clone(), snapshots, shares };
         let host = Host::on_kernel("node-1", vec![Arc::new(pool)], "", Arc::new(process.clone()));
         host.set_cgroups(self.cgroups.clone(), "/");
         host
@@ -264,11 +271,9 @@ impl World {
         match call {
             Call::Create => host.create(self.usage.spec(), None, LONG).await.map(drop),
             Call::Stage => {
-                host.stage(
-                    Stage { id, staging: staging(), capability, mkfs_options: String::new(), passphrase: None },
-                    LONG,
-                )
-                .await
+                let passphrase = self.usage.encryption.map(|_| Secret::new(b"secret".to_vec()));
+                let stage = Stage { id, staging: staging(), capability, mkfs_options: String::new(), passphrase };
+                host.stage(stage, LONG).await
             }
             Call::Publish => {
                 let (target, read_only) = (self.target.clone(), self.usage.read_only);

@@ -161,6 +161,55 @@ fn a_copy_whose_filesystem_cannot_be_used_is_removed() {
     }
 }
 
+/// If it is encrypted, a deletion erases its keys before it removes it, and what is taken of it meanwhile has none.
+#[test]
+fn a_volume_is_not_deleted_while_a_snapshot_of_it_is_taken() {
+    for from in [From::Snapshot, From::FullCopy] {
+        let mut waited = 0;
+        for before in 0.. {
+            let filled = Filled::without_snapshot(Use::MOUNT, from, Source::Unstaged);
+            let take = async |host: &Host| host.create_snapshot(filled.snapshot(), LONG).await.map(drop);
+            let delete = async |host: &Host| host.delete(&filled.world.id, LONG).await.map(drop);
+            let Some((deleted, taken)) = filled.call_while(before, take, delete) else { break };
+            taken.unwrap();
+            match deleted {
+                // A full copy was complete already.
+                Ok(()) => assert!(from == From::FullCopy && filled.snapshot_disk().is_some_and(|copy| copy.ready)),
+                Err(error) => {
+                    assert!(is_under_way(&error), "{error}");
+                    waited += usize::from(error.message.contains("snapshot snap is being taken of it"));
+                }
+            }
+        }
+        assert!(waited > 1, "{from:?}: {waited}");
+    }
+}
+
+#[test]
+fn a_source_is_not_deleted_while_a_volume_is_created_that_shares_its_contents() {
+    for from in [From::Snapshot, From::Volume] {
+        let mut waited = 0;
+        for before in 0.. {
+            let filled = Filled::new(Use::BLOCK, from, Source::Unstaged);
+            filled.world.shares.set(true);
+            let at = filled.world.effects().len() + before;
+            let delete = async |host: &Host| match from {
+                From::Volume => host.delete(&filled.world.id, LONG).await.map(drop),
+                _ => host.delete_snapshot(&filled.snapshot_id(), LONG).await.map(drop),
+            };
+            let Some((deleted, created)) = filled.create_while(before, delete) else { break };
+            created.unwrap();
+            let is_before = filled.world.effects().get(at).is_some_and(|effect| effect == "create with contents");
+            match deleted {
+                Ok(()) => assert!(!is_before, "{:?}", filled.world.effects()),
+                Err(error) => assert!(is_under_way(&error), "{error}"),
+            }
+            waited += usize::from(is_before);
+        }
+        assert_eq!(waited, 1, "{from:?}");
+    }
+}
+
 #[test]
 fn a_source_that_no_pod_uses_is_inactive_afterwards() {
     test_all([Use::MOUNT, Use::BLOCK, Use { sysfs: false, ..Use::MOUNT }], |usage| {

@@ -253,11 +253,15 @@ fn an_overflown_snapshot_fills_nothing() {
 #[test]
 fn a_volume_without_snapshots_is_cloned_only_while_it_is_unused() {
     for usage in [Use::MOUNT, Use::BLOCK] {
-        let filled = Filled::new(usage, From::Offline, Source::Staged);
-        if usage.filesystem.is_none() {
-            // Only its publication uses it.
-            filled.world.succeeds(Call::Unstage);
-        }
+        let filled = match usage.filesystem {
+            Some(_) => Filled::new(usage, From::Offline, Source::Staged),
+            None => {
+                // Only its publication uses it.
+                let filled = Filled::new(usage, From::Offline, Source::NeverUsed);
+                filled.world.succeeds(Call::Publish);
+                filled
+            }
+        };
         let error = filled.rejected(Reason::Precondition);
         assert!(error.message.contains("while no pod uses it: stop its pods"), "{error}");
         assert!(filled.copy().is_none());

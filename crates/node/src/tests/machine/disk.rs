@@ -8,6 +8,7 @@ use quarry_exec as exec;
 use quarry_filesystem::{Coverage, Error, Probe};
 use quarry_mount::Device;
 use quarry_volume::{Filesystem, Result};
+use uuid::Uuid;
 
 use super::State;
 
@@ -88,6 +89,8 @@ pub(in crate::tests) struct Disk {
     pub(in crate::tests) durable: Bytes,
     /// Whether the pool's record says `ready`.
     pub(in crate::tests) ready: bool,
+    /// The UUID of the LUKS2 header on it.
+    pub(super) header: Option<Uuid>,
     /// The process that has claimed it (`O_EXCL`).
     pub(super) claim: Option<u64>,
     /// The process that has locked its node, which excludes only other processes of Quarry.
@@ -130,7 +133,8 @@ impl Content {
 impl Disk {
     pub(in crate::tests) fn new(number: Device, size: u64, bytes: Bytes) -> Self {
         let (active, ready, shut_down, durable) = (false, false, false, bytes.clone());
-        Self { number, size, active, bytes, durable, ready, claim: None, lock: None, mkfs: None, shut_down }
+        let (header, claim, lock, mkfs) = Default::default();
+        Self { number, size, active, bytes, durable, ready, header, claim, lock, mkfs, shut_down }
     }
 
     /// Whether an mkfs runs on it.
@@ -205,7 +209,10 @@ impl State {
 
     /// Whether anything has claimed the disk, so that no program can claim it.
     fn is_claimed(&self, disk: &Disk) -> bool {
-        self.is_claimed_by_program(disk) || self.is_mounted(disk) || self.is_loaded(disk.number)
+        self.is_claimed_by_program(disk)
+            || self.is_mounted(disk)
+            || self.is_loaded(disk.number)
+            || self.is_encryption_open(disk.number)
     }
 
     /// Whether anything has the disk open, so that its pool can neither deactivate nor remove it.

@@ -208,7 +208,7 @@ impl Filesystems for Process {
     }
 
     fn device_size(&self, device: &Path) -> Result<u64> {
-        let size = |state: &State| state.disk(state.number(device)?).map(|disk| disk.size);
+        let size = |state: &State| state.size_of(state.number(device)?);
         self.read(size).ok_or_else(|| errors::filesystem(Error::NoSize { device: device.to_owned() }))
     }
 

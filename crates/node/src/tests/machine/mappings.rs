@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use quarry_mount::{Attempt, Device, Error, Mapping};
+use quarry_mount::{Attempt, Device, Entry, Error, Mapping};
 
 use super::{MAPPER, Process, State};
 
@@ -13,6 +13,8 @@ pub(super) struct Mapped {
     pub(super) number: Device,
     /// The device that its table maps, and which it claims. sysfs does not show a mapping without a table.
     table: Option<Device>,
+    /// How many bytes of it the table maps: it does not change when the device grows.
+    size: u64,
     /// Whether the table is in effect. Before that, the mapping has a size of 0.
     resumed: bool,
     /// Whether a program has it open. A mount of its node does not open it.
@@ -45,6 +47,11 @@ impl State {
         self.mappings.values().find(|mapped| mapped.resumed && mapped.number == mapping)?.table
     }
 
+    /// How many bytes a mapping shows.
+    pub(in crate::tests) fn mapped_size(&self, mapping: Device) -> Option<u64> {
+        Some(self.mappings.values().find(|mapped| mapped.resumed && mapped.number == mapping)?.size)
+    }
+
     /// The number of the mapping with that node.
     pub(super) fn mapping_at(&self, node: &Path) -> Option<Device> {
         let mut shown = self.mappings.values().filter(|mapped| mapped.table.is_some());
@@ -70,15 +77,20 @@ impl Process {
 
     pub(super) fn map(&self, device: Device, key: &str) -> Result<PathBuf, Error> {
         if let Some(found) = self.mapping(key).filter(|found| found.resumed) {
-            if found.table == Some(device) {
+            if found.table == Some(device) && self.read(|state| state.size_of(device)) == Some(found.size) {
                 return Ok(node_of(found.number));
+            }
+            let of_mapping = |state: &State, entry: &Entry| state.node_device(entry) == Some(found.number);
+            let published = |state: &State| state.mounts.iter().find(|entry| of_mapping(state, entry)).cloned();
+            if let Some(Entry { target, .. }) = self.read(published) {
+                return Err(Error::Published { device, mapping: found.number, target });
             }
             self.unmap(key)?;
         }
         if self.mapping(key).is_none() {
             self.effect("create mapping", |state| {
                 let number = Device { major: MAPPER, minor: state.next() };
-                let mapped = Mapped { number, table: None, resumed: false, open: false };
+                let mapped = Mapped { number, table: None, size: 0, resumed: false, open: false };
                 state.mappings.insert(key.to_owned(), mapped);
             });
         }
@@ -87,8 +99,9 @@ impl Process {
             if state.disk(device).is_some_and(|disk| state.is_claimed_by_program(disk) || state.is_mounted(disk)) {
                 return Err(Error::Claimed { device });
             }
+            let size = state.size_of(device).unwrap_or_default();
             if let Some(mapped) = state.mappings.get_mut(key) {
-                mapped.table = Some(device);
+                (mapped.table, mapped.size) = (Some(device), size);
             }
             Ok(())
         });

@@ -13,6 +13,7 @@
 //! * Nothing foreign writes to a device while an mkfs runs on it. (mkfs.btrfs holds its claim only while it checks
 //!   the device.) Foreign programs always claim a device before they write to it.
 //! * No write to a mounted filesystem fails, and a claimed device does not show what holds it.
+//! * Encrypted volumes are only used raw, and every passphrase opens them.
 //! * A snapshot reads the bytes of one instant as soon as its record is `ready`, and never becomes full.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ use quarry_volume::Filesystem;
 
 pub(super) use copy::snapshot_node;
 pub(super) use disk::{Bytes, Content, Disk};
+use encrypted::Opened;
 use mappings::Mapped;
 pub(super) use process::{Plan, Process};
 pub(super) use space::{Reserved, space_node};
@@ -62,6 +64,8 @@ pub(super) struct State {
     pub(super) disks: BTreeMap<PathBuf, Disk>,
     /// By key.
     mappings: BTreeMap<String, Mapped>,
+    /// The open encrypted devices, by name.
+    encrypted: BTreeMap<String, Opened>,
     pub(super) paths: BTreeMap<PathBuf, Kind>,
     /// In the order in which they were mounted.
     pub(super) mounts: Vec<Entry>,
@@ -135,6 +139,7 @@ impl Machine {
         let mut state = self.state();
         state.mounts.clear();
         state.mappings.clear();
+        state.encrypted.clear();
         state.disks.values_mut().for_each(|disk| disk.lose_power(written_back));
     }
 

@@ -18,7 +18,7 @@ impl State {
             return self.node_device(entry);
         }
         let disk = self.disks.get(path).filter(|disk| disk.active);
-        disk.map(|disk| disk.number).or_else(|| self.mapping_at(path))
+        disk.map(|disk| disk.number).or_else(|| self.mapping_at(path)).or_else(|| self.encrypted_at(path))
     }
 
     /// Checks a target before something is mounted there; returns whether it exists.
@@ -245,7 +245,10 @@ impl Mounts for Process {
             let mut shown = state.mappings_of("").into_iter();
             shown.find(|mapping| mapping.device == device).map(|mapping| mapping.key)
         };
-        self.read(key).map(|key| format!("{READ_ONLY_UUID}{key}"))
+        let mapping = self.read(key).map(|key| format!("{READ_ONLY_UUID}{key}"));
+        mapping.or_else(|| {
+            self.read(|state| state.layers().find(|(number, _)| *number == device)).map(|(_, layer)| layer.uuid)
+        })
     }
 
     fn active_volume(&self, id: &VolumeId) -> Option<PathBuf> {
@@ -254,12 +257,12 @@ impl Mounts for Process {
         self.read(shown).then_some(node)
     }
 
-    fn layer_on(&self, _raw: &Path) -> Option<Layer> {
-        None
+    fn layer_on(&self, raw: &Path) -> Option<Layer> {
+        self.read(|state| state.layer_on(raw))
     }
 
-    fn layer_named(&self, _name: &str) -> Option<Layer> {
-        None
+    fn layer_named(&self, name: &str) -> Option<Layer> {
+        self.read(|state| state.layers().map(|(_, layer)| layer).find(|layer| layer.name == name))
     }
 
     fn held_by(&self, _device: &Path) -> String {
@@ -330,6 +333,10 @@ impl Mounts for Process {
 
     fn read_only_mappings(&self, key: &str) -> Result<Vec<Mapping>> {
         Ok(self.read(|state| state.mappings_of(key)))
+    }
+
+    fn is_read_only_mapping_of(&self, mapping: Device, device: Device) -> bool {
+        self.read(|state| state.mapped(mapping) == Some(device))
     }
 
     fn map_read_only(&self, device: Device, key: &str) -> Result<PathBuf> {

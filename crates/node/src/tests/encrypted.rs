@@ -1,0 +1,157 @@
+//! Encrypted raw volumes: killed calls, stages that fail, and stages beside an expansion.
+
+use std::time::Duration;
+
+use quarry_encryption::{HEADER_SIZE, Layer};
+use quarry_volume::{AccessType, Agent as _, Encryption, Reason};
+
+use super::killed::from;
+use super::machine::{Plan, Process, node};
+use super::world::{Answer, Call, LIFE, SIZE, Use, World};
+
+const LONG: Duration = Duration::from_secs(600);
+const ENCRYPTED: Use = Use { encryption: Some(Encryption::Luks2), ..Use::BLOCK };
+
+/// Makes a call. The checks of [`World`] are for volumes that are not encrypted.
+fn call_as(world: &World, plan: Plan, call: Call) -> Answer {
+    let answer = world.run(&Process::new(&world.machine, plan), call);
+    let state = world.machine.state();
+    assert_eq!(state.violations, [""; 0], "{call:?}: {answer:?} after {:?}", state.effects);
+    answer
+}
+
+fn succeeds(world: &World, call: Call) {
+    match call_as(world, Plan::Lives, call) {
+        Answer::Ok => {}
+        other => panic!("{call:?} ended with {other:?} after {:?}", world.effects()),
+    }
+}
+
+fn rejects(world: &World, call: Call, reason: Reason) {
+    match call_as(world, Plan::Lives, call) {
+        Answer::Rejected(error) if error.reason == reason => {}
+        other => panic!("{call:?} ended with {other:?} after {:?}", world.effects()),
+    }
+}
+
+fn after(calls: &[Call]) -> World {
+    let world = World::new(ENCRYPTED);
+    calls.iter().for_each(|call| succeeds(&world, *call));
+    world
+}
+
+fn layer(world: &World) -> Option<Layer> {
+    world.machine.state().layer_on(&node(&world.id.volume))
+}
+
+/// Checks that the open device is as large as the one below it permits.
+fn is_fitted(world: &World) {
+    let size = layer(world).map(|layer| layer.size);
+    assert_eq!(size, Some(world.disk().size - HEADER_SIZE), "{:?}", world.effects());
+}
+
+#[test]
+fn an_encrypted_volume_can_be_killed_in_any_call() {
+    for killed in LIFE {
+        let earlier = LIFE.into_iter().take_while(|call| *call != killed).collect::<Vec<_>>();
+        for before in 0.. {
+            let world = after(&earlier);
+            let ended = !matches!(call_as(&world, Plan::Killed { before }, killed), Answer::Killed);
+            from(killed).for_each(|call| succeeds(&world, call));
+            assert!(layer(&world).is_none(), "{:?}", world.effects());
+            world.is_clean();
+            if ended {
+                break;
+            }
+        }
+    }
+}
+
+/// After a final error, kubelet does not unstage it.
+#[test]
+fn a_stage_that_fails_finally_closes_what_an_earlier_one_opened() {
+    let mut left_open = 0;
+    for before in 0.. {
+        let mut world = after(&[Call::Create]);
+        if !matches!(call_as(&world, Plan::Killed { before }, Call::Stage), Answer::Killed) {
+            break;
+        }
+        left_open += usize::from(layer(&world).is_some());
+        // It is not made for this use.
+        world.usage = Use { access: AccessType::Mount, ..ENCRYPTED };
+        rejects(&world, Call::Stage, Reason::Precondition);
+        assert!(layer(&world).is_none(), "{:?}", world.effects());
+    }
+    assert!(left_open > 0);
+}
+
+#[test]
+fn a_stage_that_fails_finally_does_not_close_what_a_pod_uses() {
+    for read_only in [false, true] {
+        let usage = Use { read_only, ..ENCRYPTED };
+        let mut world = World::new(usage);
+        [Call::Create, Call::Stage, Call::Publish].into_iter().for_each(|call| succeeds(&world, call));
+        world.usage.access = AccessType::Mount;
+        rejects(&world, Call::Stage, Reason::Precondition);
+        assert!(layer(&world).is_some(), "{:?}", world.effects());
+        world.usage = usage;
+        [Call::Unpublish, Call::Unstage, Call::Delete].into_iter().for_each(|call| succeeds(&world, call));
+        world.is_clean();
+    }
+}
+
+/// cryptsetup reads the size before the expansion, and makes the device after it.
+#[test]
+fn a_volume_that_grows_while_it_is_opened_has_its_new_size() {
+    let mut grown = 0;
+    for before in 0.. {
+        let world = after(&[Call::Create]);
+        let process = Process::new(&world.machine, Plan::Pauses { before });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let ended = runtime.block_on(async {
+            let host = world.host(&process);
+            let mut stage = std::pin::pin!(world.stage_on(&host));
+            tokio::select! {
+                () = process.paused() => {}
+                staged = &mut stage => return staged.map(|()| true).unwrap(),
+            }
+            host.expand(&world.id, world.expanded_size(), LONG).await.unwrap();
+            process.resume();
+            stage.await.unwrap();
+            false
+        });
+        is_fitted(&world);
+        if ended {
+            break;
+        }
+        assert!(world.disk().size > SIZE + HEADER_SIZE);
+        grown += 1;
+    }
+    assert!(grown > 2, "{grown}");
+}
+
+/// For a raw volume, no NodeExpandVolume comes that would repeat it.
+#[test]
+fn a_stage_that_cannot_fit_a_raw_volume_is_repeated() {
+    let world = after(&[Call::Create, Call::Stage]);
+    for call in [Call::Expand, Call::Stage] {
+        world.machine.state().fails = Some("resize encrypted");
+        let reason = if call == Call::Expand { Reason::Host } else { Reason::Unavailable };
+        rejects(&world, call, reason);
+    }
+    succeeds(&world, Call::Stage);
+    is_fitted(&world);
+}
+
+/// A published device is not closed, so an unstage that answers OK would leave the kernel the key.
+#[test]
+fn an_encrypted_volume_that_is_published_is_not_unstaged() {
+    for usage in [ENCRYPTED, Use { read_only: true, ..ENCRYPTED }, Use { sysfs: false, ..ENCRYPTED }] {
+        let world = World::new(usage);
+        [Call::Create, Call::Stage, Call::Publish].into_iter().for_each(|call| succeeds(&world, call));
+        rejects(&world, Call::Unstage, Reason::InUse);
+        assert!(layer(&world).is_some());
+        [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| succeeds(&world, call));
+        assert!(layer(&world).is_none());
+    }
+}
