@@ -142,7 +142,7 @@ impl View {
         }
         let is_unknown = matches!(raw.found, Ok(ClaimState::Damaged(_) | ClaimState::Newer { .. }) | Err(_));
         if *may_belong && volumes.is_empty() && is_unknown {
-            self.add_unknown(raw, read_before);
+            self.add_unknown(raw, false, read_before);
         }
     }
 
@@ -153,8 +153,8 @@ impl View {
         other.own |= own;
     }
 
-    /// The contents of the disk are unknown: it may hold any volume.
-    fn add_unknown(&mut self, raw: &Raw, read_before: &[DiskKey]) {
+    /// The contents of the disk are unknown: it may hold any volume. `own`: the disk belongs to this pool for certain.
+    fn add_unknown(&mut self, raw: &Raw, own: bool, read_before: &[DiskKey]) {
         let disk = &raw.disk;
         match &raw.found {
             Ok(found) => {
@@ -163,7 +163,8 @@ impl View {
                 self.problems.push(why);
             }
             Err(why) => {
-                let why = format!("the disk {} cannot be read: {why}", disk.name);
+                let possible = if own { "" } else { ", which may belong to the pool," };
+                let why = format!("the disk {}{possible} cannot be read: {why}", disk.name);
                 self.problems.push(why.clone());
                 let here = DiskKey::of(disk);
                 if here.sequence.is_none() || !read_before.contains(&here) {
@@ -187,7 +188,7 @@ impl View {
                 })
             }
             Ok(ClaimState::Damaged(_) | ClaimState::Newer { .. }) | Err(_) => {
-                self.add_unknown(raw, read_before);
+                self.add_unknown(raw, true, read_before);
                 None
             }
             Ok(_) => None,

@@ -16,7 +16,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use quarry_disk::claim::{self, ClaimState};
-use quarry_disk::{Criteria, How, Selector, State as Disk};
+use quarry_disk::{Criteria, How, Selector, Sizes, State as Disk};
 use quarry_volume::{AccessTypes, CowSize, Filesystem, Gib, Layout, Parameters, Reason, SizeRange, VolumeSpec};
 
 use self::double::{Host, SIGNATURE};
