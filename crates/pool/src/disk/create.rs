@@ -219,6 +219,10 @@ impl Inner {
             State::Free => return Err(Refused::NotFree("was claimed or cleared in the meantime".to_owned())),
             state => return Err(Refused::NotFree(state.reason().unwrap_or_default().to_owned())),
         }
+        // The volume is zeroed up to the size in its record, and a claim has the size of the disk.
+        if claim::capacity(held.size()) != record.size {
+            return Err(Refused::NotFree("changed its size in the meantime".to_owned()));
+        }
         let (inner, name) = (Arc::clone(self), name.to_owned());
         let claimed = blocking(move || inner.claim(&*held, &raw, &name, &record)).await.map_err(Refused::Failed)?;
         self.close_unless_staged(&claimed);

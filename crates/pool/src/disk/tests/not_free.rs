@@ -63,6 +63,25 @@ fn everything_is_checked_again_once_the_disk_is_held() {
     }
 }
 
+/// Otherwise the record would have another size than the claim, and the rest of the volume would not be zeroed.
+#[test]
+fn a_disk_whose_size_changed_since_the_scan_is_not_claimed() {
+    for mib in [12, 24] {
+        let host = Host::default();
+        let disk = host.disk("vdb", 16);
+        run(async {
+            let pool = start(&host, Wipe::None);
+            pool.status().await;
+            host.before_hold(move |host| host.resize(disk, mib));
+            let error = pool.create(&spec("a", 1)).await.unwrap_err();
+            assert!(error.reason == Reason::NoSpace && error.message.contains("changed its size"), "{}", error.message);
+            assert_eq!(state_name(&host, disk), "nothing");
+            let volume = pool.create(&spec("a", 1)).await.unwrap();
+            assert_eq!((volume.size, volume.record().unwrap().size), ((mib - 3) * MIB, (mib - 3) * MIB));
+        });
+    }
+}
+
 #[test]
 fn a_disk_of_two_pools_belongs_to_neither() {
     let host = Host::default();
