@@ -301,7 +301,7 @@ fn unused_partitions_do_not_stay_open() {
     run(async {
         let pool = start(&host, Wipe::None);
         let volume = pool.create(&spec("a", 1)).await.unwrap();
-        assert_eq!(host.open_and_dropped(disk), (1, 1), "the pages read by the probe are dropped");
+        assert_eq!(host.open_and_dropped(disk), (1, 2), "the pages read before and by the probe are dropped");
         pool.activate(&volume).await.unwrap();
         assert!(
             pool.inner.opened.take_unstaged(volume.disk().unwrap()).is_some(),
@@ -316,7 +316,7 @@ fn unused_partitions_do_not_stay_open() {
         assert_eq!(host.open_and_dropped(disk).0, 1);
         assert!(pool.inner.opened.take_unstaged(volume.disk().unwrap()).is_none(), "it is staged");
         pool.deactivate(&volume, Instant::now()).await.unwrap();
-        assert_eq!(host.open_and_dropped(disk), (0, 2));
+        assert_eq!(host.open_and_dropped(disk), (0, 3));
         pool.deactivate(&volume, Instant::now()).await.unwrap();
         assert_eq!(pool.activate(&volume).await.unwrap().node().unwrap(), PathBuf::from("/dev/vdb2"));
     });

@@ -63,6 +63,31 @@ fn everything_is_checked_again_once_the_disk_is_held() {
     }
 }
 
+/// A shared LUN, or a device-mapper table on the disk: this kernel keeps what it has read before.
+#[test]
+fn what_was_written_past_the_page_cache_is_seen_once_the_disk_is_held() {
+    for (at, bytes, why) in [(SIGNATURE.0, SIGNATURE.1, "foreign data"), (512, b"EFI PART".as_slice(), "EFI PART")] {
+        let host = Host::default();
+        let disk = host.disk("vdb", 16);
+        run(async {
+            let pool = start(&host, Wipe::None);
+            pool.status().await;
+            host.write_elsewhere(disk, at, bytes);
+            let error = pool.create(&spec("a", 1)).await.unwrap_err();
+            assert!(error.reason == Reason::NoSpace && error.message.contains(why), "{}", error.message);
+        });
+        assert_eq!(host.peek(disk, MIB, 8), [0; 8], "{why}: no record was written");
+    }
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    host.set_keeping_cache(disk);
+    run(async {
+        let error = start(&host, Wipe::None).create(&spec("a", 1)).await.unwrap_err();
+        assert!(error.reason == Reason::NoSpace && error.message.contains("cannot be dropped"), "{}", error.message);
+    });
+    assert_eq!(state_name(&host, disk), "nothing");
+}
+
 /// Otherwise the record would have another size than the claim, and the rest of the volume would not be zeroed.
 #[test]
 fn a_disk_whose_size_changed_since_the_scan_is_not_claimed() {
