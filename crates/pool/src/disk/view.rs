@@ -357,6 +357,12 @@ impl View {
         self.duplicates.get(&disk).map(String::as_str)
     }
 
+    /// Whether the pool has that very disk, and it was read.
+    pub(super) fn has_read(&self, disk: &Disk) -> bool {
+        let here = DiskKey::of(disk);
+        self.disks.iter().any(|seen| seen.raw.found.is_ok() && DiskKey::of(&seen.raw.disk) == here)
+    }
+
     /// The disk with that GUID, and the claim on it.
     pub(super) fn claim(&self, guid: DiskGuid) -> Option<(&Disk, &Claim)> {
         self.disks.iter().find_map(|seen| match &seen.raw.found {
@@ -456,6 +462,20 @@ fn unreadable_volume(pool: &str, identity: Identity, found: &ClaimState) -> Pool
         key: VolumeKey::Disk(identity),
         size,
         record,
+        health: Health::Whole,
+    }
+}
+
+/// The volume of a claim that may have been made with that record.
+pub(super) fn claimed_volume(pool: &str, record: &Record) -> PoolVolume {
+    let name = safe_name(&record.name);
+    PoolVolume {
+        stored_as: name.clone(),
+        storage: storage(pool),
+        key: VolumeKey::Disk(Identity::of(&name)),
+        name,
+        size: record.size,
+        record: Recorded::Here(Box::new(record.clone())),
         health: Health::Whole,
     }
 }

@@ -254,3 +254,38 @@ fn an_unfinishable_half_made_claim_does_not_block_its_volume() {
     });
     assert_eq!(names, [Some("b".to_owned()), Some("a".to_owned())]);
 }
+
+/// The last write of a claim has reached the disk when it is pulled, or fails. Until it is read again, nothing shows
+/// whether the volume exists, so it is not made on another disk: the two would hold the same volume.
+#[test]
+fn a_volume_may_exist_on_a_disk_that_failed_in_its_claim() {
+    type Spoil = fn(&Host, u64);
+    let spoils: [Spoil; 2] = [|host, disk| host.pull(disk), |host, disk| host.set_unreadable(disk)];
+    for (spoil, resumed) in spoils.into_iter().flat_map(|spoil| [(spoil, false), (spoil, true)]) {
+        let host = Host::default();
+        let [disk, other] = [host.disk("vdb", 16), host.disk("vdc", 24)];
+        if resumed {
+            half(&host, disk, 6);
+        }
+        run(async {
+            let pool = start(&host, Wipe::None);
+            pool.status().await;
+            host.after_write(disk, 0, move |host| spoil(host, disk));
+            let error = pool.create(&spec("a", 1)).await.unwrap_err();
+            assert!(!error.reason.is_final(), "{error:?}");
+            // Nor by a retry, as long as the disk was not read.
+            assert_eq!(pool.create(&spec("a", 1)).await.unwrap_err().reason, Reason::Exists);
+            let lost = pool.find_requested("a").await.unwrap().unwrap();
+            assert!(matches!(&lost.health, Health::Lost(why) if why.contains("vdb")), "{lost:?}");
+            assert_eq!(state_name(&host, other), "nothing");
+            // Other volumes are made.
+            assert_eq!(pool.create(&spec("b", 1)).await.unwrap().size, 21 * MIB);
+            if host.find().unwrap().disks.len() == 1 {
+                host.put_back(disk, "vdz");
+                pool.uevents().count(true);
+                let volume = pool.find_requested("a").await.unwrap().unwrap();
+                assert_eq!((volume.size, volume.health), (13 * MIB, Health::Whole));
+            }
+        });
+    }
+}
