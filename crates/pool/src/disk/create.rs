@@ -263,7 +263,7 @@ impl Inner {
         }
         // While the disk is held, so that udev does not interfere.
         match self.disks.add_partitions(&raw.disk, &claimed) {
-            Ok((_, opened)) => self.opened.keep(claimed.identity.disk, opened),
+            Ok((_, opened)) => self.opened.keep_new(claimed.identity.disk, opened),
             // The volume exists; it is activated again before it is used.
             Err(error) => tracing::warn!(disk = raw.disk.name, %error, "the volume's partition does not exist yet"),
         }
