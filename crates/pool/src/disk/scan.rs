@@ -116,6 +116,9 @@ pub(super) fn gather(
             Owner::Pool(other) => format!("it belongs to pool {other}"),
             _ => owner.why_no_pool().unwrap_or_default(),
         };
+        let grown = matches!(&raw.found, Ok(ClaimState::Claimed(claim)) if claim.capacity > claim.length);
+        let hint = "; it became larger than its volume: if the pool's selector limits the size, raise size.atMost";
+        let why = if grown { why + hint } else { why };
         let possible = assignment.possible.get(&raw.disk.name);
         let may_belong = possible.is_some_and(|pools| pools.iter().any(|name| name == pool));
         gathered.others.push(OtherDisk { raw, why, may_belong, has_pool: owner.pool().is_some() });

@@ -248,6 +248,25 @@ fn an_unreadable_doubtful_disk_may_hold_any_volume() {
     });
 }
 
+/// A disk that was enlarged beyond the sizes that its pool selects.
+#[test]
+fn a_volume_whose_disk_has_outgrown_its_pool_says_so() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    let size = Some(Sizes { at_least: None, at_most: Some(20 * MIB) });
+    let by_size = Selector::new(Criteria { size, ..Criteria::default() }, Criteria::default()).unwrap();
+    let start = || {
+        let (disks, selectors) = (Arc::new(host.clone()), [("whole".to_owned(), by_size.clone())]);
+        DiskPool::over(disks, "whole".to_owned(), Wipe::None, selectors.into(), Uevents::default())
+    };
+    run(async {
+        start().create(&spec("a", 1)).await.unwrap();
+        host.resize(disk, 24);
+        let error = start().volume("a").await.unwrap_err();
+        assert!(error.reason == Reason::Unavailable && error.message.contains("raise size.atMost"), "{error:?}");
+    });
+}
+
 /// A disk that hangs after a boot also keeps udev from naming it, so whether the pool selects it is unknown.
 #[test]
 fn an_unreadable_disk_without_names_may_hold_any_volume() {
