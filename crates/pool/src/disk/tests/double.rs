@@ -59,6 +59,8 @@ struct Slot {
     file: Arc<File>,
     pulled: bool,
     unreadable: bool,
+    /// How long a read takes that then fails.
+    fails_after: Option<Duration>,
     unwritable: bool,
     hangs: bool,
     /// Whether blkid gets no answer from it.
@@ -142,6 +144,7 @@ impl Host {
             file: Arc::new(file),
             pulled: false,
             unreadable: false,
+            fails_after: None,
             unwritable: false,
             hangs: false,
             unresponsive: false,
@@ -197,6 +200,11 @@ impl Host {
 
     pub(super) fn set_unreadable(&self, number: u64) {
         self.with(number, |slot| slot.unreadable = true);
+    }
+
+    /// Makes each read of the disk take this long and fail, or ends that.
+    pub(super) fn set_failing_slowly(&self, number: u64, after: Option<Duration>) {
+        self.with(number, |slot| slot.fails_after = after);
     }
 
     /// Makes writes to the disk hang, or ends that.

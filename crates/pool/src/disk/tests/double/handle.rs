@@ -94,6 +94,10 @@ impl Sectors for Handle {
         if self.host.with(self.number, |slot| slot.unreadable || slot.pulled) {
             return Err(io::Error::other("a bad sector"));
         }
+        if let Some(after) = self.host.with(self.number, |slot| slot.fails_after) {
+            std::thread::sleep(after);
+            return Err(io::Error::other("a bad sector"));
+        }
         let work = self.host.state().before_read.take_if(|(number, at, _)| (*number, *at) == (self.number, offset));
         if let Some((.., work)) = work {
             work(&self.host);
