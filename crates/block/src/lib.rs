@@ -1,5 +1,5 @@
-//! Block devices: their size, the size of their sectors, and direct reads. It does not depend on what is stored
-//! there.
+//! Block devices: their size, the size of their sectors, direct reads, and flushes. It does not depend on what is
+//! stored there.
 
 use std::fs::File;
 use std::io;
@@ -57,12 +57,35 @@ pub fn read_direct<T>(device: &Path, read: impl Fn(&File) -> io::Result<T>) -> i
     match File::options().read(true).custom_flags(libc::O_DIRECT).open(device).and_then(|file| read(&file)) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             let file = File::open(device)?;
-            // From the beginning to the end.
-            posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+            drop_clean_pages(&file)?;
             read(&file)
         }
         result => result,
     }
+}
+
+/// Flushes a device: what any process has written to it is on the device itself afterwards.
+///
+/// If that fails, drops the cached pages of the device, so that the next read gets what the device has. Linux marks a
+/// page as clean although its write failed, and keeps its new contents; and a descriptor that is opened later does not
+/// get the error. Then a read would return what the device does not have, and a flush after it would succeed.
+///
+/// # Errors
+/// The device did not take everything.
+pub fn flush(device: &File) -> io::Result<()> {
+    flush_with(device, File::sync_all)
+}
+
+fn flush_with(device: &File, flush: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+    flush(device).inspect_err(|_| {
+        // If this fails, too, the error of the flush is the one that counts.
+        let _ = drop_clean_pages(device);
+    })
+}
+
+/// Drops the cached pages of a device, from its beginning to its end, except those that are not written yet.
+fn drop_clean_pages(device: &File) -> io::Result<()> {
+    Ok(posix_fadvise(device, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
 }
 
 /// Reads `length` bytes into an aligned buffer, as direct reads require. Offset and length must be multiples of the
@@ -120,6 +143,31 @@ mod tests {
         let beyond = read_direct(file.path(), |file| read_aligned(file, 4096, 8192));
         assert_eq!(beyond.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         assert!(read_direct(Path::new("/dev/quarry-no-such-disk"), |_| Ok(())).is_err());
+    }
+
+    /// How many bytes this thread has read from disks.
+    fn read_from_disks() -> u64 {
+        let counts = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+        counts.lines().find_map(|line| line.strip_prefix("read_bytes: ")?.parse().ok()).unwrap()
+    }
+
+    #[test]
+    fn after_a_failed_flush_the_device_is_read_again() {
+        // Next to this program: the folder for temporary files may be in memory, from which nothing is dropped.
+        let program = std::env::current_exe().unwrap();
+        let file = tempfile::tempfile_in(program.parent().unwrap()).unwrap();
+        file.write_all_at(&[1; 4096], 0).unwrap();
+        flush(&file).unwrap();
+        let read_anew = || {
+            let before = read_from_disks();
+            let mut bytes = [0; 4096];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            assert_eq!(bytes, [1; 4096]);
+            read_from_disks() > before
+        };
+        assert!(!read_anew(), "it is cached");
+        flush_with(&file, |_| Err(io::Error::other("the write failed"))).unwrap_err();
+        assert!(read_anew(), "the cached page is not what the device has");
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl<F: Deref<Target = File>> Sectors for BlockDevice<F> {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.file.sync_all()
+        quarry_block::flush(&self.file)
     }
 }
 

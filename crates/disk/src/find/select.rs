@@ -1,6 +1,6 @@
 //! Selectors: which disks a pool uses.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use quarry_mount::Device;
 
@@ -123,6 +123,17 @@ impl Selector {
         }
         Verdict::Selected
     }
+
+    /// Whether the selector may match the disk once all facts about it are known. A disk that hangs or fails when it is
+    /// attached keeps udev from naming it, and the kernel from reading its size.
+    #[must_use]
+    pub fn may_match(&self, disk: &Disk, targets: &Targets) -> bool {
+        let include = self.include.known(disk, disk.udev == Udev::Current);
+        // A link that is there excludes a disk without udev's entry, too.
+        let exclude = self.exclude.known(disk, !matches!(disk.udev, Udev::Stale { .. }));
+        include.answers(disk, &targets.include).all(|matches| matches)
+            && !exclude.answers(disk, &targets.exclude).any(|matches| matches)
+    }
 }
 
 impl Criteria {
@@ -157,6 +168,17 @@ impl Criteria {
         ]
         .into_iter()
         .flatten()
+    }
+
+    /// The criteria whose facts are known for the disk. `names`: whether its names, its links and its model are.
+    fn known(&self, disk: &Disk, names: bool) -> Self {
+        let mut known = if names { self.clone() } else { self.without_names() };
+        // The kernel also takes a disk for rotational whose size it could not read. A drive without a medium, such as
+        // an empty card reader, really has no size.
+        if disk.size == 0 && !disk.removable {
+            (known.size, known.rotational) = (None, None);
+        }
+        known
     }
 
     /// The criteria that do not depend on udev.
@@ -207,9 +229,10 @@ pub struct Assignment {
     /// Disks that several pools select. At the start, that is an error in the configuration; later, when such
     /// a disk is plugged in, the pools continue without it.
     pub conflicts: Vec<Conflict>,
-    /// The disks for which a pool's selector returns [`Verdict::Doubtful`], with that pool. They belong to no
-    /// pool yet.
-    pub doubtful: BTreeMap<String, String>,
+    /// The disks for which a pool's selector returns [`Verdict::Doubtful`]. They belong to no pool yet.
+    pub doubtful: BTreeSet<String>,
+    /// The pools whose selectors may match each disk: [`Selector::may_match`].
+    pub possible: BTreeMap<String, Vec<String>>,
 }
 
 /// Assigns each disk to the pool that selects it.
@@ -218,24 +241,28 @@ pub fn assign(pools: &[(String, Selector)], disks: &[Disk], paths: &impl Paths) 
     let targets: Vec<_> = pools.iter().map(|(name, selector)| (name, selector, selector.targets(paths))).collect();
     let mut assignment = Assignment::default();
     for disk in disks {
-        let (mut selected, mut doubtful) = (Vec::new(), None);
+        let (mut selected, mut possible, mut is_doubtful) = (Vec::new(), Vec::new(), false);
         for (name, selector, targets) in &targets {
             match selector.verdict(disk, targets) {
                 Verdict::Selected => selected.push((*name).clone()),
-                Verdict::Doubtful => doubtful = Some((*name).clone()),
+                Verdict::Doubtful => is_doubtful = true,
                 Verdict::NotSelected | Verdict::Excluded => {}
             }
-        }
-        match (selected.as_slice(), doubtful) {
-            ([], None) => {}
-            // Once udev has an entry, two pools may turn out to select it, so no pool uses it before.
-            (_, Some(pool)) => {
-                assignment.doubtful.insert(disk.name.clone(), pool);
+            if selector.may_match(disk, targets) {
+                possible.push((*name).clone());
             }
-            ([pool], None) => {
+        }
+        assignment.possible.insert(disk.name.clone(), possible);
+        match selected.as_slice() {
+            // Once udev has an entry, two pools may turn out to select it, so no pool uses it before.
+            _ if is_doubtful => {
+                assignment.doubtful.insert(disk.name.clone());
+            }
+            [] => {}
+            [pool] => {
                 assignment.pools.insert(disk.name.clone(), pool.clone());
             }
-            (_, None) => {
+            _ => {
                 let by_id = disk.by_id.first().cloned();
                 assignment.conflicts.push(Conflict { disk: disk.name.clone(), by_id, pools: selected });
             }

@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::time::Duration;
 
-use quarry_exec::Command;
+use quarry_exec::{Command, Output};
 use quarry_volume::{Filesystem, MakeOptions};
 
 use super::{
@@ -64,9 +64,9 @@ pub(super) const KIND: Kind = Kind {
     expected: tests::EXPECTED,
 };
 
-/// How long it may take to read the structures of a new filesystem. If it takes longer, the filesystem
-/// contains files.
-const CHECK_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the check may take. A new filesystem is read in seconds, unless its disk is slow. One that contains files
+/// is checked, too, if an operator restored old metadata.
+const CHECK_DEADLINE: Duration = Duration::from_secs(300);
 
 fn prepare(uuid: &str, options: &mut MakeOptions) -> Vec<String> {
     options.add_default("-m", &format!("uuid={uuid}"));
@@ -82,7 +82,6 @@ fn superblock(bytes: &[u8]) -> Option<Superblock> {
 /// mkfs.xfs clears the "in progress" mark *before* its only flush (xfsprogs 6.1.0), so the whole filesystem
 /// is checked.
 async fn check_with_repair(device: &Path) -> Result<(), Error> {
-    let failed = |source| Error::Command { attempted: "check", device: device.to_owned(), source };
     let output = Command::query("xfs_repair")
         .arg("-n")
         .arg(device)
@@ -90,11 +89,14 @@ async fn check_with_repair(device: &Path) -> Result<(), Error> {
         .on(device.display().to_string())
         .run()
         .await;
-    let output = match output {
-        // It contains too much to be new: it was in use, so its mkfs had finished.
-        Err(quarry_exec::Error::Deadline { .. }) => return Ok(()),
-        output => output.map_err(failed)?,
-    };
+    judge(device, output)
+}
+
+fn judge(device: &Path, output: Result<Output, quarry_exec::Error>) -> Result<(), Error> {
+    let attempted = "check whether mkfs.xfs has finished on";
+    let failed = |source| Error::Command { attempted, device: device.to_owned(), source };
+    // If the deadline has passed, nothing is known: the filesystem may be large, or its disk slow.
+    let output = output.map_err(failed)?;
     let damaged = || Error::Damaged { kind: Filesystem::Xfs, device: device.to_owned() };
     match output.code {
         0 => Ok(()),
@@ -187,6 +189,16 @@ mod tests {
         assert!(on(size - 4096).is_complete(), "smaller than the filesystem");
         assert_eq!(covers(&geometry[..39], size), None);
         assert_eq!(covers(&[0; GEOMETRY], size), None);
+    }
+
+    /// After a boot, a disk may be slow, and its mkfs may have been interrupted by a power cut.
+    #[test]
+    fn an_xfs_that_could_not_be_checked_does_not_count_as_complete() {
+        let (command, deadline) = ("xfs_repair -n /dev/sdx".to_owned(), CHECK_DEADLINE);
+        let error = judge(Path::new("/dev/sdx"), Err(quarry_exec::Error::Deadline { command, deadline })).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("cannot check whether mkfs.xfs has finished on \"/dev/sdx\""), "{text}");
+        assert!(text.contains("did not finish within 300s"), "{text}");
     }
 
     #[test]

@@ -9,10 +9,11 @@ use quarry_filesystem::{minimum_size, signature_places};
 use quarry_volume::{Error, Layout, Reason, Result, SizeRange, VolumeSpec, safe_name, show_size};
 
 use super::disks::{Any, Disks, Held};
+use super::key::DiskKey;
 use super::locks::VolumeLock;
 use super::scan::{PoolDisk, Raw};
 use super::selection::hold_and_read;
-use super::view::{View, to_volume};
+use super::view::{View, claimed_volume, to_volume};
 use super::{Inner, blocking};
 use crate::pool::unsupported;
 use crate::{PoolVolume, Record};
@@ -75,7 +76,7 @@ impl Inner {
                 continue;
             };
             let record = first_record(spec, size);
-            let claimed = self.claim_disk(disk.clone(), name, record, false, lock).await;
+            let claimed = self.claim_disk(disk.clone(), name, record.clone(), false, lock).await;
             self.mark_changed(disk);
             match claimed {
                 Ok(Some(volume)) => return Ok(volume),
@@ -83,7 +84,7 @@ impl Inner {
                 Err(Refused::NotFree(why)) => refused.push(format!("{} {why}", disk.name)),
                 // Otherwise a disk that can be read but not written would be the first match each time.
                 Err(Refused::Failed(error)) => {
-                    self.confirm_not_created(name, &error).await?;
+                    self.confirm_not_created(&record, disk, &error).await?;
                     tracing::warn!(disk = disk.name, %error, "cannot claim the disk");
                     refused.push(format!("{}: {}", disk.name, error.message));
                     self.failures.add(disk, error.message);
@@ -122,10 +123,10 @@ impl Inner {
                 && spec.class.layout == Layout::Linear;
             let mut result = Ok(None);
             if wanted {
-                result = self.claim_disk(disk.clone(), name, record, true, lock).await;
+                result = self.claim_disk(disk.clone(), name, record.clone(), true, lock).await;
                 self.mark_changed(disk);
                 if let Err(Refused::Failed(error)) = &result {
-                    self.confirm_not_created(name, error).await?;
+                    self.confirm_not_created(&record, disk, error).await?;
                     tracing::warn!(disk = disk.name, %error, "cannot finish a half-made claim");
                 }
             }
@@ -148,12 +149,23 @@ impl Inner {
         Ok(None)
     }
 
-    /// Returns that error as not final, unless reading the disks again shows that the volume does not exist.
-    async fn confirm_not_created(self: &Arc<Self>, name: &str, error: &Error) -> Result<()> {
-        match self.view().await?.volume(&self.name, name, true) {
-            Ok(None) => Ok(()),
-            Ok(Some(_)) | Err(_) => Err(error.clone().not_final()),
+    /// Returns that error as not final, unless reading the disks again, and also the one whose claim failed, shows that
+    /// the volume with that record does not exist.
+    async fn confirm_not_created(self: &Arc<Self>, record: &Record, disk: &Disk, error: &Error) -> Result<()> {
+        let volume = claimed_volume(&self.name, record);
+        let view = self.view().await;
+        let is_read = view.as_ref().is_ok_and(|view| view.has_read(disk));
+        match (view.and_then(|view| view.volume(&self.name, &volume.name, true)), is_read) {
+            (Ok(None), true) => return Ok(()),
+            (Ok(Some(_)), _) | (Err(_), true) => {}
+            // The disk has vanished, or fails, and may hold the volume. Until it is read, the volume counts as lost, so
+            // that a retry does not make it on another disk.
+            (Ok(None) | Err(_), false) => {
+                self.memory().known.insert(volume.disk()?, (DiskKey::of(disk), volume));
+                self.invalidate();
+            }
         }
+        Err(error.clone().not_final())
     }
 
     /// The acceptable sizes: what was requested, and what its filesystem needs.
@@ -208,6 +220,10 @@ impl Inner {
         lock: &VolumeLock,
     ) -> Result<Option<PoolVolume>, Refused> {
         let (held, raw) = self.hold_and_read(&disk, lock).await?;
+        // The volume is zeroed up to the size in its record, and a claim has the size of the disk.
+        if claim::capacity(held.size()) != record.size {
+            return Err(Refused::NotFree("changed its size in the meantime".to_owned()));
+        }
         let probe = self.disks.probe(&raw.disk).await.map_err(|error| error.message);
         let fits = match &raw.found {
             Ok(ClaimState::Nothing) => !resume,
@@ -247,7 +263,7 @@ impl Inner {
         }
         // While the disk is held, so that udev does not interfere.
         match self.disks.add_partitions(&raw.disk, &claimed) {
-            Ok((_, opened)) => self.opened.keep(claimed.identity.disk, opened),
+            Ok((_, opened)) => self.opened.keep_new(claimed.identity.disk, opened),
             // The volume exists; it is activated again before it is used.
             Err(error) => tracing::warn!(disk = raw.disk.name, %error, "the volume's partition does not exist yet"),
         }

@@ -148,7 +148,7 @@ fn by_tables(disk: &Disk, why: String) -> State {
     let nothing = Contents::Other { probe: Probe::Blank, remnants: Remnants::default() };
     match classify(disk, &nothing, || ExclusiveOpen::Unknown { why: why.clone() }) {
         state @ State::InUse { .. } => state,
-        state @ State::Unusable { .. } if scan::is_unreadable(disk) => state,
+        state @ State::Unusable { .. } if disk.size == 0 || scan::is_unreadable(disk) => state,
         // Its partitions may be those of a volume.
         _ => State::Unknown { why },
     }

@@ -24,16 +24,19 @@ struct Entry {
     opened: Opened,
     /// When its device was last requested.
     used: Instant,
-    /// How often it was requested.
-    uses: u32,
+    /// How often its device was requested since the volume was created. `None`: a request has opened the partition.
+    uses: Option<u32>,
 }
 
 impl OpenPartitions {
-    /// Keeps the partition of the volume on that disk open.
+    /// Keeps the partition of a new volume on that disk open.
+    pub(super) fn keep_new(&self, disk: DiskGuid, opened: Opened) {
+        self.by_disk().insert(disk, Entry { opened, used: Instant::now(), uses: Some(0) });
+    }
+
+    /// Keeps the partition of a volume on that disk open, whose device was requested.
     pub(super) fn keep(&self, disk: DiskGuid, opened: Opened) {
-        let mut by_disk = self.by_disk();
-        let uses = by_disk.get(&disk).map_or(0, |entry| entry.uses + 1);
-        by_disk.insert(disk, Entry { opened, used: Instant::now(), uses });
+        self.by_disk().insert(disk, Entry { opened, used: Instant::now(), uses: None });
     }
 
     /// Records that a volume's device was requested. `false`: it is not open.
@@ -41,7 +44,7 @@ impl OpenPartitions {
         let mut by_disk = self.by_disk();
         let entry = by_disk.get_mut(&disk);
         entry.is_some_and(|entry| {
-            (entry.used, entry.uses) = (Instant::now(), entry.uses + 1);
+            (entry.used, entry.uses) = (Instant::now(), entry.uses.map(|uses| uses.saturating_add(1)));
             true
         })
     }
@@ -58,10 +61,11 @@ impl OpenPartitions {
         by_disk.remove(&disk).map(|entry| entry.opened)
     }
 
-    /// The same for a volume that was created but never staged: only its creation has requested the device.
+    /// The same for a volume that was created but never staged. Before CreateVolume returns, the node requests the
+    /// device of each new volume once to prepare it, so only the second request may be a stage.
     pub(super) fn take_unstaged(&self, disk: DiskGuid) -> Option<Opened> {
         let mut by_disk = self.by_disk();
-        by_disk.get(&disk).filter(|entry| entry.uses <= 1)?;
+        by_disk.get(&disk).filter(|entry| entry.uses.is_some_and(|uses| uses <= 1))?;
         by_disk.remove(&disk).map(|entry| entry.opened)
     }
 

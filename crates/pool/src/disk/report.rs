@@ -34,10 +34,8 @@ pub enum Owner {
     Pool(String),
     /// Several pools select it, so none uses it.
     Conflict(Conflict),
-    /// This pool selects it, unless an exclusion matches it, or its names belong to another disk.
+    /// A pool selects it, unless an exclusion matches it, or its names belong to another disk.
     Doubtful {
-        /// The pool.
-        pool: String,
         /// Why that is not known.
         why: String,
     },
@@ -49,11 +47,11 @@ impl Owner {
     /// The ownership that an assignment gives a disk.
     pub(super) fn of(assignment: &Assignment, disk: &Disk) -> Self {
         let conflict = assignment.conflicts.iter().find(|one| one.disk == disk.name);
-        match (assignment.pools.get(&disk.name), conflict, assignment.doubtful.get(&disk.name)) {
-            (Some(pool), ..) => Self::Pool(pool.clone()),
-            (None, Some(conflict), _) => Self::Conflict(conflict.clone()),
-            (None, None, Some(pool)) => Self::Doubtful { pool: pool.clone(), why: why_doubtful(disk) },
-            (None, None, None) => Self::NoPool,
+        match (assignment.pools.get(&disk.name), conflict) {
+            (Some(pool), _) => Self::Pool(pool.clone()),
+            (None, Some(conflict)) => Self::Conflict(conflict.clone()),
+            (None, None) if assignment.doubtful.contains(&disk.name) => Self::Doubtful { why: why_doubtful(disk) },
+            (None, None) => Self::NoPool,
         }
     }
 

@@ -59,8 +59,8 @@ pub(super) struct OtherDisk {
     pub(super) raw: Raw,
     /// The reason.
     pub(super) why: String,
-    /// Whether it may belong to the pool once a doubt is resolved. Until then, an unreadable disk counts like
-    /// one of the pool's.
+    /// Whether it may belong to the pool once a doubt is resolved, or more facts about it are known. Until then, an
+    /// unreadable disk counts like one of the pool's.
     pub(super) may_belong: bool,
     /// Whether it belongs to another pool, which then reports its problems.
     pub(super) has_pool: bool,
@@ -116,11 +116,11 @@ pub(super) fn gather(
             Owner::Pool(other) => format!("it belongs to pool {other}"),
             _ => owner.why_no_pool().unwrap_or_default(),
         };
-        let may_belong = match owner {
-            Owner::Conflict(conflict) => conflict.pools.iter().any(|name| name == pool),
-            Owner::Doubtful { pool: would_be, .. } => would_be == pool,
-            Owner::Pool(_) | Owner::NoPool => false,
-        };
+        let grown = matches!(&raw.found, Ok(ClaimState::Claimed(claim)) if claim.capacity > claim.length);
+        let hint = "; it became larger than its volume: if the pool's selector limits the size, raise size.atMost";
+        let why = if grown { why + hint } else { why };
+        let possible = assignment.possible.get(&raw.disk.name);
+        let may_belong = possible.is_some_and(|pools| pools.iter().any(|name| name == pool));
         gathered.others.push(OtherDisk { raw, why, may_belong, has_pool: owner.pool().is_some() });
     }
     Ok(gathered)
@@ -149,10 +149,10 @@ pub(super) fn read_again<'a>(
     asked.into_iter().zip(known).filter_map(read).collect()
 }
 
-/// Whether reading it is useless: a disk without a size cannot hold anything, and one of several paths to a
+/// Whether reading it is useless: a drive without a medium does not hold anything, and one of several paths to a
 /// disk may be dead, while the disk is read through another path.
 pub(super) fn is_unreadable(disk: &Disk) -> bool {
-    disk.size == 0 || disk.multipath
+    disk.size == 0 && disk.removable || disk.multipath
 }
 
 /// Reads one disk that is held. Blocks.

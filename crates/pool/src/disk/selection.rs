@@ -205,6 +205,10 @@ pub(super) fn hold_and_read(
         raw.found.map_err(|why| Error::unavailable(format!("cannot be read: {why}")))?;
     }
     let held = hold(&**disks, disk)?;
+    // The kernel keeps what it has read of the disk while any program has it open, and does not see what another host
+    // writes, or a program that writes to a device below.
+    let dropped = disks.drop_cache(disk);
+    dropped.map_err(|error| Error::unavailable(format!("was not read again: {}", error.message)))?;
     // A use without an exclusive hold shows only in the kernel's tables.
     let found = disks.find().map_err(|error| Error::unavailable(error.to_string()))?;
     let now = found.disks.into_iter().find(|now| (now.number, now.sequence) == (disk.number, disk.sequence));

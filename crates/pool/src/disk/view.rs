@@ -142,7 +142,7 @@ impl View {
         }
         let is_unknown = matches!(raw.found, Ok(ClaimState::Damaged(_) | ClaimState::Newer { .. }) | Err(_));
         if *may_belong && volumes.is_empty() && is_unknown {
-            self.add_unknown(raw, read_before);
+            self.add_unknown(raw, false, read_before);
         }
     }
 
@@ -153,8 +153,8 @@ impl View {
         other.own |= own;
     }
 
-    /// The contents of the disk are unknown: it may hold any volume.
-    fn add_unknown(&mut self, raw: &Raw, read_before: &[DiskKey]) {
+    /// The contents of the disk are unknown: it may hold any volume. `own`: the disk belongs to this pool for certain.
+    fn add_unknown(&mut self, raw: &Raw, own: bool, read_before: &[DiskKey]) {
         let disk = &raw.disk;
         match &raw.found {
             Ok(found) => {
@@ -163,7 +163,8 @@ impl View {
                 self.problems.push(why);
             }
             Err(why) => {
-                let why = format!("the disk {} cannot be read: {why}", disk.name);
+                let possible = if own { "" } else { ", which may belong to the pool," };
+                let why = format!("the disk {}{possible} cannot be read: {why}", disk.name);
                 self.problems.push(why.clone());
                 let here = DiskKey::of(disk);
                 if here.sequence.is_none() || !read_before.contains(&here) {
@@ -187,7 +188,7 @@ impl View {
                 })
             }
             Ok(ClaimState::Damaged(_) | ClaimState::Newer { .. }) | Err(_) => {
-                self.add_unknown(raw, read_before);
+                self.add_unknown(raw, true, read_before);
                 None
             }
             Ok(_) => None,
@@ -356,6 +357,12 @@ impl View {
         self.duplicates.get(&disk).map(String::as_str)
     }
 
+    /// Whether the pool has that very disk, and it was read.
+    pub(super) fn has_read(&self, disk: &Disk) -> bool {
+        let here = DiskKey::of(disk);
+        self.disks.iter().any(|seen| seen.raw.found.is_ok() && DiskKey::of(&seen.raw.disk) == here)
+    }
+
     /// The disk with that GUID, and the claim on it.
     pub(super) fn claim(&self, guid: DiskGuid) -> Option<(&Disk, &Claim)> {
         self.disks.iter().find_map(|seen| match &seen.raw.found {
@@ -455,6 +462,20 @@ fn unreadable_volume(pool: &str, identity: Identity, found: &ClaimState) -> Pool
         key: VolumeKey::Disk(identity),
         size,
         record,
+        health: Health::Whole,
+    }
+}
+
+/// The volume of a claim that may have been made with that record.
+pub(super) fn claimed_volume(pool: &str, record: &Record) -> PoolVolume {
+    let name = safe_name(&record.name);
+    PoolVolume {
+        stored_as: name.clone(),
+        storage: storage(pool),
+        key: VolumeKey::Disk(Identity::of(&name)),
+        name,
+        size: record.size,
+        record: Recorded::Here(Box::new(record.clone())),
         health: Health::Whole,
     }
 }

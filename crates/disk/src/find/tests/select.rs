@@ -186,7 +186,7 @@ fn a_doubtful_disk_belongs_to_no_pool() {
     let selector = Selector::new(by_id(&["scsi-*"]), by_id(&["wwn-1"])).unwrap();
     let assignment = assign(&[("fast".to_owned(), selector)], &disks, &Links);
     assert!(assignment.pools.is_empty() && assignment.conflicts.is_empty());
-    assert_eq!(assignment.doubtful.get("sdb").map(String::as_str), Some("fast"));
+    assert!(assignment.doubtful.contains("sdb"));
     // It does not belong to a pool without doubt either, as long as another pool may turn out to select it
     // too.
     let sure = Selector::new(by_id(&["scsi-*"]), Criteria::default()).unwrap();
@@ -194,8 +194,53 @@ fn a_doubtful_disk_belongs_to_no_pool() {
     let pools = [("sure".to_owned(), sure), ("doubting".to_owned(), doubting)];
     let assignment = assign(&pools, &disks, &Links);
     assert!(assignment.pools.is_empty());
-    assert_eq!(assignment.doubtful.get("sdb").map(String::as_str), Some("doubting"));
+    assert!(assignment.doubtful.contains("sdb"));
+    assert_eq!(assignment.possible["sdb"], ["sure", "doubting"]);
     assert_eq!(assign(&pools, &[blank("sdb")], &Links).conflicts.len(), 1);
+}
+
+/// What is not known about a disk does not keep a selector from matching it later.
+#[test]
+fn a_disk_without_facts_may_match_unless_a_known_fact_differs() {
+    let may_match = |include: &Criteria, exclude: &Criteria, disk: &Disk| {
+        let selector = Selector::new(include.clone(), exclude.clone()).unwrap();
+        selector.may_match(disk, &selector.targets(&Links))
+    };
+    let nothing = Criteria::default();
+    let known = blank("sdb");
+    let unnamed = Disk { udev: Udev::Missing, model: None, by_id: Vec::new(), ..known.clone() };
+    let stale = Disk { udev: Udev::Stale { why: "the entry describes another disk".to_owned() }, ..known.clone() };
+    let sizeless = Disk { size: 0, ..known.clone() };
+    let empty = Disk { size: 0, removable: true, ..known.clone() };
+    for (yes, no) in each_kind() {
+        let of_size = no.size.is_some();
+        let of_names = no.by_id.is_some() || no.paths.is_some() || no.model.is_some();
+        assert!(may_match(&yes, &nothing, &known) && !may_match(&no, &nothing, &known), "{yes:?}");
+        for disk in [&unnamed, &stale] {
+            assert!(may_match(&yes, &nothing, disk), "{yes:?}");
+            assert_eq!(may_match(&no, &nothing, disk), of_names, "{no:?}");
+        }
+        assert!(may_match(&yes, &nothing, &sizeless), "{yes:?}");
+        assert_eq!(may_match(&no, &nothing, &sizeless), of_size || no.rotational.is_some(), "{no:?}");
+        // An empty drive has a size of 0, and that is a fact.
+        assert!(
+            may_match(&no, &nothing, &empty)
+                == (no.size == Some(Sizes { at_least: None, at_most: Some((1 << 30) - 1) }))
+        );
+    }
+    // What excludes it is a fact, or not.
+    let scsi = Criteria { transports: Some(vec![Transport::Scsi]), ..nothing.clone() };
+    let linked = Disk { udev: Udev::Missing, ..known.clone() };
+    for (exclude, disk, possible) in [
+        (by_id(&["scsi-sdb"]), &known, false),
+        (by_id(&["scsi-sdb"]), &linked, false),
+        (by_id(&["scsi-sdb"]), &unnamed, true),
+        (by_id(&["scsi-sdb"]), &stale, true),
+        (Criteria { rotational: Some(false), ..nothing.clone() }, &stale, false),
+        (Criteria { size: Some(Sizes { at_least: None, at_most: Some(1) }), ..nothing.clone() }, &sizeless, true),
+    ] {
+        assert_eq!(may_match(&scsi, &exclude, disk), possible, "{exclude:?} {disk:?}");
+    }
 }
 
 #[test]

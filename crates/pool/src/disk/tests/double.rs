@@ -1,15 +1,16 @@
 //! Disks made of files, with the real code for claims.
 
+mod handle;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use nix::fcntl::{FallocateFlags, fallocate};
 use quarry_disk::claim::{Claim, Sectors};
 use quarry_disk::{
     Assignment, Disk, ExclusiveOpen, FindError, FoundDisks, HostPaths, Selector, Transport, Udev, Use, assign,
@@ -18,6 +19,7 @@ use quarry_filesystem::Probe;
 use quarry_mount::Device;
 use quarry_volume::{Error, Reason, Result};
 
+use self::handle::{Cleaning, Handle};
 use crate::disk::disks::{Disks, Held, Opened};
 use crate::disk::space::Space;
 
@@ -47,6 +49,8 @@ struct State {
     before_write: Option<Operation>,
     /// Runs just before the next read of that disk at that offset.
     before_read: Option<(u64, u64, Operation)>,
+    /// Runs just after the next write to that disk at that offset.
+    after_write: Option<(u64, u64, Operation)>,
 }
 
 /// A disk.
@@ -55,6 +59,8 @@ struct Slot {
     file: Arc<File>,
     pulled: bool,
     unreadable: bool,
+    /// How long a read takes that then fails.
+    fails_after: Option<Duration>,
     unwritable: bool,
     hangs: bool,
     /// Whether blkid gets no answer from it.
@@ -71,9 +77,29 @@ struct Slot {
     cleaning: bool,
     opened: usize,
     caches_dropped: usize,
+    /// The page cache, where it differs from the disk: offsets, and the bytes that reads return.
+    cached: Vec<(u64, Vec<u8>)>,
+    /// Whether its cached pages cannot be dropped.
+    keeps_cache: bool,
     /// Whether writes to it block, and whether one is waiting.
     stuck: bool,
     waiting: bool,
+}
+
+impl Slot {
+    /// Reads through the page cache.
+    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)?;
+        for (at, bytes) in &self.cached {
+            for (place, byte) in (*at..).zip(bytes) {
+                let within = place.checked_sub(offset).and_then(|within| usize::try_from(within).ok());
+                if let Some(read) = within.and_then(|within| buffer.get_mut(within)) {
+                    *read = *byte;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Host {
@@ -118,6 +144,7 @@ impl Host {
             file: Arc::new(file),
             pulled: false,
             unreadable: false,
+            fails_after: None,
             unwritable: false,
             hangs: false,
             unresponsive: false,
@@ -128,6 +155,8 @@ impl Host {
             cleaning: false,
             opened: 0,
             caches_dropped: 0,
+            cached: Vec::new(),
+            keeps_cache: false,
             stuck: false,
             waiting: false,
         };
@@ -173,6 +202,11 @@ impl Host {
         self.with(number, |slot| slot.unreadable = true);
     }
 
+    /// Makes each read of the disk take this long and fail, or ends that.
+    pub(super) fn set_failing_slowly(&self, number: u64, after: Option<Duration>) {
+        self.with(number, |slot| slot.fails_after = after);
+    }
+
     /// Makes writes to the disk hang, or ends that.
     pub(super) fn set_stuck(&self, number: u64, stuck: bool) {
         self.with(number, |slot| (slot.stuck, slot.waiting) = (stuck, false));
@@ -216,6 +250,7 @@ impl Host {
             (slot.held, slot.opened, slot.partitions) = (false, 0, mark == [0x55, 0xaa]);
             slot.length = length_in_table(&slot.file);
             slot.cleaning = false;
+            slot.cached.clear();
         }
     }
 
@@ -265,6 +300,23 @@ impl Host {
     /// Runs this just before the next read of that disk at that offset.
     pub(super) fn before_read(&self, number: u64, offset: u64, work: impl FnOnce(&Host) + Send + 'static) {
         self.state().before_read = Some((number, offset, Box::new(work)));
+    }
+
+    /// Runs this just after the next write to that disk at that offset.
+    pub(super) fn after_write(&self, number: u64, offset: u64, work: impl FnOnce(&Host) + Send + 'static) {
+        self.state().after_write = Some((number, offset, Box::new(work)));
+    }
+
+    /// Another host writes to the disk. The page cache of this host keeps what it has.
+    pub(super) fn write_elsewhere(&self, number: u64, offset: u64, bytes: &[u8]) {
+        let cached = self.peek(number, offset, bytes.len());
+        self.poke(number, offset, bytes);
+        self.with(number, |slot| slot.cached.push((offset, cached)));
+    }
+
+    /// Makes the kernel keep the cached pages of the disk.
+    pub(super) fn set_keeping_cache(&self, number: u64) {
+        self.with(number, |slot| slot.keeps_cache = true);
     }
 
     pub(super) fn poke(&self, number: u64, offset: u64, bytes: &[u8]) {
@@ -379,7 +431,9 @@ impl Disks for Host {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let (at, signature) = SIGNATURE;
-        Ok(match self.peek(number, at, signature.len()) == signature {
+        let mut found = vec![0; signature.len()];
+        self.with(number, |slot| slot.read(&mut found, at)).unwrap();
+        Ok(match found == signature {
             true => Probe::Other { what: "foreign data".to_owned() },
             false => Probe::Blank,
         })
@@ -395,8 +449,14 @@ impl Disks for Host {
 
     fn drop_cache(&self, disk: &Disk) -> Result<()> {
         let number = self.number_of(disk)?;
-        self.with(number, |slot| slot.caches_dropped += 1);
-        Ok(())
+        self.with(number, |slot| {
+            if slot.keeps_cache {
+                return Err(Error::host("the pages cannot be dropped"));
+            }
+            slot.caches_dropped += 1;
+            slot.cached.clear();
+            Ok(())
+        })
     }
 
     fn partition_of_damaged(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
@@ -454,142 +514,4 @@ fn length_in_table(disk: &File) -> u64 {
     disk.read_exact_at(&mut sectors, 1024 + 128 + 32).unwrap();
     let sector = |at: usize| u64::from_le_bytes(sectors[at..at + 8].try_into().unwrap());
     (sector(8) + 1).saturating_sub(sector(0)) * 512
-}
-
-/// Bytes after a volume.
-struct Cleaning {
-    handle: Handle,
-    bytes: Range<u64>,
-}
-
-impl Drop for Cleaning {
-    fn drop(&mut self) {
-        self.handle.host.with(self.handle.number, |slot| slot.cleaning = false);
-    }
-}
-
-impl Space for Cleaning {
-    fn zero(&self, bytes: Range<u64>) -> Result<()> {
-        let (from, to) = (self.bytes.start + bytes.start, self.bytes.start + bytes.end);
-        assert!(to <= self.bytes.end);
-        let failed = self.handle.host.operation();
-        // The operation had begun.
-        self.handle.punch(from, if failed.is_err() { (to - from) / 2 } else { to - from });
-        failed
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.handle.flush().map_err(|error| Error::host(error.to_string()))
-    }
-}
-
-struct Handle {
-    host: Host,
-    number: u64,
-    file: Arc<File>,
-    size: u64,
-    holds: bool,
-    path: PathBuf,
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        if self.holds {
-            self.host.set_held(self.number, false);
-        }
-    }
-}
-
-impl Handle {
-    fn worn(&self) -> io::Result<()> {
-        match self.host.with(self.number, |slot| slot.unwritable) {
-            true => Err(io::Error::other("the disk is worn")),
-            false => Ok(()),
-        }
-    }
-
-    /// Punches a hole, which reads as zeros, so that large disks can be wiped.
-    fn punch(&self, offset: u64, length: u64) {
-        let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        fallocate(&*self.file, hole, offset as i64, length.max(1) as i64).unwrap();
-    }
-}
-
-impl Sectors for Handle {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn sector_size(&self) -> u32 {
-        512
-    }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        if self.host.with(self.number, |slot| slot.unreadable || slot.pulled) {
-            return Err(io::Error::other("a bad sector"));
-        }
-        let work = self.host.state().before_read.take_if(|(number, at, _)| (*number, *at) == (self.number, offset));
-        if let Some((.., work)) = work {
-            work(&self.host);
-        }
-        self.file.read_exact_at(buffer, offset)
-    }
-
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        while self.host.with(self.number, |slot| {
-            slot.waiting |= slot.stuck;
-            slot.stuck
-        }) {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        self.worn()?;
-        if let Err(error) = self.host.spend() {
-            // The write had begun.
-            self.file.write_all_at(&bytes[..bytes.len() / 1024 * 512], offset)?;
-            return Err(error);
-        }
-        self.file.write_all_at(bytes, offset)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.host.spend()
-    }
-}
-
-impl Held for Handle {
-    fn zero(&self, bytes: Range<u64>) -> Result<()> {
-        assert!(self.holds);
-        self.worn().map_err(|error| Error::host(error.to_string()))?;
-        self.host.state().zeroed += 1;
-        let failed = self.host.operation();
-        // The operation had begun.
-        let length = bytes.end - bytes.start;
-        self.punch(bytes.start, if failed.is_err() { length / 2 } else { length });
-        failed
-    }
-
-    fn discard(&self, bytes: Range<u64>) -> Result<bool> {
-        self.host.operation()?;
-        let discards = self.host.with(self.number, |slot| slot.discards);
-        if discards {
-            self.punch(bytes.start, bytes.end - bytes.start);
-        }
-        Ok(discards)
-    }
-
-    fn drop_partitions(&self) -> Result<()> {
-        assert!(self.holds);
-        self.host.operation()?;
-        self.host.with(self.number, |slot| {
-            if slot.opened > 0 {
-                return Err(Error::new(Reason::InUse, "a partition is open"));
-            }
-            slot.partitions = false;
-            Ok(())
-        })
-    }
 }

@@ -46,6 +46,39 @@ fn a_disk_that_hangs_in_a_write_delays_only_itself() {
     });
 }
 
+/// A dying disk returns an error only after the kernel has retried for a long time.
+#[test]
+fn a_disk_that_fails_slowly_delays_one_scan() {
+    let host = Host::default();
+    let slow = host.disk("vdb", 16);
+    host.disk("vdc", 24);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        pool.create(&spec("a", 1)).await.unwrap();
+        pool.volumes().await.unwrap();
+        host.set_failing_slowly(slow, Some(Duration::from_millis(2100)));
+        let timed = async || {
+            pool.uevents().count_disk("vdb");
+            pool.uevents().count(false);
+            let began = Instant::now();
+            let state = pool.status().await;
+            (began.elapsed(), state.problems)
+        };
+        let (first, problems) = timed().await;
+        assert!(problems.len() == 1 && problems[0].contains("vdb cannot be read"), "{problems:?}");
+        let (second, same) = timed().await;
+        assert!(second < first / 2 && same == problems, "{second:?} {same:?}");
+        // It is read again in the background, and then its volume is back.
+        host.set_failing_slowly(slow, None);
+        assert_eq!(timed().await.1, problems, "not yet");
+        pool.inner.reader.age();
+        while !timed().await.1.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(pool.volume("a").await.unwrap().unwrap().health, Health::Whole);
+    });
+}
+
 /// A call repairs a record and its caller goes away: nothing else writes to the disk until that write has
 /// ended.
 #[test]

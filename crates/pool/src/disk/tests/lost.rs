@@ -247,3 +247,76 @@ fn an_unreadable_doubtful_disk_may_hold_any_volume() {
         assert!(third.volume("a").await.unwrap().is_none());
     });
 }
+
+/// A disk that was enlarged beyond the sizes that its pool selects.
+#[test]
+fn a_volume_whose_disk_has_outgrown_its_pool_says_so() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    let size = Some(Sizes { at_least: None, at_most: Some(20 * MIB) });
+    let by_size = Selector::new(Criteria { size, ..Criteria::default() }, Criteria::default()).unwrap();
+    let start = || {
+        let (disks, selectors) = (Arc::new(host.clone()), [("whole".to_owned(), by_size.clone())]);
+        DiskPool::over(disks, "whole".to_owned(), Wipe::None, selectors.into(), Uevents::default())
+    };
+    run(async {
+        start().create(&spec("a", 1)).await.unwrap();
+        host.resize(disk, 24);
+        let error = start().volume("a").await.unwrap_err();
+        assert!(error.reason == Reason::Unavailable && error.message.contains("raise size.atMost"), "{error:?}");
+    });
+}
+
+/// A disk that hangs after a boot also keeps udev from naming it, so whether the pool selects it is unknown.
+#[test]
+fn an_unreadable_disk_without_names_may_hold_any_volume() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    host.disk("vdc", 16);
+    host.set_unreadable(disk);
+    host.change(disk, |disk| (disk.by_id, disk.udev) = (Vec::new(), Udev::Missing));
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let error = pool.volume("a").await.unwrap_err();
+        assert!(error.reason == Reason::Unavailable && error.message.contains("vdb"), "{}", error.message);
+        assert_eq!(pool.create(&spec("a", 1)).await.unwrap_err().reason, Reason::Unavailable);
+        // Once udev knows the disk, its names decide.
+        host.change(disk, |disk| (disk.by_id, disk.udev) = (vec!["system".into()], Udev::Current));
+        pool.uevents().count(true);
+        assert!(pool.volume("a").await.unwrap().is_none());
+    });
+}
+
+/// The kernel could not ask the disk for its size. An empty card reader has none either, and holds nothing.
+#[test]
+fn a_disk_without_a_size_may_hold_any_volume() {
+    let sizes = |at_least, at_most| {
+        let size = Some(Sizes { at_least, at_most });
+        Selector::new(Criteria { size, ..Criteria::default() }, Criteria::default()).unwrap()
+    };
+    let large = ("whole".to_owned(), sizes(Some(MIB), None));
+    let small = ("small".to_owned(), sizes(None, Some(MIB - 1)));
+    let by_name = ("whole".to_owned(), selector("x-*"));
+    for (selectors, removable, complete) in [
+        (vec![large.clone()], false, false),
+        (vec![large.clone()], true, true),
+        (vec![large, small], false, false),
+        (vec![by_name], false, false),
+    ] {
+        let host = Host::default();
+        let disk = host.disk("vdb", 16);
+        host.change(disk, |disk| (disk.size, disk.removable) = (0, removable));
+        host.disk("vdc", 16);
+        run(async {
+            let disks = Arc::new(host.clone());
+            let pool = DiskPool::over(disks, "whole".to_owned(), Wipe::None, selectors.into(), Uevents::default());
+            match pool.volume("a").await {
+                Ok(found) => assert!(complete && found.is_none()),
+                Err(error) => {
+                    assert!(!complete && error.reason == Reason::Unavailable, "{error:?}");
+                    assert!(error.message.contains("the disk vdb") && error.message.contains("size"), "{error:?}");
+                }
+            }
+        });
+    }
+}

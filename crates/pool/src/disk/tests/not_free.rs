@@ -63,6 +63,50 @@ fn everything_is_checked_again_once_the_disk_is_held() {
     }
 }
 
+/// A shared LUN, or a device-mapper table on the disk: this kernel keeps what it has read before.
+#[test]
+fn what_was_written_past_the_page_cache_is_seen_once_the_disk_is_held() {
+    for (at, bytes, why) in [(SIGNATURE.0, SIGNATURE.1, "foreign data"), (512, b"EFI PART".as_slice(), "EFI PART")] {
+        let host = Host::default();
+        let disk = host.disk("vdb", 16);
+        run(async {
+            let pool = start(&host, Wipe::None);
+            pool.status().await;
+            host.write_elsewhere(disk, at, bytes);
+            let error = pool.create(&spec("a", 1)).await.unwrap_err();
+            assert!(error.reason == Reason::NoSpace && error.message.contains(why), "{}", error.message);
+        });
+        assert_eq!(host.peek(disk, MIB, 8), [0; 8], "{why}: no record was written");
+    }
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    host.set_keeping_cache(disk);
+    run(async {
+        let error = start(&host, Wipe::None).create(&spec("a", 1)).await.unwrap_err();
+        assert!(error.reason == Reason::NoSpace && error.message.contains("cannot be dropped"), "{}", error.message);
+    });
+    assert_eq!(state_name(&host, disk), "nothing");
+}
+
+/// Otherwise the record would have another size than the claim, and the rest of the volume would not be zeroed.
+#[test]
+fn a_disk_whose_size_changed_since_the_scan_is_not_claimed() {
+    for mib in [12, 24] {
+        let host = Host::default();
+        let disk = host.disk("vdb", 16);
+        run(async {
+            let pool = start(&host, Wipe::None);
+            pool.status().await;
+            host.before_hold(move |host| host.resize(disk, mib));
+            let error = pool.create(&spec("a", 1)).await.unwrap_err();
+            assert!(error.reason == Reason::NoSpace && error.message.contains("changed its size"), "{}", error.message);
+            assert_eq!(state_name(&host, disk), "nothing");
+            let volume = pool.create(&spec("a", 1)).await.unwrap();
+            assert_eq!((volume.size, volume.record().unwrap().size), ((mib - 3) * MIB, (mib - 3) * MIB));
+        });
+    }
+}
+
 #[test]
 fn a_disk_of_two_pools_belongs_to_neither() {
     let host = Host::default();
@@ -209,4 +253,39 @@ fn an_unfinishable_half_made_claim_does_not_block_its_volume() {
         _ => None,
     });
     assert_eq!(names, [Some("b".to_owned()), Some("a".to_owned())]);
+}
+
+/// The last write of a claim has reached the disk when it is pulled, or fails. Until it is read again, nothing shows
+/// whether the volume exists, so it is not made on another disk: the two would hold the same volume.
+#[test]
+fn a_volume_may_exist_on_a_disk_that_failed_in_its_claim() {
+    type Spoil = fn(&Host, u64);
+    let spoils: [Spoil; 2] = [|host, disk| host.pull(disk), |host, disk| host.set_unreadable(disk)];
+    for (spoil, resumed) in spoils.into_iter().flat_map(|spoil| [(spoil, false), (spoil, true)]) {
+        let host = Host::default();
+        let [disk, other] = [host.disk("vdb", 16), host.disk("vdc", 24)];
+        if resumed {
+            half(&host, disk, 6);
+        }
+        run(async {
+            let pool = start(&host, Wipe::None);
+            pool.status().await;
+            host.after_write(disk, 0, move |host| spoil(host, disk));
+            let error = pool.create(&spec("a", 1)).await.unwrap_err();
+            assert!(!error.reason.is_final(), "{error:?}");
+            // Nor by a retry, as long as the disk was not read.
+            assert_eq!(pool.create(&spec("a", 1)).await.unwrap_err().reason, Reason::Exists);
+            let lost = pool.find_requested("a").await.unwrap().unwrap();
+            assert!(matches!(&lost.health, Health::Lost(why) if why.contains("vdb")), "{lost:?}");
+            assert_eq!(state_name(&host, other), "nothing");
+            // Other volumes are made.
+            assert_eq!(pool.create(&spec("b", 1)).await.unwrap().size, 21 * MIB);
+            if host.find().unwrap().disks.len() == 1 {
+                host.put_back(disk, "vdz");
+                pool.uevents().count(true);
+                let volume = pool.find_requested("a").await.unwrap().unwrap();
+                assert_eq!((volume.size, volume.health), (13 * MIB, Health::Whole));
+            }
+        });
+    }
 }

@@ -67,6 +67,19 @@ fn a_disk_is_checked_again_once_it_is_held() {
 }
 
 #[test]
+fn what_was_written_past_the_page_cache_is_seen_once_a_disk_is_held() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    run(async {
+        let selection = select(&host, &Uevents::default());
+        host.write_elsewhere(disk, SIGNATURE.0, SIGNATURE.1);
+        assert_eq!(states(&selection).await[0].1, "free");
+        let why = selection.hold_free(&disk_of(&host, disk)).await.map(drop).unwrap_err();
+        assert!(why.contains("foreign data"), "{why}");
+    });
+}
+
+#[test]
 fn disks_are_read_again_only_after_an_event() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
