@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn identifiers_of_later_versions_are_recognized() {
-        for (kind, text) in [('v', "v2:a:b:c"), ('v', "v10:whatever/else"), ('s', "s2:a:b:c:d")] {
+        for (kind, text) in [('v', "v2:a:b:c"), ('v', "v10:some/thing"), ('s', "s2:a:b:c:d")] {
             assert!(is_of_later_version(kind, text), "{text}");
             assert!(text.parse::<VolumeId>().is_err(), "{text}");
         }
