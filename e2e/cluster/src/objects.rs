@@ -33,6 +33,18 @@ pub fn class(name: &str, pool: &str) -> Value {
     })
 }
 
+/// A VolumeAttributesClass with these parameters.
+#[must_use]
+pub fn attributes_class(name: &str, parameters: &Value) -> Value {
+    json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "VolumeAttributesClass",
+        "metadata": { "name": name },
+        "driverName": "local.csi.quarry.dev",
+        "parameters": parameters,
+    })
+}
+
 /// The template of a pod that sleeps, with claims mounted at `/data/CLAIM`.
 #[must_use]
 pub fn sleeper(claims: &[&str]) -> Value {

@@ -18,7 +18,7 @@ use crate::binaries::{self, Conformance};
 use crate::cluster::Cluster;
 use crate::images;
 use crate::install::{self, CLASS};
-use crate::objects::{class, with};
+use crate::objects::{attributes_class, class, with};
 use crate::scenarios::snapshots::{Snapshotter, snapshot_class};
 
 mod ginkgo;
@@ -109,7 +109,8 @@ impl Suite {
         install::volume_groups(cluster).await?;
         let _snapshotter = Snapshotter::start(cluster).await?;
         let immediate = with(class(IMMEDIATE, "main"), json!({ "volumeBindingMode": "Immediate" }));
-        for object in [snapshot_class(), immediate] {
+        let attributes = attributes_class(CLASS, &json!({ "readIops": "1000" }));
+        for object in [snapshot_class(), immediate, attributes] {
             let file = folder.join("object.json");
             std::fs::write(&file, object.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
             cluster.kubectl().apply(&file).await?;

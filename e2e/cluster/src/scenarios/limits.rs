@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::node_of;
 use crate::cluster::{Cluster, text};
 use crate::install;
-use crate::objects::{claim, class, pod, sleeper, with};
+use crate::objects::{attributes_class, claim, class, pod, sleeper, with};
 use crate::space::Space;
 use crate::worker::Worker;
 
@@ -29,22 +29,13 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     // Pods without a cgroup of their own are started again.
     install::wait_running(cluster).await?;
     let space = Space::new(cluster, "limits").await?;
-    let attributes = |name: &str, parameters: Value| {
-        json!({
-            "apiVersion": "storage.k8s.io/v1",
-            "kind": "VolumeAttributesClass",
-            "metadata": { "name": name },
-            "driverName": "local.csi.quarry.dev",
-            "parameters": parameters,
-        })
-    };
     let limit = |rate: u64, discard: &str| json!({ "writeBytesPerSecond": rate.to_string(), "discard": discard });
     let limited =
         with(class("limited", "main"), json!({ "parameters": { "writeBytesPerSecond": "8Mi", "readIops": "500" } }));
     let mut objects = vec![
-        attributes(GOLD.0, limit(GOLD.1, "periodic")),
-        attributes(BRONZE.0, limit(BRONZE.1, "none")),
-        attributes("wrong", json!({ "writeBytesPerSecond": "0", "discard": "none" })),
+        attributes_class(GOLD.0, &limit(GOLD.1, "periodic")),
+        attributes_class(BRONZE.0, &limit(BRONZE.1, "none")),
+        attributes_class("wrong", &json!({ "writeBytesPerSecond": "0", "discard": "none" })),
         limited,
     ];
     let nodes: Vec<String> = cluster.workers.iter().map(|worker| worker.name.clone()).collect();
