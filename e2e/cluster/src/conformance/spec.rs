@@ -14,6 +14,9 @@ pub(super) const IMMEDIATE: &str = "quarry-immediate";
 /// The label of specs that restore a snapshot.
 const SNAPSHOTS: &str = "Feature:VolumeSnapshotDataSource";
 
+/// A part of the text of specs that modify claims before a pod uses them: only a claim that is bound can be modified.
+const MODIFIED_UNUSED: &str = "multiple pods should modify volumes";
+
 /// Labels of specs that are not run, and why. The first that a spec has counts.
 const LEFT_OUT: &[(&str, &str)] = &[
     ("Feature:Windows", "it needs nodes with Windows"),
@@ -87,7 +90,7 @@ impl Spec {
         let has = |wanted: &str| report.labels().any(|label| label == wanted);
         let by_label = LEFT_OUT.iter().find(|(label, _)| has(label)).map(|(_, why)| *why);
         let left_out = by_label.or_else(|| text.contains(POPULATORS.0).then_some(POPULATORS.1));
-        let class = if has(SNAPSHOTS) { IMMEDIATE } else { CLASS };
+        let class = if has(SNAPSHOTS) || text.contains(MODIFIED_UNUSED) { IMMEDIATE } else { CLASS };
         // It creates several volumes at once from one, and waits five minutes for the last of them. On an emulated node,
         // that is not enough for two such specs at a time.
         let alone = text.contains(" in parallel");
@@ -187,6 +190,7 @@ mod tests {
         assert_eq!((plain.suite.as_str(), plain.left_out, plain.class), ("multiVolume", None, CLASS));
         let restored = spec("[Testpattern: x] provisioning", "should restore", &[SNAPSHOTS]);
         assert_eq!((restored.left_out, restored.class), (None, IMMEDIATE));
+        assert_eq!(spec("[Testpattern: x] volume-modify-stress", MODIFIED_UNUSED, &[]).class, IMMEDIATE);
         assert!(!restored.alone && spec("[Testpattern: x] provisioning", "should clone in parallel [Slow]", &[]).alone);
         for (text, labels) in [("a", &["Feature:Windows"][..]), ("b", &["Slow", "Disruptive"]), (POPULATORS.0, &[])] {
             let left_out = spec("[Testpattern: x] disruptive [Disruptive]", text, labels);
