@@ -12,7 +12,7 @@ use quarry_volume::{
     Unreachable, Volume, VolumeId,
 };
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::{Abandoned, Claims, Election, Endpoint, Fate, Nodes, Roster, RosterSource};
@@ -78,6 +78,7 @@ impl Cluster {
         tokio::spawn(async move {
             let mut following: HashMap<String, (Endpoint, CancellationToken)> = HashMap::new();
             let mut sweep = tokio::time::interval(SWEEP);
+            sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
             // The nodes without a pod, of which it is being asked whether they are gone for good. Meanwhile, the roster is
             // followed.
             let mut asked = JoinSet::new();

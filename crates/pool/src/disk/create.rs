@@ -36,8 +36,8 @@ pub(super) fn supports(pool: &str, spec: &VolumeSpec) -> Result<()> {
 enum Refused {
     /// It is not free after all; nothing was written. Another disk may be suitable.
     NotFree(String),
-    /// It is not known how far the claim came. The retry checks it.
-    Failed(Error),
+    /// The disk failed. If the claim was `begun`, it is not known how far it came. The retry checks it.
+    Failed { error: Error, begun: bool },
 }
 
 impl Inner {
@@ -83,8 +83,10 @@ impl Inner {
                 Ok(None) => {}
                 Err(Refused::NotFree(why)) => refused.push(format!("{} {why}", disk.name)),
                 // Otherwise a disk that can be read but not written would be the first match each time.
-                Err(Refused::Failed(error)) => {
-                    self.confirm_not_created(&record, disk, &error).await?;
+                Err(Refused::Failed { error, begun }) => {
+                    if begun {
+                        self.confirm_not_created(&record, disk, &error).await?;
+                    }
                     tracing::warn!(disk = disk.name, %error, "cannot claim the disk");
                     refused.push(format!("{}: {}", disk.name, error.message));
                     self.failures.add(disk, error.message);
@@ -125,7 +127,7 @@ impl Inner {
             if wanted {
                 result = self.claim_disk(disk.clone(), name, record.clone(), true, lock).await;
                 self.mark_changed(disk);
-                if let Err(Refused::Failed(error)) = &result {
+                if let Err(Refused::Failed { error, .. }) = &result {
                     self.confirm_not_created(&record, disk, error).await?;
                     tracing::warn!(disk = disk.name, %error, "cannot finish a half-made claim");
                 }
@@ -139,7 +141,7 @@ impl Inner {
                 Ok(None) => {}
                 // It does not block this volume, and the next creation tries again to clear it.
                 Err(Refused::NotFree(why)) => tracing::warn!(disk = disk.name, why, "cannot clear a half-made claim"),
-                Err(Refused::Failed(error)) => {
+                Err(Refused::Failed { error, .. }) => {
                     tracing::warn!(disk = disk.name, %error, "cannot clear a half-made claim");
                     self.failures.add(disk, error.message);
                     self.invalidate();
@@ -235,23 +237,19 @@ impl Inner {
             State::Free => return Err(Refused::NotFree("was claimed or cleared in the meantime".to_owned())),
             state => return Err(Refused::NotFree(state.reason().unwrap_or_default().to_owned())),
         }
+        let to_erase = (Arc::clone(&held), raw.disk.name.clone());
+        let erased = blocking(move || erase_signatures(&*to_erase.0, &to_erase.1)).await;
+        erased.map_err(|error| Refused::Failed { error, begun: resume })?;
         let (inner, name) = (Arc::clone(self), name.to_owned());
-        let claimed = blocking(move || inner.claim(&*held, &raw, &name, &record)).await.map_err(Refused::Failed)?;
+        let claimed = blocking(move || inner.claim(&*held, &raw, &name, &record)).await;
+        let claimed = claimed.map_err(|error| Refused::Failed { error, begun: true })?;
         self.close_unless_staged(&claimed);
         Ok(Some(claimed))
     }
 
-    /// Claims a disk that is held and blank. Blocks.
+    /// Claims a disk that is held and blank, and whose signatures are erased. Blocks.
     fn claim(&self, held: &dyn Held, raw: &Raw, name: &str, record: &Record) -> Result<PoolVolume> {
-        // A volume of the same name may have been on this disk before, and its filesystem would be mistaken
-        // for the one that an interrupted stage made: they have the same UUID. So all places of signatures are
-        // erased before the claim counts, and its record says so: `first_record`.
         let explain = |error| self.explain(&error);
-        let size = claim::capacity(held.size());
-        for place in signature_places(size) {
-            held.zero(VOLUME_OFFSET + place.start..VOLUME_OFFSET + place.end)?;
-        }
-        held.flush().map_err(|error| Error::host(format!("flushing the disk {}: {error}", raw.disk.name)))?;
         let claimed = match &raw.found {
             Ok(ClaimState::HalfClaimed(half_made)) => claim::resume(&Any(held), half_made).map_err(explain)?,
             _ => claim::claim(&Any(held), name, record.to_string().as_bytes()).map_err(explain)?,
@@ -280,7 +278,7 @@ impl Inner {
             }
             _ => Ok(()),
         };
-        blocking(clear).await.map_err(Refused::Failed)
+        blocking(clear).await.map_err(|error| Refused::Failed { error, begun: true })
     }
 
     /// Holds a disk and reads it again.
@@ -318,8 +316,18 @@ pub(super) fn hold(disks: &dyn Disks, disk: &Disk) -> Result<Arc<dyn Held>> {
     }
 }
 
-/// The record that a claim is made with. [`Inner::claim`] wipes the volume's place before it writes the claim,
-/// so the record can say so.
+/// Erases all places of signatures on a disk that is held and blank, before its claim counts, whose record says so:
+/// [`first_record`]. A volume of the same name may have been on this disk before, and its filesystem would be mistaken for
+/// the one that an interrupted stage made: they have the same UUID. Blocks.
+fn erase_signatures(held: &dyn Held, disk: &str) -> Result<()> {
+    for place in signature_places(claim::capacity(held.size())) {
+        held.zero(VOLUME_OFFSET + place.start..VOLUME_OFFSET + place.end)?;
+    }
+    held.flush().map_err(|error| Error::host(format!("flushing the disk {disk}: {error}")))
+}
+
+/// The record that a claim is made with. [`erase_signatures`] wipes the volume's place before the claim is written, so the
+/// record can say so.
 fn first_record(spec: &VolumeSpec, size: u64) -> Record {
     Record::new(spec, size).wiped()
 }

@@ -145,7 +145,10 @@ fn read(disks: &dyn Disks, disk: Disk, flushes: bool) -> Raw {
     };
     // Reads of no bytes succeed, and would show that the disk holds nothing. But the kernel could not read its size.
     if device.size() == 0 {
-        return Raw::unreadable(disk, "it has a size of 0 bytes");
+        return Raw::unreadable(
+            disk,
+            "it has a size of 0 bytes; if that is right, exclude it from the pool by byId, paths, model or transports",
+        );
     }
     let found = read_twice_if_damaged(&Any(&*device)).map_err(|error| error.to_string());
     // The claim may have been written by a Quarry process that was killed before its flush. Flush it before

@@ -47,6 +47,8 @@ struct State {
     before_hold: Option<Operation>,
     /// Runs just before a disk is opened for writing the next time.
     before_write: Option<Operation>,
+    /// Runs just before a held disk is zeroed the next time.
+    before_zero: Option<Operation>,
     /// Runs just before the next read of that disk at that offset.
     before_read: Option<(u64, u64, Operation)>,
     /// Runs just after the next write to that disk at that offset.
@@ -291,6 +293,10 @@ impl Host {
 
     pub(super) fn before_write(&self, work: impl FnOnce(&Host) + Send + 'static) {
         self.state().before_write = Some(Box::new(work));
+    }
+
+    pub(super) fn before_zero(&self, work: impl FnOnce(&Host) + Send + 'static) {
+        self.state().before_zero = Some(Box::new(work));
     }
 
     pub(super) fn before_hold(&self, work: impl FnOnce(&Host) + Send + 'static) {

@@ -289,3 +289,16 @@ fn a_volume_may_exist_on_a_disk_that_failed_in_its_claim() {
         });
     }
 }
+
+/// Then nothing of its claim was written, and another disk is used.
+#[test]
+fn a_disk_that_is_pulled_before_its_claim_is_written_holds_no_volume() {
+    let host = Host::default();
+    let [disk, _] = [host.disk("vdb", 16), host.disk("vdc", 24)];
+    run(async {
+        let pool = start(&host, Wipe::None);
+        pool.status().await;
+        host.before_zero(move |host| host.pull(disk));
+        assert_eq!(pool.create(&spec("a", 1)).await.unwrap().size, 21 * MIB);
+    });
+}

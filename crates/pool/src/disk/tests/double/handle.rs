@@ -137,6 +137,10 @@ impl Sectors for Handle {
 impl Held for Handle {
     fn zero(&self, bytes: Range<u64>) -> Result<()> {
         assert!(self.holds);
+        let work = self.host.state().before_zero.take();
+        if let Some(work) = work {
+            work(&self.host);
+        }
         self.worn().map_err(|error| Error::host(error.to_string()))?;
         self.host.state().zeroed += 1;
         let failed = self.host.operation();
