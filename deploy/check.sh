@@ -22,8 +22,9 @@ result() {
 }
 
 # The values of a test are in a file, so that helm reads them as it reads an operator's.
+# `release` and `namespace` are those of the installation.
 render() {
-    ./helm.sh template quarry chart --namespace quarry --values "$1"
+    ./helm.sh template "${release:-quarry}" chart --namespace "${namespace:-quarry}" --values "$1"
 }
 
 # accepts NAME <VALUES: the chart renders, and the result passes the checks of every installation.
@@ -116,6 +117,31 @@ END
 holds "the group's own pools" 'volumeGroup: vg-scratch$'
 holds "a group without pools uses the common ones" 'volumeGroup: quarry$'
 holds "the group's own kubelet" 'path: /var/lib/k0s/kubelet/pods,'
+accepts "groups with names that YAML reads as something else" <<'END'
+nodeGroups:
+  "1": {nodeSelector: {quarry.dev/disks: "1"}}
+  "true": {nodeSelector: {quarry.dev/disks: "true"}}
+  "on": {nodeSelector: {quarry.dev/disks: "on"}}
+END
+holds "the label of a group is text" '^ *quarry.dev/node-group: "true"$'
+release=123 namespace=42 accepts "a release and a namespace with digits as names" <<'END'
+snapshotter: {enabled: true}
+controller: {releaseOnNodeLoss: true}
+monitoring: {podMonitors: {enabled: true}, alerts: {enabled: true}, dashboard: {enabled: true}}
+storageClasses: [{name: "1", parameters: {pool: default}}]
+END
+holds "the label of a release is text" '^ *app.kubernetes.io/instance: "123"$'
+holds "the arguments name the same release" '^ *- --node-pods=.*,app.kubernetes.io/instance=123,'
+# The first sixteen digits of this configuration's hash are decimal ones.
+accepts "pools whose hash looks like a number" <<<'pools: [{name: a, lvm: {volumeGroup: g2273}}]'
+holds "the hash is text" '^ *quarry.dev/pools: "[0-9]{16}"$'
+accepts "a million of everything" <<'END'
+node: {volumeMetrics: 1000000, maxVolumes: 1000000, maxUnavailable: 1000000}
+controller: {replicas: 1000000}
+END
+lacks "counts are written in digits" '[0-9]e\+'
+holds "also in arguments" '^ *- --max-volumes=1000000$'
+refuses "more volumes than the program can count" "maxVolumes" <<<'node: {maxVolumes: 4294967296}'
 accepts "five thousand hosts" <<<'clusterSize: 5000'
 holds "rates grow" '^ *- --kube-api-capacity-qps=100$'
 holds "threads grow" '^ *- --capacity-threads=16$'
@@ -191,6 +217,12 @@ storageClasses:
       onNodeLoss: release
 END
 holds "a limit is a string" '^  readIops: "1000"$'
+accepts "large numbers in a class" <<'END'
+storageClasses: [{name: a, parameters: {pool: default, readIops: 1000000, readBytesPerSecond: 104857600, writeBytesPerSecond: "104857600"}}]
+END
+holds "they are written in digits" '^  readIops: "1000000"$'
+holds "bytes, too" '^  readBytesPerSecond: "104857600"$'
+holds "text stays as it is" '^  writeBytesPerSecond: "104857600"$'
 refuses "an unknown parameter of a class" "'readIOPS'" <<<'storageClasses: [{name: a, parameters: {readIOPS: 1000}}]'
 
 accepts "whole disks" <<'END'
@@ -208,6 +240,16 @@ END
 holds "a disk folder is mounted" '^ *- \{name: disk-folder-0, mountPath: /mnt/disks, mountPropagation: HostToContainer, readOnly: true\}$'
 holds "every other disk folder is mounted too, and must exist" 'path: /srv/more, type: Directory\}$'
 holds "sizes stay as they are" 'atMost: 4000000000000$'
+accepts "sizes in bytes" <<'END'
+pools:
+  - name: whole
+    copyRate: 209715200
+    disk: {select: {size: {atLeast: 1000000}}}
+  - name: thin
+    lvm: {volumeGroup: g, reserve: 10737418240, archives: 1000000, thinPool: {name: t, size: 107374182400, chunkSize: 1048576, metadataSize: 1073741824}}
+END
+lacks "no size is in powers of ten" '[0-9]e\+'
+holds "sizes of thin pools stay as they are" '^ *chunkSize: 1048576$'
 accepts "a disk folder on some hosts" <<'END'
 nodeGroups:
   links:

@@ -10,7 +10,7 @@
 {{/* The labels that select the pods; they never change. Called with (dict "root" $ "component" NAME). */}}
 {{- define "quarry.selector" -}}
 app.kubernetes.io/name: quarry
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
@@ -31,6 +31,11 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end }}
 {{- define "quarry.nodeSecret" -}}
 {{ .Values.certificates.nodeSecret | default (printf "%s-node" (include "quarry.name" .)) }}
+{{- end }}
+
+{{/* A number in digits: Helm reads numbers as floats, and would print 1000000 as 1e+06. Text stays as it is. */}}
+{{- define "quarry.number" -}}
+{{ if kindIs "string" . }}{{ . }}{{ else }}{{ int64 . }}{{ end }}
 {{- end }}
 
 {{/* A number limited to a range: (list MINIMUM N MAXIMUM). */}}
