@@ -122,7 +122,7 @@ pub(crate) struct Tool {
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", global = true)]
     namespace: Option<String>,
     /// The prefix of the names of the three Secrets.
-    #[arg(long, default_value = "quarry", value_name = "PREFIX", global = true)]
+    #[arg(long, env = "QUARRY_SECRETS", default_value = "quarry", value_name = "PREFIX", global = true)]
     secrets: String,
 }
 

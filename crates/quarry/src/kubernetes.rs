@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long)]
     release_on_node_loss: bool,
     /// The prefix of the names of the three Secrets with certificates.
-    #[arg(long, default_value = "quarry", value_name = "PREFIX")]
+    #[arg(long, env = "QUARRY_SECRETS", default_value = "quarry", value_name = "PREFIX")]
     secrets: String,
 }
 

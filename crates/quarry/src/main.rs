@@ -237,6 +237,16 @@ mod tests {
     }
 
     #[test]
+    fn the_secrets_of_a_release_are_known_in_its_container() {
+        for command in ["certificates", "controller"] {
+            let definition = definition();
+            let command = definition.find_subcommand(command).unwrap();
+            let option = command.get_arguments().find(|option| option.get_long() == Some("secrets")).unwrap();
+            assert_eq!(option.get_env(), Some("QUARRY_SECRETS".as_ref()));
+        }
+    }
+
+    #[test]
     fn values_that_would_poll_certificates_without_a_pause_are_rejected() {
         let parse = |option: &str, value: &str| Cli::try_parse_from(["quarry", "controller", option, value]);
         for (option, refused, taken) in
