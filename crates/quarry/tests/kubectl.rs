@@ -64,7 +64,7 @@ fn start(mut plugin: Command, pods: &str, of_pod: &str, arguments: &[&str], dire
 
 #[test]
 fn the_first_ready_controller_is_asked() {
-    let pods = "storage controller-a False\nstorage controller-b True\nother controller-c True\n";
+    let pods = "storage controller-a False\nstorage controller-b True\nstorage controller-c True\n";
     let (output, asked) = run(pods, &["volumes", "--pool", "two words", "-o", "json"]);
     assert!(asked[0].starts_with("get|pods|--all-namespaces|--selector=app.kubernetes.io/name=quarry,"), "{asked:?}");
     assert_eq!(
@@ -90,6 +90,45 @@ fn a_controller_that_is_not_ready_is_used_if_there_is_no_other() {
     let (output, asked) = run("", &["doctor"]);
     assert_eq!((output.status.code(), asked.len()), (Some(1), 1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no controller runs"), "{output:?}");
+}
+
+#[test]
+fn one_of_two_installations_is_not_chosen_silently() {
+    let disks = ["disks", "--node", "n1"];
+    for (pods, words, named) in [
+        (
+            "a c True one controller\nb c True two controller\n",
+            ["doctor"].as_slice(),
+            ["namespace a, instance one", "b"],
+        ),
+        ("a c True one controller\na d False two controller\n", &["doctor"], ["instance one", "instance two"]),
+        ("a c True\nb d True\n", &["page"], ["namespace a", "namespace b"]),
+        ("a n1 True one node\na n2 True two node\n", &disks, ["instance one", "instance two"]),
+    ] {
+        let (output, asked) = run(pods, words);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), asked.len()), (Some(1), 1), "{error}");
+        for name in named.into_iter().chain(["more than one Quarry", "--namespace", "instance=NAME"]) {
+            assert!(error.contains(name), "{name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn labels_tell_pods_apart_if_there_are_any() {
+    for pods in [
+        "a c False one controller\na d True one controller\n",
+        // Pods without these labels, as without the chart; one has never been ready.
+        "a c   \na d True  \n",
+        // A selector that matches both components, or labels of your own.
+        "a n True one node\na d True one controller\n",
+        "a d True one storage\n",
+    ] {
+        let (_, asked) = run(pods, &["doctor"]);
+        assert_eq!(asked[1], "exec|--namespace=a|d|--|quarry|doctor|", "{pods}");
+    }
+    let (_, asked) = run("a d True one controller\na n True one node\n", &["disks", "--node", "n1"]);
+    assert_eq!(asked[1], "exec|--namespace=a|n|--|quarry|disks|");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! kubectl, and the pods of Quarry.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -8,8 +9,8 @@ use anyhow::{Context as _, bail};
 use quarry_exec::Attended;
 use serde::de::DeserializeOwned;
 
-/// The name, the namespace and the readiness of each pod, one a line.
-const PODS: &str = r#"jsonpath={range .items[*]}{.metadata.namespace}{" "}{.metadata.name}{" "}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}"#;
+/// The namespace, the name, the readiness and two labels of each pod, one a line. What a pod does not have is empty.
+const PODS: &str = r#"jsonpath={range .items[*]}{.metadata.namespace}{" "}{.metadata.name}{" "}{.status.conditions[?(@.type=="Ready")].status}{" "}{.metadata.labels.app\.kubernetes\.io/instance}{" "}{.metadata.labels.app\.kubernetes\.io/component}{"\n"}{end}"#;
 
 /// Which cluster, and which pods of it. The names of the options are kubectl's.
 #[derive(Debug, clap::Args)]
@@ -23,7 +24,8 @@ pub(super) struct Access {
     /// The kubeconfig file.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<OsString>,
-    /// The labels of the pod; default: those of the chart.
+    /// The labels of the pods; default: those of the chart. For `disks` the pods are those of the node plugin, and for
+    /// other commands those of the controller.
     #[arg(long, env = "QUARRY_SELECTOR", value_name = "LABELS")]
     selector: Option<String>,
     /// The container of the pod; default: the pod's default container.
@@ -65,12 +67,12 @@ impl Access {
     /// A pod of the component: a ready one, if there is one. A pod that is not ready may still be able to answer.
     ///
     /// # Errors
-    /// kubectl cannot list the pods, or finds no pod.
+    /// kubectl cannot list the pods, or finds no pod, or those of several installations.
     pub(super) fn pod(&self, component: &Component) -> anyhow::Result<Pod> {
-        let (name, fields, missing) = match component {
-            Component::Controller => ("controller", String::new(), "no controller runs".to_owned()),
+        let (name, other, fields, missing) = match component {
+            Component::Controller => ("controller", "node", String::new(), "no controller runs".to_owned()),
             Component::Node(node) => {
-                ("node", format!(",spec.nodeName={node}"), format!("no node plugin runs on {node}"))
+                ("node", "controller", format!(",spec.nodeName={node}"), format!("no node plugin runs on {node}"))
             }
         };
         let selector = match given(self.selector.as_ref()) {
@@ -84,10 +86,20 @@ impl Access {
         let kubectl = self.kubectl().args(["get", "pods"]).arg(&place).arg(format!("--selector={selector}"));
         let kubectl = kubectl.arg(format!("--field-selector=status.phase=Running{fields}"));
         let listed = self.answer(kubectl.arg(format!("--output={PODS}")), "list the pods of Quarry")?;
-        let pods: Vec<(Pod, bool)> = listed.lines().filter_map(parse).collect();
-        let ready = pods.iter().position(|(_, ready)| *ready).unwrap_or_default();
+        // A selector of your own may be for both components.
+        let pods: Vec<Listed> =
+            listed.lines().filter_map(Listed::parse).filter(|listed| listed.component != other).collect();
+        let installations: BTreeSet<String> = pods.iter().map(Listed::installation).collect();
+        if installations.len() > 1 {
+            bail!(
+                "there is more than one Quarry: {}; choose one with --namespace NAME, or with --selector \
+                 app.kubernetes.io/name=quarry,app.kubernetes.io/instance=NAME",
+                installations.into_iter().collect::<Vec<_>>().join("; ")
+            );
+        }
+        let ready = pods.iter().position(|listed| listed.ready).unwrap_or_default();
         match pods.into_iter().nth(ready) {
-            Some((pod, _)) => Ok(pod),
+            Some(listed) => Ok(listed.pod),
             None => bail!("{missing}: no running pod has the labels {selector} (searched with {place})"),
         }
     }
@@ -156,9 +168,32 @@ fn given(text: Option<&String>) -> Option<&str> {
     text.map(String::as_str).filter(|text| !text.is_empty())
 }
 
-/// A line of [`PODS`]: the pod, and whether it is ready.
-fn parse(line: &str) -> Option<(Pod, bool)> {
-    let mut words = line.split(' ');
-    let (namespace, name) = (words.next()?.to_owned(), words.next()?.to_owned());
-    Some((Pod { namespace, name }, words.next() == Some("True")))
+/// A line of [`PODS`].
+struct Listed {
+    pod: Pod,
+    ready: bool,
+    /// The name of the chart's release; empty if the pod has no such label.
+    instance: String,
+    /// The same for its component.
+    component: String,
+}
+
+impl Listed {
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ').map(str::to_owned);
+        Some(Self {
+            pod: Pod { namespace: words.next()?, name: words.next()? },
+            ready: words.next()? == "True",
+            instance: words.next().unwrap_or_default(),
+            component: words.next().unwrap_or_default(),
+        })
+    }
+
+    /// The installation that it belongs to.
+    fn installation(&self) -> String {
+        match self.instance.as_str() {
+            "" => format!("namespace {}", self.pod.namespace),
+            instance => format!("namespace {}, instance {instance}", self.pod.namespace),
+        }
+    }
 }
