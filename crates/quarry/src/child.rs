@@ -43,13 +43,7 @@ fn child(work: impl FnOnce() -> anyhow::Result<ExitCode>, mut report: io::PipeWr
     // This process is killed when its parent exits. If the kernel cannot do that, it exits by itself a little
     // later.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
-    let code = match work() {
-        Ok(_) => 0,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "{error:#}");
-            1
-        }
-    };
+    let code = finish(work());
     let _ = io::stdout().flush();
     // A reader of our output waits until no process has the pipe open for writing.
     if let Ok(nothing) = std::fs::File::options().write(true).open("/dev/null") {
@@ -58,4 +52,26 @@ fn child(work: impl FnOnce() -> anyhow::Result<ExitCode>, mut report: io::PipeWr
     }
     let _ = report.write_all(&[code]);
     std::process::exit(i32::from(code))
+}
+
+/// The exit code of the work as a byte, which the standard library does not tell. An error is printed.
+fn finish(done: anyhow::Result<ExitCode>) -> u8 {
+    match done {
+        Ok(code) => (0..=u8::MAX).find(|byte| ExitCode::from(*byte) == code).unwrap_or(1),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error:#}");
+            1
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exit_code_is_passed_on() {
+        assert!((0..=u8::MAX).all(|code| finish(Ok(ExitCode::from(code))) == code));
+        assert_eq!(finish(Err(anyhow::anyhow!("the disks cannot be read"))), 1);
+    }
 }
