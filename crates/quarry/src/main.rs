@@ -221,6 +221,10 @@ async fn wait_for_mutations() {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::error::ErrorKind;
+
     use super::*;
 
     #[test]
@@ -243,6 +247,57 @@ mod tests {
             let command = definition.find_subcommand(command).unwrap();
             let option = command.get_arguments().find(|option| option.get_long() == Some("secrets")).unwrap();
             assert_eq!(option.get_env(), Some("QUARRY_SECRETS".as_ref()));
+        }
+    }
+
+    /// The source files below a folder.
+    fn sources(folder: &Path) -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let below = |path: std::path::PathBuf| if path.is_dir() { sources(&path) } else { vec![path] };
+        entries.flat_map(below).filter(|path| path.extension() == Some("rs".as_ref())).collect()
+    }
+
+    /// The commands between backticks in the text of a source file, with `x` for what is filled in.
+    fn commands(source: &str) -> Vec<String> {
+        let is_text = |line: &&str| !line.trim_start().starts_with("//");
+        let text: String = source.lines().filter(is_text).map(|line| line.trim_start().to_owned() + "\n").collect();
+        // A text goes on in the next line after a backslash.
+        let text = text.replace("\\\n", "");
+        let quoted = text.split('`').filter(|quoted| quoted.starts_with("quarry ") && !quoted.contains('\n'));
+        let filled = |command: &str| {
+            let mut parts = command.split('{');
+            let first = parts.next().unwrap_or_default().to_owned();
+            parts.fold(first, |done, part| done + "x" + part.split_once('}').map_or("", |(_, rest)| rest))
+        };
+        quoted.map(filled).collect()
+    }
+
+    #[test]
+    fn commands_in_a_text_are_found() {
+        // With backticks, the test below would find these, too.
+        let source = "// 'quarry no'\n\"see 'quarry a --b {} \\\n   --c {name}' and 'ls'\"".replace('\'', "`");
+        assert_eq!(commands(&source), ["quarry a --b x --c x"]);
+    }
+
+    #[test]
+    fn commands_in_messages_can_be_run() {
+        let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let (mut seen, mut wrong) = (BTreeSet::new(), Vec::new());
+        for path in sources(crates) {
+            for command in commands(&std::fs::read_to_string(&path).unwrap()) {
+                // A server is only named: its options are in a unit or a manifest.
+                let serves = ["controller", "node", "standalone"].contains(&command.split(' ').nth(1).unwrap());
+                match Cli::try_parse_from(command.split(' ')).map(drop) {
+                    Err(error) if serves && error.kind() == ErrorKind::MissingRequiredArgument => {}
+                    Err(error) => wrong.push(format!("{}: {command}: {error}", path.display())),
+                    Ok(()) => {}
+                }
+                seen.insert(command);
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        for command in ["quarry volumes --node x --pool x", "quarry certificates rotate", "quarry disks"] {
+            assert!(seen.contains(command), "{seen:?}");
         }
     }
 

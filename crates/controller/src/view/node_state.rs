@@ -105,6 +105,12 @@ impl NodeState {
         seen
     }
 
+    /// The pools whose storage has an ID that no other storage has. That of whole disks is derived from the pool's name,
+    /// which is the same on every node.
+    pub(super) fn unique_storage(&self) -> impl Iterator<Item = &PoolState> {
+        self.pools.iter().filter(|pool| pool.capabilities.unique_storage)
+    }
+
     fn add_problem(&mut self, pool: &str, ready: bool, id: &VolumeId, problem: &str) {
         let example = || (id.clone(), problem.to_owned());
         let volume_problems = self.volume_problems.entry(pool.to_owned()).or_insert_with(|| VolumeProblems {

@@ -108,13 +108,13 @@ fn release(version: &str) -> Option<(u64, u64)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// Nodes that report the same boot ID and the same storage. The boot ID alone proves nothing: hosts that were
-/// started from the same snapshot of a running machine's memory share it, and have nothing else in common.
+/// Nodes that report the same boot ID and the same storage, if its ID can prove that. The boot ID alone proves nothing:
+/// hosts that were started from the same snapshot of a running machine's memory share it, and have nothing else in common.
 pub(super) fn boots(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     let mut alike: BTreeMap<(&str, &StorageId), BTreeSet<&str>> = BTreeMap::new();
     for node in nodes.iter().filter(|node| node.down.is_none()) {
         let Some(greeting) = node.greeting.as_ref().filter(|greeting| !greeting.boot_id.is_empty()) else { continue };
-        for storage in node.pools.iter().filter_map(|pool| pool.storage.as_ref()) {
+        for storage in node.unique_storage().filter_map(|pool| pool.storage.as_ref()) {
             alike.entry((&greeting.boot_id, storage)).or_default().insert(&node.name);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quarry_volume::{PoolState, StorageId, plural, show_size, some_of};
+use quarry_volume::{Placement, PoolState, StorageId, plural, show_size, some_of};
 
 use crate::view::finding::Finding;
 use crate::view::node_state::{NodeState, SnapshotProblems};
@@ -11,6 +11,8 @@ use crate::view::node_state::{NodeState, SnapshotProblems};
 const NEARLY_FULL: u64 = 10;
 /// The same for the half of its metadata area that volumes can use.
 const METADATA_NEARLY_FULL: u64 = 5;
+/// The node tells only the text of a hint. It may be about space that could be used, and about something that will fail.
+const HINT_ADVICE: &str = "do what it says, or remove its cause, unless this is intended";
 
 fn reachable(nodes: &[NodeState]) -> impl Iterator<Item = &NodeState> {
     nodes.iter().filter(|node| node.down.is_none())
@@ -18,6 +20,7 @@ fn reachable(nodes: &[NodeState]) -> impl Iterator<Item = &NodeState> {
 
 /// Pools that do not work, that will stop working soon, or that are missing.
 pub(super) fn pools(nodes: &[NodeState], findings: &mut Vec<Finding>) {
+    let mut used_up: BTreeMap<&str, Vec<(&str, &PoolState)>> = BTreeMap::new();
     for node in reachable(nodes) {
         if node.pools.is_empty() {
             findings.push(Finding::warning(
@@ -32,10 +35,46 @@ pub(super) fn pools(nodes: &[NodeState], findings: &mut Vec<Finding>) {
             findings.extend(missing_disk(&node.name, pool));
             findings.extend(pool.hints.iter().map(|hint| {
                 let subject = format!("pool {} on node {}", pool.name, node.name);
-                Finding::note("pool-hint", subject, hint, "nothing, if this is intended")
+                Finding::note("pool-hint", subject, hint, HINT_ADVICE)
             }));
+            if has_whole_disks(pool) && is_nearly_full(pool) && pool.all_problems().is_empty() {
+                used_up.entry(&pool.name).or_default().push((&node.name, pool));
+            }
         }
     }
+    findings.extend(used_up.into_iter().filter_map(|(name, on)| used_up_disks(name, &on)));
+}
+
+fn has_whole_disks(pool: &PoolState) -> bool {
+    pool.space.placement == Placement::WholeDisk
+}
+
+fn is_nearly_full(pool: &PoolState) -> bool {
+    pool.size > 0 && pool.free() < pool.size / NEARLY_FULL
+}
+
+/// How an operator makes the pool larger.
+fn enlarge(pool: &PoolState) -> &str {
+    match pool.enlarge.as_str() {
+        "" => "add storage to it",
+        instruction => instruction,
+    }
+}
+
+/// Pools of whole disks with that name, whose disks are used. That is what they are for, so it is no warning, and one
+/// finding for all nodes.
+fn used_up_disks(name: &str, on: &[(&str, &PoolState)]) -> Option<Finding> {
+    let (_, first) = on.first()?;
+    Some(Finding::note(
+        "pool-nearly-full",
+        format!("pool {name} on {}", some_of(on.iter().map(|(node, _)| *node))),
+        "nearly all of its disks hold volumes, or are being wiped",
+        format!(
+            "nothing, unless it needs room for new volumes: then {}, or delete volumes; `quarry volumes --pool {name}` \
+             lists them",
+            enlarge(first)
+        ),
+    ))
 }
 
 /// A missing disk, with what to do about it in this state.
@@ -77,16 +116,16 @@ fn pool_finding(node: &str, pool: &PoolState) -> Option<Finding> {
             "delete volumes, or create new ones in another pool: a larger metadata area needs a new volume group",
         ));
     }
-    if pool.size > 0 && pool.free() < pool.size / NEARLY_FULL {
-        let enlarge = match pool.enlarge.as_str() {
-            "" => "add storage to it",
-            instruction => instruction,
-        };
+    if is_nearly_full(pool) && !has_whole_disks(pool) {
         return Some(Finding::warning(
             "pool-nearly-full",
             subject,
             format!("has {} of {} free for new volumes", show_size(pool.free()), show_size(pool.size)),
-            format!("{enlarge}, or delete volumes; `quarry volumes --pool` lists them"),
+            format!(
+                "{}, or delete volumes; `quarry volumes --node {node} --pool {}` lists them",
+                enlarge(pool),
+                pool.name
+            ),
         ));
     }
     None
@@ -116,7 +155,7 @@ pub(super) fn kinds(nodes: &[NodeState], findings: &mut Vec<Finding>) {
 pub(super) fn twins(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     let mut by_storage: BTreeMap<&StorageId, BTreeSet<(&str, &str)>> = BTreeMap::new();
     for node in reachable(nodes) {
-        for pool in node.pools.iter().filter(|pool| pool.capabilities.unique_storage) {
+        for pool in node.unique_storage() {
             if let Some(storage) = &pool.storage {
                 by_storage.entry(storage).or_default().insert((&node.name, &pool.name));
             }

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use quarry_volume::SnapshotCondition;
+use quarry_volume::{Placement, SnapshotCondition};
 use tonic::Code;
 
 use super::*;
@@ -130,7 +130,8 @@ async fn degraded_and_nearly_full_pools_are_reported() {
         ("i-older", "add storage to it"),
     ] {
         let advice = advice(&answer, &format!("pool {pool} on node n"));
-        assert_eq!(advice, format!("{enlarge}, or delete volumes; `quarry volumes --pool` lists them"));
+        let list = format!("`quarry volumes --node n --pool {pool}` lists them");
+        assert_eq!(advice, format!("{enlarge}, or delete volumes; {list}"));
     }
     assert_eq!(advice(&answer, "pool j-gone on node n"), "1. put it back; 2. `command`");
     assert_eq!(
@@ -150,7 +151,73 @@ async fn degraded_and_nearly_full_pools_are_reported() {
     );
 }
 
+/// A hint can be about something that will be lost.
+#[tokio::test]
+async fn the_advice_on_a_hint_is_not_to_ignore_it() {
+    let snapshot = "snapshot s of volume v (vg/s) uses 85 % of its space, and is lost when that is full: delete it, or \
+                    enlarge it (lvextend)";
+    let limits = "the I/O limits of 1 volume in use are not in force: v: the host has no cgroups of version 2";
+    let hints = vec![snapshot.to_owned(), limits.to_owned()];
+    let node = here("n", vec![PoolState { hints, ..pool("n", "fast", 50 * GIB) }], vec![]);
+    let answer = doctor(&view(vec![("n", node)], healthy(&[])).await).await;
+    let subject = "pool fast on node n";
+    assert_eq!(
+        lines(&answer),
+        [format!("note pool-hint {subject}: {snapshot}"), format!("note pool-hint {subject}: {limits}")]
+    );
+    for finding in &answer.findings {
+        assert_eq!(finding.advice, "do what it says, or remove its cause, unless this is intended");
+    }
+}
+
+/// A pool of whole disks, all of which are used.
+fn used_disks(node: &str, name: &str) -> PoolState {
+    let mut state = PoolState { kind: "disk".into(), enlarge: "add a disk".into(), ..pool(node, name, 0) };
+    state.space.placement = Placement::WholeDisk;
+    (state.metadata_size, state.metadata_free) = (0, 0);
+    state
+}
+
+#[tokio::test]
+async fn disks_that_are_all_used_are_one_note_for_each_pool() {
+    let lost = PoolState { problems: vec!["disk a is missing".into()], ..used_disks("n3", "whole") };
+    let free = PoolState { space: pool("n4", "whole", 50 * GIB).space, ..used_disks("n4", "whole") };
+    let nodes = vec![
+        ("n1", here("n1", vec![used_disks("n1", "whole"), used_disks("n1", "other")], vec![])),
+        ("n2", here("n2", vec![used_disks("n2", "whole")], vec![])),
+        ("n3", here("n3", vec![lost], vec![])),
+        ("n4", here("n4", vec![free], vec![])),
+    ];
+    let answer = doctor(&view(nodes, healthy(&[])).await).await;
+    assert_eq!(
+        lines(&answer),
+        [
+            "error pool-problem pool whole on node n3: disk a is missing",
+            "note pool-nearly-full pool other on n1: nearly all of its disks hold volumes, or are being wiped",
+            "note pool-nearly-full pool whole on n1, n2: nearly all of its disks hold volumes, or are being wiped",
+        ]
+    );
+    assert!(advice(&answer, "pool whole on n1, n2").contains("then add a disk, or delete volumes; `quarry volumes"));
+}
+
 /// The storage ID of a pool of whole disks is derived from its name, so every node has the same.
+#[tokio::test]
+async fn nodes_with_one_boot_id_share_storage_only_if_its_id_is_unique() {
+    for unique_storage in [true, false] {
+        let capabilities = PoolCapabilities { unique_storage, ..PoolCapabilities::default() };
+        let pool = |node| PoolState { storage: Some(StorageId::of("one")), capabilities, ..pool(node, "p", 50 * GIB) };
+        let nodes = ["n1", "n2"].map(|node| {
+            let mut fake = here(node, vec![pool(node)], vec![]);
+            greeting(&mut fake, |greeting| greeting.boot_id = "boot-x".into());
+            (node, fake)
+        });
+        let answer = doctor(&view(nodes.into(), healthy(&[])).await).await;
+        let reported = answer.findings.iter().any(|finding| finding.check == "boot-id-shared");
+        assert_eq!(reported, unique_storage, "{:?}", lines(&answer));
+    }
+}
+
+/// The same for storage alone.
 #[tokio::test]
 async fn only_storage_with_a_unique_id_is_reported_as_shared() {
     for unique_storage in [true, false] {
