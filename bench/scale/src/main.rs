@@ -41,7 +41,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    process::raise_limit();
+    quarry_transport::open_files::raise_limit().unwrap();
     match arguments.as_slice() {
         ["nodes", setting @ ..] => runtime.block_on(nodes::run(Setting::parse(setting))),
         ["controller", number, setting @ ..] => runtime.block_on(controller::run(number, Setting::parse(setting))),

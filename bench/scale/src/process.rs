@@ -4,7 +4,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -14,12 +14,6 @@ use crate::Setting;
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Descriptors besides those of the nodes.
 const BESIDES: u64 = 200;
-
-/// Raises the number of files that may be open to what the system allows.
-pub(crate) fn raise_limit() {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-}
 
 /// Fails early, with a clear error, if this many nodes are not possible: a node needs a listener, and a
 /// connection for each controller and for the measurement itself, in one process.

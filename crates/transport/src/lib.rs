@@ -7,15 +7,18 @@
 //! * [`deadline`]: how long the caller waits;
 //! * [`metrics`]: the registry behind `/metrics`;
 //! * [`http`]: `/healthz`, `/readyz` and `/metrics` on one port;
+//! * [`open_files`]: how many connections a process may have;
 //! * [`shutdown`]: from a signal to the exit, in two phases;
 //! * [`tls`]: mutual TLS between controller and node.
 
+mod accept;
 mod alive;
 pub mod call;
 pub mod changes;
 pub mod deadline;
 pub mod http;
 pub mod metrics;
+pub mod open_files;
 pub mod shutdown;
 pub mod tls;
 pub mod unix;

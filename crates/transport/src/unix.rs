@@ -21,6 +21,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::Stream;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::accept::Pauses;
+
 /// Read and write for the owner only: access to the socket means permission to create and delete volumes.
 const MODE: u32 = 0o600;
 /// How long another process may hold the directory's lock; it needs it only briefly.
@@ -77,10 +79,12 @@ pub fn path_of(endpoint: &str) -> Result<PathBuf, Error> {
 }
 
 /// A listening socket: a stream of connections for tonic's `serve_with_incoming`. Its file is removed with it, unless
-/// [`Listener::keep_file`] was called.
+/// [`Listener::keep_file`] was called. It yields no errors: if the system cannot accept a connection, because too many
+/// files are open for example, it logs that and pauses. tonic would retry at once, for ever, without a word.
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
+    pauses: Pauses,
     file: SocketFile,
     keep: bool,
 }
@@ -143,7 +147,8 @@ pub fn listen(path: &Path) -> Result<Listener, Error> {
     let file = std::fs::symlink_metadata(path).map_err(failed("reading the new socket"))?;
     let socket = UnixListener::from_std(StdListener::from(socket)).map_err(failed("watching for connections"))?;
     let file = SocketFile { path: path.to_owned(), identity: (file.dev(), file.ino()) };
-    Ok(Listener { socket, file, keep: false })
+    let pauses = Pauses::new(format!("the clients of {}", path.display()));
+    Ok(Listener { socket, pauses, file, keep: false })
 }
 
 /// Locks the socket's directory against another process that starts there too.
@@ -203,7 +208,9 @@ impl Stream for Listener {
     type Item = io::Result<UnixStream>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.socket.poll_accept(context).map(|accepted| Some(accepted.map(|(stream, _)| stream)))
+        let Self { socket, pauses, .. } = self.get_mut();
+        let accepted = pauses.poll(context, |context| socket.poll_accept(context).map(Some));
+        accepted.map(|accepted| accepted.map(|(stream, _)| Ok(stream)))
     }
 }
 

@@ -10,20 +10,13 @@ use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, Id, JoinSet};
-use tokio::time::{Instant, Sleep, sleep};
 use tokio_stream::Stream;
 
 use super::{Acceptor, Reason, Refusal, ServerStream};
-
-/// How long accepting pauses after the system failed to accept a connection: it lacks a resource, and
-/// retrying immediately would only waste CPU time.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How long such an error is not logged again.
-const QUIET: Duration = Duration::from_secs(60);
+use crate::accept::Pauses;
 
 /// How many handshakes may run. For each further one, the oldest is closed.
 #[derive(Debug, Clone, Copy)]
@@ -54,8 +47,7 @@ where
         limits,
         handshakes: JoinSet::new(),
         under_way: UnderWay::default(),
-        pause: None,
-        logged: None,
+        pauses: Pauses::new("controllers"),
     }
 }
 
@@ -68,10 +60,7 @@ pub struct Incoming<L, IO> {
     limits: Limits,
     handshakes: JoinSet<Option<ServerStream<IO>>>,
     under_way: UnderWay,
-    /// Until when accepting pauses.
-    pause: Option<Pin<Box<Sleep>>>,
-    /// When an accept error was last logged.
-    logged: Option<Instant>,
+    pauses: Pauses,
 }
 
 impl<L, IO> Incoming<L, IO>
@@ -90,20 +79,6 @@ where
         let from = peer.clone();
         let handshake = self.handshakes.spawn(async move { acceptor.accept(io, from).await.ok() });
         self.under_way.0.push(Handshake { peer, handle: handshake });
-    }
-
-    /// Handles an accept error.
-    fn failed(&mut self, error: &io::Error) {
-        use io::ErrorKind as K;
-        // The client disconnected before it was accepted: not an error here.
-        if matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::Interrupted) {
-            return;
-        }
-        self.pause = Some(Box::pin(sleep(PAUSE)));
-        if self.logged.is_none_or(|at| at.elapsed() >= QUIET) {
-            self.logged = Some(Instant::now());
-            tracing::error!(%error, "cannot accept connections from controllers; retrying every second");
-        }
     }
 }
 
@@ -135,14 +110,9 @@ where
                 Poll::Ready(None) if this.listener.is_none() => return Poll::Ready(None),
                 Poll::Ready(None) | Poll::Pending => {}
             }
-            if let Some(pause) = &mut this.pause {
-                std::task::ready!(pause.as_mut().poll(cx));
-                this.pause = None;
-            }
             let Some(listener) = &mut this.listener else { return Poll::Pending };
-            match std::task::ready!(Pin::new(listener).poll_next(cx)) {
-                Some(Ok((io, peer))) => this.begin(io, peer),
-                Some(Err(error)) => this.failed(&error),
+            match std::task::ready!(this.pauses.poll(cx, |cx| Pin::new(&mut *listener).poll_next(cx))) {
+                Some((io, peer)) => this.begin(io, peer),
                 None => this.listener = None,
             }
         }
