@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
+use http::{HeaderMap, HeaderValue};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::Status;
 use tonic::body::Body;
 
 use quarry_volume::{Unreachable, with_causes};
@@ -27,6 +29,24 @@ pub(crate) const CONNECTION_WINDOW: u32 = 256 << 10;
 pub(crate) const HEADERS: u32 = 16 << 10;
 /// The send buffer of a stream, in bytes: requests are small.
 const SEND_BUFFER: usize = 64 << 10;
+
+/// The metadata of a status that the node sent instead of an answer. tonic also makes statuses on this side, with the
+/// same codes, about answers that it cannot read. It never sets this.
+const FROM_NODE: &str = "quarry-from-node";
+
+/// Marks the status in the headers of a response, if there is one other than OK: a node answers a call with either a
+/// status, in the headers, or a message.
+pub(crate) fn mark_status(headers: &mut HeaderMap) {
+    match headers.get("grpc-status") {
+        Some(code) if code != "0" => drop(headers.insert(FROM_NODE, HeaderValue::from_static("true"))),
+        _ => drop(headers.remove(FROM_NODE)),
+    }
+}
+
+/// Whether the node sent this status instead of an answer.
+pub(crate) fn is_from_node(status: &Status) -> bool {
+    status.metadata().contains_key(FROM_NODE)
+}
 
 /// Keep-alive settings of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +129,11 @@ impl tower::Service<http::Request<Body>> for Connection {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.requests.send_request(request))
+        let response = self.requests.send_request(request);
+        Box::pin(async move {
+            let mut response = response.await?;
+            mark_status(response.headers_mut());
+            Ok(response)
+        })
     }
 }

@@ -1,14 +1,16 @@
 //! The errors of calls that failed.
 //!
 //! A status from the node keeps its code and message. A status that originated on this side, because the
-//! connection broke, says nothing about what the node did: it becomes `Unavailable`, so that the caller
-//! retries, and never a code after which a caller would consider the call finished.
+//! connection broke or the answer cannot be read, says nothing about what the node did: it becomes `Unavailable`, so
+//! that the caller retries, and never a code after which a caller would consider the call finished.
 
 use std::error::Error as _;
 
 use quarry_volume::{Error, Reason, Unreachable, with_causes};
 use quarry_wire::status;
 use tonic::{Code, Status};
+
+use crate::connection::is_from_node;
 
 /// tonic's message when an answer ends in the middle of a message: it has no source error.
 const CUT: &str = "Unexpected EOF";
@@ -22,10 +24,28 @@ pub(crate) struct Lost {
     pub(crate) why: String,
 }
 
-/// The error of a failed call. `call` was sent to `node`; `overdue` if its time is over; `cause` if it is
-/// known why the connection ended.
+/// The error of a failed call with one answer. `call` was sent to `node`; `overdue` if its time is over; `cause` if it
+/// is known why the connection ended.
 #[must_use]
 pub(crate) fn error(status: &Status, node: &str, call: &str, overdue: bool, cause: Option<&Lost>) -> Error {
+    let broken = status.source().is_some() || is_cut(status) || status::read(status).is_none();
+    if broken || is_from_node(status) {
+        return in_stream(status, node, call, overdue, cause);
+    }
+    // tonic made it, although the connection works: the node has answered, and has perhaps done what was requested.
+    Error::unavailable(format!(
+        "node {node}: the answer to {call} cannot be read: {}; retry, and upgrade nodes and controller to the same version",
+        status.message()
+    ))
+}
+
+fn is_cut(status: &Status) -> bool {
+    status.code() == Code::Internal && status.message().starts_with(CUT)
+}
+
+/// The same for a stream: the node ends it with a status after some messages. No code of these is final for a request.
+#[must_use]
+pub(crate) fn in_stream(status: &Status, node: &str, call: &str, overdue: bool, cause: Option<&Lost>) -> Error {
     let lost = |why: &str| {
         let (cause, why) = cause.map_or((Unreachable::Ended, why), |lost| (lost.cause, lost.why.as_str()));
         Error::unreachable(cause, format!("node {node}: connection lost during {call}: {why}; retry"))
@@ -33,9 +53,8 @@ pub(crate) fn error(status: &Status, node: &str, call: &str, overdue: bool, caus
     if let Some(source) = status.source() {
         return lost(&with_causes(source));
     }
-    let cut = status.code() == Code::Internal && status.message().starts_with(CUT);
     match status::read(status) {
-        Some(error) if !cut => error,
+        Some(error) if !is_cut(status) => error,
         // The other end's own timeout: it expires slightly before the one here.
         None if overdue && status.code() == Code::Cancelled => late(node, call),
         _ => lost(status.message()),
@@ -52,13 +71,22 @@ pub(crate) fn late(node: &str, call: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::mark_status;
 
     const NODE: &str = "n-1";
+
+    /// A status as it arrives from the node.
+    fn arrived(status: Status) -> Status {
+        let mut response = status.into_http::<tonic::body::Body>();
+        mark_status(response.headers_mut());
+        Status::from_header_map(response.headers()).unwrap()
+    }
 
     #[test]
     fn a_status_from_the_node_keeps_its_code_and_message() {
         for reason in Reason::ALL {
-            let error = super::error(&status::write(Error::new(reason, "why")), NODE, "GetVolume", false, None);
+            let status = arrived(status::write(Error::new(reason, "why")));
+            let error = super::error(&status, NODE, "GetVolume", false, None);
             assert_eq!((status::code(error.reason), error.message.as_str()), (status::code(reason), "why"));
         }
     }
@@ -66,9 +94,11 @@ mod tests {
     #[test]
     fn any_other_status_is_a_lost_connection() {
         for code in [Code::Cancelled, Code::Unknown, Code::DataLoss, Code::PermissionDenied, Code::Unauthenticated] {
-            let error = super::error(&Status::new(code, "odd"), NODE, "GetVolume", false, None);
-            assert_eq!(error.reason, Reason::Unavailable, "{code:?}");
-            assert_eq!(error.message, "node n-1: connection lost during GetVolume: odd; retry");
+            for status in [Status::new(code, "odd"), arrived(Status::new(code, "odd"))] {
+                let error = super::error(&status, NODE, "GetVolume", false, None);
+                assert_eq!(error.reason, Reason::Unavailable, "{code:?}");
+                assert_eq!(error.message, "node n-1: connection lost during GetVolume: odd; retry");
+            }
         }
         let late = super::error(&Status::new(Code::Cancelled, "Timeout expired"), NODE, "GetVolume", true, None);
         assert_eq!(late.reason, Reason::TimedOut);

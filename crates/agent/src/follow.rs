@@ -60,7 +60,7 @@ impl Follower {
                 .messages
                 .message()
                 .await
-                .map_err(|status| failure::error(&status, &self.node, "Watch", false, self.connection.cause()))?;
+                .map_err(|status| failure::in_stream(&status, &self.node, "Watch", false, self.connection.cause()))?;
             let Some(message) = message else { return Ok(None) };
             let bytes = message.encoded_len();
             // An update of a newer version: ignored.

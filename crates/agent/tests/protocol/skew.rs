@@ -1,5 +1,9 @@
 //! One version apart: messages as bytes, with their numbers, and what an older or a newer peer leaves out or adds.
 
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use prost::bytes::{Buf as _, BufMut as _, Bytes};
 use quarry_agent::RemoteAgent;
@@ -7,8 +11,10 @@ use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::agent_server::AgentServer;
 use quarry_proto::volume::v1 as volume_v1;
 use quarry_volume::{Agent as _, Change, FencingToken, Reason};
+use tonic::body::Body;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::server::NamedService;
 use tonic::transport::{Endpoint, Server};
 use tonic::{Code, Request, Response, Status};
 
@@ -281,4 +287,67 @@ async fn fields_that_an_older_node_omits_stay_unset() {
     // Calls that it does not have.
     assert_eq!(agent.delete_snapshot(&snapshot_id("s"), WAIT).await.unwrap_err().reason, Reason::Unsupported);
     assert_eq!(agent.watch().await.map(drop).unwrap_err().reason, Reason::Unsupported);
+}
+
+/// A node that answers every call with these bytes.
+#[derive(Clone)]
+struct Answers(Result<Bytes, Status>);
+
+impl NamedService for Answers {
+    const NAME: &'static str = "quarry.agent.v1.Agent";
+}
+
+impl tower::Service<http::Request<Body>> for Answers {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let Self(answer) = self.clone();
+        let answer = tower::service_fn(move |_: Request<Bytes>| std::future::ready(answer.clone().map(Response::new)));
+        Box::pin(async move { Ok(tonic::server::Grpc::new(Raw).unary(answer, request).await) })
+    }
+}
+
+async fn that_answers(answer: Result<Bytes, Status>) -> RemoteAgent {
+    let (here, there) = wire();
+    let incoming = tokio_stream::once(Ok::<_, std::io::Error>(there));
+    tokio::spawn(Server::builder().add_service(Answers(answer)).serve_with_incoming(incoming));
+    RemoteAgent::over(here, NODE).await.unwrap()
+}
+
+/// tonic's codes for these are INTERNAL and OUT_OF_RANGE. From a node, both would mean that it has no volume.
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_is_not_final() {
+    for (bytes, why) in [
+        (vec![0xff; 3], "failed to decode"),
+        // A message that ends too early.
+        (vec![1 << 3 | 2, 100], "failed to decode"),
+        (vec![0; (4 << 20) + 1], "decoded message length too large"),
+    ] {
+        let agent = that_answers(Ok(bytes.into())).await;
+        let errors = [
+            ("CreateVolume", agent.create(spec("a"), None, WAIT).await.unwrap_err()),
+            ("DeleteVolume", agent.delete(&id("a"), WAIT).await.unwrap_err()),
+            ("CreateSnapshot", agent.create_snapshot(snapshot_spec("s"), WAIT).await.unwrap_err()),
+        ];
+        for (call, error) in errors {
+            assert_eq!(error.reason, Reason::Unavailable, "{error}");
+            let start = format!("node n-1: the answer to {call} cannot be read: ");
+            assert!(error.message.starts_with(&start) && error.message.contains(why), "{error}");
+        }
+    }
+    // The node's own words are, whatever its version.
+    for (status, reason) in [
+        (Status::internal("failed to decode the disk"), Reason::Host),
+        (Status::out_of_range("too large"), Reason::SizeOutOfRange),
+        (Status::not_found("no source"), Reason::NotFound),
+    ] {
+        let error = that_answers(Err(status.clone())).await.create(spec("a"), None, WAIT).await.unwrap_err();
+        assert_eq!((error.reason, error.message.as_str()), (reason, status.message()));
+    }
 }
