@@ -6,7 +6,7 @@
 //! claims are released one after the other, and those of another node only five minutes after the last one of this node.
 //! Only one controller releases claims. It cannot know what an earlier one has released, so it first waits as long.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ const INTERVAL: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_secs(10);
 /// How long after the last claim of a node those of the next node follow.
 const BETWEEN_NODES: Duration = Duration::from_secs(5 * 60);
+/// How long a volume without a claim is not looked at again: it hardly ever gets another one, and each look is a request
+/// to the Kubernetes API.
+const NO_CLAIM: Duration = Duration::from_secs(10 * 60);
 
 /// What became of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +79,8 @@ pub async fn release_lost(parts: NodeLoss, stop: CancellationToken) {
 struct State {
     /// Volumes that need no other look.
     settled: HashSet<VolumeId>,
+    /// Volumes that had no claim, and when.
+    unclaimed: HashMap<VolumeId, Instant>,
     /// The term in which this controller is elected, and since when.
     term: Option<(u64, Instant)>,
     /// The node whose claim was released last, and when.
@@ -107,9 +112,11 @@ impl State {
             by_node.entry(id.node.clone()).or_default().push(id);
         }
         self.settled.retain(|id| handles.contains(&id.to_string()));
+        self.unclaimed.retain(|id, since| since.elapsed() < NO_CLAIM && handles.contains(&id.to_string()));
         drop(handles);
         for (node, ids) in by_node {
-            let ids = ids.into_iter().filter(|id| !self.settled.contains(id)).collect::<Vec<_>>();
+            let rests = |id: &VolumeId| self.settled.contains(id) || self.unclaimed.contains_key(id);
+            let ids = ids.into_iter().filter(|id| !rests(id)).collect::<Vec<_>>();
             if ids.is_empty() || parts.nodes.fate(&node).await != Fate::Gone {
                 continue;
             }
@@ -135,7 +142,10 @@ impl State {
                 self.settled.insert(id);
                 return;
             }
-            Ok(Released::NoClaim) => return,
+            Ok(Released::NoClaim) => {
+                self.unclaimed.insert(id, Instant::now());
+                return;
+            }
             Err(error) => {
                 tracing::warn!(volume = %id, %error, "cannot release the claim of a volume on a lost node");
             }
@@ -148,8 +158,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use parking_lot::Mutex;
     use quarry_volume::{Error, StorageId};
 
@@ -259,6 +267,22 @@ mod tests {
         let asked = *world.asked.lock();
         minutes(60).await;
         assert_eq!(*world.asked.lock(), asked, "a class that keeps claims is not asked about again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_volume_without_a_claim_is_looked_at_every_ten_minutes() {
+        let (world, _stop) = started(&[("a", "a1")]);
+        world.gone.lock().insert("a".to_owned());
+        minutes(10).await;
+        assert_eq!(released(&world), ["a1"]);
+        let before = *world.asked.lock();
+        minutes(60).await;
+        let asked = *world.asked.lock() - before;
+        assert!((5..=6).contains(&asked), "asked {asked} times in an hour");
+        // It was bound to another claim.
+        world.released.lock().clear();
+        minutes(11).await;
+        assert_eq!(released(&world), ["a1"]);
     }
 
     #[tokio::test(start_paused = true)]
