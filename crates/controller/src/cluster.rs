@@ -179,11 +179,11 @@ impl Cluster {
         self.read().synced.is_some()
     }
 
-    /// The agent of a node, and the ID of the agent's current run.
+    /// The agent of a node, and what it said about itself when it was connected.
     ///
     /// # Errors
     /// `Unavailable`, immediately, if the node cannot be reached.
-    pub(crate) fn agent(&self, node: &str) -> Result<(Arc<Member>, Arc<dyn Agent>, String)> {
+    pub(crate) fn agent(&self, node: &str) -> Result<(Arc<Member>, Arc<dyn Agent>, Arc<Greeting>)> {
         let member = self.member(node).ok_or_else(|| {
             Error::unavailable(match self.synced() {
                 true => {
@@ -192,8 +192,8 @@ impl Cluster {
                 false => format!("node {node} is not known yet: the controller is still listing the nodes; retry"),
             })
         })?;
-        let (agent, instance) = member.agent()?;
-        Ok((member, agent, instance))
+        let (agent, greeting) = member.agent()?;
+        Ok((member, agent, greeting))
     }
 
     /// Like [`Cluster::agent`], for a call that only nodes with `capability` know. `what` completes the sentence "it is
@@ -207,10 +207,10 @@ impl Cluster {
         node: &str,
         capability: &str,
         what: &str,
-    ) -> Result<(Arc<Member>, Arc<dyn Agent>, String)> {
-        let (member, agent, instance) = self.agent(node)?;
-        require_able(node, member.memory().greeting(), capability, what)?;
-        Ok((member, agent, instance))
+    ) -> Result<(Arc<Member>, Arc<dyn Agent>, Arc<Greeting>)> {
+        let (member, agent, greeting) = self.agent(node)?;
+        require_able(node, Some(&greeting), capability, what)?;
+        Ok((member, agent, greeting))
     }
 
     /// What keeps the controller from working, one line each. An unreachable node does not count: the other
@@ -240,9 +240,9 @@ impl Cluster {
     /// too old: external-resizer retries then, and would not after `Unsupported`.
     pub async fn expand(&self, id: &VolumeId, size: SizeRange, wait: Duration) -> Result<Volume> {
         let able = self.able_agent(&id.node, EXPAND, "expand volumes");
-        let (member, agent, instance) = able.map_err(|error| error.context(format_args!("expanding volume {id}")))?;
+        let (member, agent, greeting) = able.map_err(|error| error.context(format_args!("expanding volume {id}")))?;
         let (volume, change) = agent.expand(id, size, wait).await?;
-        member.reply(&instance, change);
+        member.reply(&greeting.instance, change);
         Ok(volume)
     }
 
@@ -257,9 +257,9 @@ impl Cluster {
                 Some(_) => self.able_agent(&id.node, MODIFY_DISCARD, "change \"discard\" of a volume"),
                 None => Ok(able),
             });
-        let (member, agent, instance) = able.map_err(|error| error.context(format_args!("modifying volume {id}")))?;
+        let (member, agent, greeting) = able.map_err(|error| error.context(format_args!("modifying volume {id}")))?;
         let (volume, change) = agent.modify(id, changes, wait).await?;
-        member.reply(&instance, change);
+        member.reply(&greeting.instance, change);
         Ok(volume)
     }
 
@@ -270,9 +270,9 @@ impl Cluster {
     /// `Unavailable`, immediately, if the node cannot be reached but may come back.
     pub async fn delete(&self, id: &VolumeId, wait: Duration) -> Result<()> {
         match self.agent(&id.node) {
-            Ok((member, agent, instance)) => match agent.delete(id, wait).await {
+            Ok((member, agent, greeting)) => match agent.delete(id, wait).await {
                 Ok(change) => {
-                    member.reply(&instance, change);
+                    member.reply(&greeting.instance, change);
                     Ok(())
                 }
                 Err(error) if error.storage_absent && self.inner.nodes.is_storage_gone(id).await => {

@@ -48,8 +48,8 @@ pub(crate) enum Link {
     /// The node is connected.
     Up {
         agent: Arc<dyn Agent>,
-        /// The ID of the agent's run.
-        instance: String,
+        /// What the agent said about itself on this connection. [`Memory::greeting`] may already be from the next one.
+        greeting: Arc<Greeting>,
         since: Instant,
     },
     /// The node is not connected, and why.
@@ -131,13 +131,13 @@ impl Member {
         self.link.lock()
     }
 
-    /// The agent, if it is connected, and the ID of its run.
+    /// The agent, if it is connected, and what it said about itself on this connection: its run and its capabilities.
     ///
     /// # Errors
     /// `Unavailable`, with the cause and the duration.
-    pub(crate) fn agent(&self) -> Result<(Arc<dyn Agent>, String)> {
+    pub(crate) fn agent(&self) -> Result<(Arc<dyn Agent>, Arc<Greeting>)> {
         match &*self.lock_link() {
-            Link::Up { agent, instance, .. } => Ok((Arc::clone(agent), instance.clone())),
+            Link::Up { agent, greeting, .. } => Ok((Arc::clone(agent), Arc::clone(greeting))),
             Link::Down { cause, why, since } => Err(Error::unreachable(
                 *cause,
                 format!(
@@ -189,11 +189,11 @@ impl Member {
         }
     }
 
-    fn set_up(&self, link: &mut Link, agent: Arc<dyn Agent>, instance: String) {
+    fn set_up(&self, link: &mut Link, agent: Arc<dyn Agent>, greeting: Arc<Greeting>) {
         if let Link::Down { since, .. } = &*link {
             tracing::info!(node = self.name, after_seconds = since.elapsed().as_secs(), "connected to the node");
         }
-        *link = Link::Up { agent, instance, since: Instant::now() };
+        *link = Link::Up { agent, greeting, since: Instant::now() };
     }
 
     /// Keeps the connection open until `stop`.
@@ -237,10 +237,9 @@ impl Member {
         wait: &mut Duration,
     ) -> Result<()> {
         let Opened { agent, mut updates, greeting, full_state } = self.open(connections, endpoint).await?;
-        let instance = greeting.instance.clone();
         self.while_followed(stop, |link| {
-            self.memory().full_state(greeting, full_state);
-            self.set_up(link, agent, instance);
+            self.memory().full_state(greeting.clone(), full_state);
+            self.set_up(link, agent, Arc::new(greeting));
         });
         connections.made.fetch_add(1, Relaxed);
         *wait = connections.timing.first_retry;

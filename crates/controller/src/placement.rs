@@ -301,8 +301,8 @@ async fn create(
     token: Option<FencingToken>,
     until: Instant,
 ) -> Result<Volume> {
-    let source = spec.source.clone();
-    let (member, agent, instance) = match &source {
+    let (source, encryption) = (spec.source.clone(), spec.class.encryption);
+    let (member, agent, greeting) = match &source {
         None => cluster.agent(node)?,
         // An older node would ignore the source, and create an empty volume.
         Some(source) => cluster
@@ -312,7 +312,7 @@ async fn create(
     // The caller did not name the node: the scheduler or this controller selected it. So the error names it.
     let named = |error: Error| error.context(format_args!("node {node}"));
     for (parameter, capability, what) in needs(&spec) {
-        let able = require_able(node, member.memory().greeting(), capability, what);
+        let able = require_able(node, Some(&greeting), capability, what);
         let Err(error) = able else { continue };
         let error = error.context(format_args!("volume {:?} needs {parameter}", spec.name));
         // If several nodes are permitted, they were asked before.
@@ -323,15 +323,22 @@ async fn create(
         return Err(Error { reason: Reason::NoSpace, ..error });
     }
     let (volume, change) = agent.create(spec, token, left(until)).await.map_err(named)?;
-    member.reply(&instance, change);
-    match source {
-        // external-provisioner would bind the claim to a volume with other contents.
-        Some(source) if volume.source.as_ref() != Some(&source) => Err(Error::unavailable(format!(
-            "node {node} answered with volume {}, which was not filled from {source}: upgrade Quarry on the node",
-            volume.id
-        ))),
-        _ => Ok(volume),
+    member.reply(&greeting.instance, change);
+    // After a success, external-provisioner would bind the claim to a volume with other contents, or to one that is not
+    // encrypted.
+    let differs = |how: String| {
+        let id = &volume.id;
+        Error::unavailable(format!("node {node} answered with volume {id}, which {how}: upgrade Quarry on the node"))
+    };
+    if let Some(source) = source.filter(|source| volume.source.as_ref() != Some(source)) {
+        return Err(differs(format!("was not filled from {source}")));
     }
+    if volume.encryption != encryption {
+        let is = volume.encryption.map_or_else(|| "not encrypted".to_owned(), |is| format!("encrypted with {is}"));
+        let asked = encryption.map_or_else(|| "no encryption".to_owned(), |asked| asked.to_string());
+        return Err(differs(format!("is {is}, instead of {asked}")));
+    }
+    Ok(volume)
 }
 
 /// Asks the agent of a node whether the volume exists in the pool of its class, or in any pool that the node has read if

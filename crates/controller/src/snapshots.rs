@@ -52,7 +52,7 @@ impl Cluster {
             SnapshotMethod::Cow => (SNAPSHOT, WHAT),
             SnapshotMethod::Copy => (SNAPSHOT_COPY, "take snapshots with method copy"),
         };
-        let (member, agent, instance) = match self.able_agent(&source.node, capability, what) {
+        let (member, agent, greeting) = match self.able_agent(&source.node, capability, what) {
             Ok(able) => able,
             Err(_) if self.inner.nodes.fate(&source.node).await == Fate::Gone => {
                 return Err(attempted(Error::not_found(format!("its node {} is gone for good", source.node))));
@@ -73,7 +73,7 @@ impl Cluster {
             }
             Err(error) => return Err(error),
         };
-        member.reply(&instance, change);
+        member.reply(&greeting.instance, change);
         Ok(snapshot)
     }
 
@@ -92,9 +92,9 @@ impl Cluster {
     /// `Unavailable`, immediately, if the node cannot be reached but may come back.
     pub async fn delete_snapshot(&self, id: &SnapshotId, wait: Duration) -> Result<()> {
         match self.able_agent(&id.node, SNAPSHOT, WHAT) {
-            Ok((member, agent, instance)) => {
+            Ok((member, agent, greeting)) => {
                 let change = agent.delete_snapshot(id, wait).await?;
-                member.reply(&instance, change);
+                member.reply(&greeting.instance, change);
                 Ok(())
             }
             Err(error) => {

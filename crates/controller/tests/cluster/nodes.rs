@@ -140,6 +140,29 @@ async fn a_node_that_is_too_old_gets_no_volume_whose_unused_space_must_be_discar
     assert_eq!(node_of(&create("raw", &["a"], true).await.unwrap()), "a");
 }
 
+/// The connection is the one of before a downgrade, for example: the claim must not get a volume that is not encrypted.
+#[tokio::test]
+async fn a_volume_that_is_not_encrypted_as_requested_is_not_passed_on() {
+    let world = World::new(&[("a", 100), ("b", 100)]);
+    for node in world.nodes.values() {
+        node.capabilities.lock().unwrap().push(quarry_volume::ENCRYPTION.into());
+    }
+    world.nodes["b"].ignores_encryption.store(true, SeqCst);
+    let (_, service) = world.controller().await;
+    let create = async |name: &str, nodes: &[&str]| {
+        let mut request = support::request(name, 10, nodes, nodes);
+        request.parameters.insert("encryption".into(), "luks2".into());
+        service.create_volume(Request::new(request)).await.map(|answer| answer.into_inner().volume.unwrap())
+    };
+    create("v", &["a"]).await.unwrap();
+    for nodes in [&["b"][..], &["b", "a"]] {
+        let error = create("w", nodes).await.unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable, "{error}");
+        assert!(error.message().contains("which is not encrypted, instead of luks2: upgrade Quarry on"), "{error}");
+    }
+    assert_eq!(world.holders("w"), ["b"]);
+}
+
 /// A class with `discard`, on two nodes of which one was downgraded after it had created the volume. The scheduler must
 /// not select another node: the volume would be created twice.
 #[tokio::test]

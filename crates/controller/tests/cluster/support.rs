@@ -47,6 +47,8 @@ pub struct FakeNode {
     pub fence: AtomicU64,
     /// It creates empty volumes, like a node that is older than [`COPY`].
     pub ignores_sources: AtomicBool,
+    /// It creates volumes without encryption, like a node that is older than [`quarry_volume::ENCRYPTION`].
+    pub ignores_encryption: AtomicBool,
     /// It answers every creation as if it had no room.
     pub rejects: AtomicBool,
     /// Its pool cannot be read.
@@ -75,6 +77,7 @@ impl FakeNode {
             created: AtomicU64::new(0),
             fence: AtomicU64::new(0),
             ignores_sources: AtomicBool::new(false),
+            ignores_encryption: AtomicBool::new(false),
             rejects: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
             has_other_storage: AtomicBool::new(false),
@@ -200,6 +203,7 @@ impl Agent for Connected {
             let mut volumes = self.0.volumes.lock().unwrap();
             let volume = volumes.get_mut(&spec.name).unwrap();
             volume.limits = spec.class.limits;
+            volume.encryption = spec.class.encryption.filter(|_| !self.0.ignores_encryption.load(SeqCst));
             volume.source = spec.source.filter(|_| !self.0.ignores_sources.load(SeqCst));
             volume.clone()
         };
