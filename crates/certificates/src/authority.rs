@@ -28,6 +28,14 @@ pub struct Authority {
     pub(crate) settings: Settings,
 }
 
+/// What a round may do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    All,
+    /// The first authority, and certificates. Not the next phase of a rotation.
+    Issue,
+}
+
 /// Whether a step needs another round.
 enum Round {
     Again,
@@ -57,12 +65,28 @@ impl Authority {
     pub async fn step(&self) -> Result<Outcome, Error> {
         let mut done = Vec::new();
         for _ in 0..ROUNDS {
-            if let Round::Over(outcome) = self.round(&mut done).await? {
+            if let Round::Over(outcome) = self.round(Scope::All, &mut done).await? {
                 return Ok(*outcome);
             }
         }
         // Other replicas are at work; each conflict was progress of theirs.
         Ok(Outcome { done, phase: None, controller: None, next: Duration::from_millis(fastrand::u64(500..3000)) })
+    }
+
+    /// Creates the first authority, and issues the certificates that are missing or due. Leaves a rotation of the
+    /// authority to [`Self::step`]: how long its phases last is for the controllers' settings to say, and these may be
+    /// others. If a phase has to be waited for again because a certificate was lost, this records that.
+    ///
+    /// # Errors
+    /// As for [`Self::step`], and [`Error::Contended`].
+    pub async fn issue(&self) -> Result<Vec<Done>, Error> {
+        let mut done = Vec::new();
+        for _ in 0..ROUNDS {
+            if let Round::Over(outcome) = self.round(Scope::Issue, &mut done).await? {
+                return Ok(outcome.done);
+            }
+        }
+        Err(Error::Contended { attempted: "issue the certificates" })
     }
 
     /// Starts a rotation, whatever the age of the authority; steps continue it. During a rotation this
@@ -94,7 +118,7 @@ impl Authority {
     }
 
     /// Checks everything; does one thing, if one is due.
-    async fn round(&self, done: &mut Vec<Done>) -> Result<Round, Error> {
+    async fn round(&self, scope: Scope, done: &mut Vec<Done>) -> Result<Round, Error> {
         // The authority is read last: see the crate's documentation.
         let controller = self.store.get(Item::Controller).await?;
         let node = self.store.get(Item::Node).await?;
@@ -111,7 +135,7 @@ impl Authority {
         };
         let state = State::parse(data)?;
 
-        if state.rotation.is_none() && now >= state.current.rotate_at() {
+        if scope == Scope::All && state.rotation.is_none() && now >= state.current.rotate_at() {
             let next = issue::authority(&self.settings, now)?;
             return self.transit(state.rotating_to(next), &version, Done::Entered(Phase::Publish), done).await;
         }
@@ -128,7 +152,7 @@ impl Authority {
         let mut issued = false;
         for (role, stored, judgement) in &judged {
             if let Judgement::Wrong(why) | Judgement::Due(why) = judgement {
-                self.issue(*role, stored.as_ref(), &state, now, why, done).await?;
+                self.issue_leaf(*role, stored.as_ref(), &state, now, why, done).await?;
                 issued = true;
             }
         }
@@ -137,7 +161,7 @@ impl Authority {
         }
 
         let mut due: Option<Duration> = None;
-        if state.rotation.is_some() {
+        if scope == Scope::All && state.rotation.is_some() {
             let shown = |at| (state.with_since(Some(at)), Done::Shown(state.phase()));
             let (next, what) = match since {
                 None => shown(now),
@@ -190,7 +214,7 @@ impl Authority {
     }
 
     /// Issues one leaf. The next round checks whether it was stored.
-    async fn issue(
+    async fn issue_leaf(
         &self,
         role: Role,
         stored: Option<&Versioned>,

@@ -32,8 +32,9 @@
 //!
 //! A leaf item that is missing, unreadable or wrong is reissued. An unreadable authority is an error that the
 //! operator must resolve; it is never overwritten, because it may be needed again. To revoke trust in an
-//! authority immediately, delete its item: a new one is created and both leaf items follow, with an outage
-//! until all have loaded them.
+//! authority immediately, empty its item: a new one is created and both leaf items follow, with an outage
+//! until all have loaded them. A deleted item has the same effect if the controllers may create it; with the Helm
+//! chart they may not, because the permission to create Secrets cannot be limited to names.
 //!
 //! If an operator (or cert-manager) provides the certificates, none of this runs.
 

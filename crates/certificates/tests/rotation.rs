@@ -7,7 +7,7 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::{Life, MINUTE, World, certificate, mutual, run};
+use common::{DAY, Life, MINUTE, World, certificate, mutual, run};
 use quarry_certificates::{Data, Done, Item, Phase, Requested, Settings};
 
 /// A change of the store: when, of which item, and what it holds then.
@@ -113,6 +113,39 @@ fn phases_follow_each_other_and_wait() {
     );
     complete(&world, &Data::from_iter([("tls.crt".to_owned(), old["tls.crt"].clone())]));
     no_outage(&world.history(), begin).unwrap();
+}
+
+/// `quarry certificates issue` does not know how long the controllers' phases take: their options may differ.
+#[test]
+fn issuing_what_is_missing_neither_starts_nor_continues_a_rotation() {
+    let (world, begin) = rotating();
+    let issue = || run(world.healthy().issue()).unwrap();
+    let published = world.files(Item::Authority);
+    let issued = |done: Vec<Done>| done.iter().map(|done| matches!(done, Done::Issued { .. })).collect::<Vec<_>>();
+    // Certificates that trust the new authority, too, are due; when both have them, a controller starts the wait.
+    assert_eq!(issued(issue()), [true, true]);
+    assert_eq!(world.files(Item::Authority), published);
+    let outcome = run(world.healthy().step()).unwrap();
+    assert_eq!(outcome.done, [Done::Shown(Phase::Publish)]);
+    // The wait is over by the default settings, but perhaps not by those of the controllers.
+    let waiting = world.files(Item::Authority);
+    world.pass(DAY);
+    assert_eq!(issue(), []);
+    assert_eq!(world.files(Item::Authority), waiting);
+    // A certificate is lost: the wait restarts, when a controller sees both again.
+    world.store.poke(Item::Node, None);
+    let done = issue();
+    assert_eq!(done[0], Done::NotShown(Phase::Publish));
+    assert_eq!(issued(done), [false, true]);
+    assert_eq!(world.files(Item::Authority), published);
+    drive(&world, &Life::default());
+    no_outage(&world.history()[..begin + 4], begin).unwrap();
+
+    // An authority that is due is left to the controllers, too.
+    world.pass(1500 * DAY);
+    let authority = world.files(Item::Authority);
+    assert_eq!(issued(issue()), [true, true]);
+    assert_eq!(world.files(Item::Authority), authority);
 }
 
 #[test]
