@@ -77,6 +77,8 @@ where
     let mut backoff = watcher::DefaultBackoff::default();
     let mut failing = false;
     loop {
+        // While the objects are listed, the mirror has the state of before, which may be hours old.
+        let mut listing = true;
         let mut stream = pin!(watcher(api.clone(), config.clone()));
         loop {
             let next = if failing {
@@ -84,7 +86,7 @@ where
                     Ok(next) => next,
                     Err(_) => {
                         // A resumed watch receives nothing until something changes, which may take hours.
-                        if answers(&api, &config).await {
+                        if !listing && answers(&api, &config).await {
                             failing = false;
                             backoff.reset();
                             tracing::info!("the Kubernetes API answers again; following {what}");
@@ -98,9 +100,9 @@ where
             };
             let error = match next {
                 Some(Ok(event)) => {
-                    let proves = !matches!(event, Event::Init);
+                    listing = matches!(event, Event::Init | Event::InitApply(_));
                     apply(&mut mirror, event);
-                    if proves {
+                    if !listing {
                         if failing {
                             tracing::info!("the Kubernetes API answers again; following {what}");
                         }

@@ -1,12 +1,14 @@
 //! Which volumes are reported as claimed.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use quarry_controller::Claims as _;
 use quarry_kubernetes::VolumeClaims;
 
-use crate::fake::Fake;
+use crate::fake::{Fake, Fault};
 use crate::objects::{DRIVER, seconds, until, volume, volume_path};
+use crate::request::Call;
 
 fn handles(claims: &VolumeClaims) -> Option<HashSet<String>> {
     claims.handles().map(|handles| (*handles).clone())
@@ -84,4 +86,29 @@ async fn claims_are_unknown_while_the_api_is_unreachable() {
     until("the API is back", || claims.handles().is_some()).await;
     assert_eq!(handles(&claims), set(&["h1"]));
     assert_eq!(fake.count(|call| call.is_list() && !call.watches() && call.parameter("limit") != "1"), 1);
+}
+
+/// The watch cannot be resumed after an outage, and the new list takes long: a volume created meanwhile is not in the old
+/// state.
+#[tokio::test(start_paused = true)]
+async fn claims_are_unknown_after_an_outage_until_all_volumes_were_read_again() {
+    let fake = Fake::new();
+    // More than a page.
+    for number in 100..400 {
+        fake.put(&volume_path(&format!("pv-{number}")), volume(DRIVER, &format!("h{number}")));
+    }
+    let claims = VolumeClaims::start(&fake.connection("quarry-0"), DRIVER);
+    until("the volumes were read", || claims.handles().is_some()).await;
+    fake.down();
+    until("the API is missed", || claims.handles().is_none()).await;
+    fake.put(&volume_path("pv-new"), volume(DRIVER, "new"));
+    fake.forget_history("", false);
+    let second = |call: &Call| call.is_list() && call.parameter("limit") != "1" && !call.parameter("continue").is_empty();
+    fake.plan(move |call| Fault { after: Duration::from_secs(if second(call) { 60 } else { 0 }), ..Fault::default() });
+    let before = fake.count(second);
+    fake.up();
+    until("the second page is asked for", || fake.count(second) > before).await;
+    until("the API is back", || claims.handles().is_some()).await;
+    assert!(handles(&claims).unwrap().contains("new"), "known before they were read");
+    assert_eq!(handles(&claims).unwrap().len(), 301);
 }
