@@ -40,7 +40,7 @@ pub(crate) fn explain(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if status.code == 403 => {
             format!(
-                "the Kubernetes API rejected the request: {} (check that the ClusterRole of this version is installed)",
+                "the Kubernetes API rejected the request: {} (check that the Role or ClusterRole of this version is installed)",
                 status.message
             )
         }

@@ -23,14 +23,29 @@ const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "quarry");
 #[derive(Clone, Debug)]
 pub struct SecretStore {
     api: Api<Secret>,
+    namespace: String,
     prefix: String,
+}
+
+/// A Secret is missing, and the API rejects its creation: the Helm chart creates the Secrets, empty, and does not permit
+/// the controllers to create any.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the Secret {name} is missing, and this controller may not create it: create it empty (`kubectl create secret generic \
+     {name} -n {namespace}`), or with the Helm chart run `helm upgrade`; {why}"
+)]
+struct Missing {
+    name: String,
+    namespace: String,
+    why: Unanswered,
 }
 
 impl SecretStore {
     /// Secrets in Quarry's namespace whose names begin with `prefix`.
     #[must_use]
     pub fn new(connection: &Connection, prefix: &str) -> Self {
-        Self { api: Api::namespaced(connection.client.clone(), &connection.namespace), prefix: prefix.to_owned() }
+        let namespace = connection.namespace.clone();
+        Self { api: Api::namespaced(connection.client.clone(), &namespace), namespace, prefix: prefix.to_owned() }
     }
 
     /// The name of the Secret for this item.
@@ -84,6 +99,10 @@ impl Store for SecretStore {
         match ask(LIMIT, self.api.create(&PostParams::default(), &self.fresh(item, data))).await {
             Ok(_) => Ok(Create::Created),
             Err(error) if error.is(409) => Ok(Create::AlreadyThere),
+            Err(why) if why.is(403) => {
+                let missing = Missing { name: self.name(item), namespace: self.namespace.clone(), why };
+                Err(StoreError { attempted: "create", item, source: Box::new(missing) })
+            }
             Err(error) => Err(failed("create", item)(error)),
         }
     }

@@ -99,8 +99,15 @@ async fn an_error_names_the_operation_and_the_cause() {
     let fake = Fake::new();
     let store = SecretStore::new(&fake.connection("quarry-0"), "quarry-tls");
     fake.plan(|_| Fault { refused: Some(403), ..Fault::default() });
+    // The permission is in a Role, that of other requests in a ClusterRole.
+    let error = store.get(Item::Authority).await.unwrap_err().to_string();
+    assert!(error.contains("read") && error.contains("authority"), "{error}");
+    assert!(error.contains("Role or ClusterRole"), "{error}");
+    // The chart creates the Secrets, and does not permit the controllers to do so.
     let error = store.create(Item::Authority, data("x")).await.unwrap_err().to_string();
-    assert!(error.contains("create") && error.contains("authority") && error.contains("ClusterRole"), "{error}");
+    assert!(error.contains("create") && error.contains("authority") && error.contains("as the test asked"), "{error}");
+    assert!(error.contains("Secret quarry-tls-authority is missing"), "{error}");
+    assert!(error.contains("`kubectl create secret generic quarry-tls-authority -n quarry`"), "{error}");
     fake.no_plan();
     fake.down();
     let error = store.get(Item::Authority).await.unwrap_err().to_string();
