@@ -128,7 +128,8 @@ pub(crate) struct Tool {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Issue certificates that are missing or due, for example before the first controller starts.
+    /// Issue certificates that are missing or due, for example before the first controller starts. A rotation of the
+    /// authority is left to the controllers.
     Issue,
     /// Show the certificates and when they expire.
     Show,
@@ -146,7 +147,7 @@ pub(crate) async fn run(tool: Tool) -> anyhow::Result<String> {
     let authority = Authority::new(store, Settings::default())?;
     match tool.action {
         Action::Issue => {
-            let done = authority.step().await?.done;
+            let done = authority.issue().await?;
             Ok(done.iter().map(|what| format!("{what}\n")).collect())
         }
         Action::Show => Ok(show(&authority.status().await?)),

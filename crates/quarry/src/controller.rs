@@ -17,7 +17,7 @@ use quarry_proto::csi::v1::controller_server::ControllerServer;
 use quarry_proto::csi::v1::identity_server::IdentityServer;
 use quarry_transport::metrics::Metrics;
 use quarry_transport::shutdown::Shutdown;
-use quarry_transport::{tls, unix};
+use quarry_transport::{open_files, tls, unix};
 
 use crate::{certificates, kubernetes, observe, page, view};
 
@@ -53,8 +53,21 @@ pub(crate) struct Args {
     page: Option<LoopbackAddress>,
 }
 
+/// A controller has a connection to each node, so with many nodes it needs more open files than the usual soft limit of
+/// 1,024. The hard limit is usually much higher. Not for the other roles: they start programs of the host, which would
+/// inherit the limit, and they have one connection for each controller.
+fn raise_limit() {
+    match open_files::raise_limit() {
+        Ok(open_files::Limit { before, now }) => {
+            tracing::info!(before, now, "the limit of open files, and so of nodes, is the hard limit");
+        }
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files, which limits the number of nodes"),
+    }
+}
+
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    raise_limit();
     let topology_key = format!("topology.{}/node", args.driver);
     let shutdown = Shutdown::on_signals().context("waiting for signals")?;
     let metrics = Metrics::new();

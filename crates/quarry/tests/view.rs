@@ -71,6 +71,23 @@ async fn an_operator_sees_the_cluster_through_the_real_binary() {
     assert_eq!((&found["nodes"], &found["reachable_nodes"], &found["orphans"]), (&3.into(), &2.into(), &Value::Null));
 }
 
+/// containerd's containers have a soft limit of 1,024 open files, and a much higher hard limit. A controller has a
+/// connection to each node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_may_open_as_many_files_as_the_hard_limit_permits() {
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "ulimit -Sn 64; exec \"$0\" \"$@\"", QUARRY]);
+    let controller = Controller::start_by(limited, tempfile::tempdir().unwrap(), &[], &[]);
+    until_up(&controller, 0).await;
+    let limits = controller.proc("limits");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let [soft, hard, _] = line.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{line}") };
+    assert_ne!(hard, "64");
+    assert_eq!(soft, hard);
+    let log = controller.log();
+    assert!(log.contains(&format!("before=64 now={hard}")), "{log}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_controller_the_error_says_where_to_run() {
     let directory = tempfile::tempdir().unwrap();

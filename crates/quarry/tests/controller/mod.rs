@@ -46,12 +46,22 @@ impl Controller {
 
     /// The same with more options.
     pub(crate) fn start_with(directory: TempDir, agents: &[(&str, SocketAddr)], options: &[&str]) -> Self {
+        Self::start_by(Command::new(QUARRY), directory, agents, options)
+    }
+
+    /// The same where `program` starts the binary, with all arguments.
+    pub(crate) fn start_by(
+        mut program: Command,
+        directory: TempDir,
+        agents: &[(&str, SocketAddr)],
+        options: &[&str],
+    ) -> Self {
         let at = |name: &str| directory.path().join(name);
         let list: String =
             agents.iter().map(|(node, address)| format!("  - node: {node}\n    address: {address}\n")).collect();
         std::fs::write(at("agents.yaml"), format!("agents:\n{list}")).unwrap();
         let log = std::fs::File::create(at("log")).unwrap();
-        let process = Command::new(QUARRY)
+        let process = program
             .arg("controller")
             .arg("--agents")
             .arg(at("agents.yaml"))
@@ -68,6 +78,11 @@ impl Controller {
             .spawn()
             .unwrap();
         Self { directory, process }
+    }
+
+    /// A file of its process in /proc.
+    pub(crate) fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.process.id())).unwrap()
     }
 
     pub(crate) fn log(&self) -> String {
