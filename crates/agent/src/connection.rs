@@ -8,9 +8,9 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderValue};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
-use http::{HeaderMap, HeaderValue};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::Status;

@@ -56,11 +56,10 @@ impl Follower {
     /// The next update; `None` if the node ended the stream normally.
     async fn next(&mut self) -> Result<Option<Update>> {
         loop {
-            let message = self
-                .messages
-                .message()
-                .await
-                .map_err(|status| failure::in_stream(&status, &self.node, "Watch", false, self.connection.cause()))?;
+            let message =
+                self.messages.message().await.map_err(|status| {
+                    failure::in_stream(&status, &self.node, "Watch", false, self.connection.cause())
+                })?;
             let Some(message) = message else { return Ok(None) };
             let bytes = message.encoded_len();
             // An update of a newer version: ignored.

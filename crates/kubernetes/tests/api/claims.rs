@@ -103,7 +103,8 @@ async fn claims_are_unknown_after_an_outage_until_all_volumes_were_read_again() 
     until("the API is missed", || claims.handles().is_none()).await;
     fake.put(&volume_path("pv-new"), volume(DRIVER, "new"));
     fake.forget_history("", false);
-    let second = |call: &Call| call.is_list() && call.parameter("limit") != "1" && !call.parameter("continue").is_empty();
+    let second =
+        |call: &Call| call.is_list() && call.parameter("limit") != "1" && !call.parameter("continue").is_empty();
     fake.plan(move |call| Fault { after: Duration::from_secs(if second(call) { 60 } else { 0 }), ..Fault::default() });
     let before = fake.count(second);
     fake.up();
