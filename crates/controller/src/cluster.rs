@@ -24,6 +24,9 @@ use crate::metrics::Placements;
 const SWEEP: Duration = Duration::from_secs(60);
 const CHECKED: usize = 64;
 
+/// A connected node, its agent, and what the agent said about itself when it was connected.
+pub(crate) type Connected = (Arc<Member>, Arc<dyn Agent>, Arc<Greeting>);
+
 /// The nodes of the cluster. Cheap to clone; all clones share one state.
 #[derive(Clone)]
 pub struct Cluster {
@@ -183,7 +186,7 @@ impl Cluster {
     ///
     /// # Errors
     /// `Unavailable`, immediately, if the node cannot be reached.
-    pub(crate) fn agent(&self, node: &str) -> Result<(Arc<Member>, Arc<dyn Agent>, Arc<Greeting>)> {
+    pub(crate) fn agent(&self, node: &str) -> Result<Connected> {
         let member = self.member(node).ok_or_else(|| {
             Error::unavailable(match self.synced() {
                 true => {
@@ -202,12 +205,7 @@ impl Cluster {
     /// # Errors
     /// `Unavailable` also if the node does not have the capability: the sidecars retry then, and would not after
     /// `Unsupported`.
-    pub(crate) fn able_agent(
-        &self,
-        node: &str,
-        capability: &str,
-        what: &str,
-    ) -> Result<(Arc<Member>, Arc<dyn Agent>, Arc<Greeting>)> {
+    pub(crate) fn able_agent(&self, node: &str, capability: &str, what: &str) -> Result<Connected> {
         let (member, agent, greeting) = self.agent(node)?;
         require_able(node, Some(&greeting), capability, what)?;
         Ok((member, agent, greeting))
