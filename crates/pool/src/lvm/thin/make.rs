@@ -9,7 +9,7 @@ use quarry_lvm::{ExtentRange, LogicalVolume, ThinPoolStatus, VolumeGroup, capaci
 use quarry_volume::{Extents, Layout, some_of};
 
 use super::super::volume::record_on;
-use super::room::broken;
+use super::room::{METADATA_WARNING, broken};
 use crate::record::Tag;
 use crate::{CreateThinPool, ExtendThinPool, ThinPoolConfig, ThinPoolPart, ThinPoolRecord, ThinPoolSize};
 
@@ -166,8 +166,9 @@ fn steps_of_pool<'a>(
     let (mut data, mut metadata) = (None, None);
     if let Some(ExtendThinPool { at, by }) = config.extend {
         data = (status.data_percent() >= at).then(|| extended_data(group, reserve, pool, by));
-        metadata =
-            (status.metadata_percent() >= at).then(|| extended_metadata(group, pool, by, status.metadata_size()));
+        // Later, the pool would take nothing new before that.
+        let extends_metadata = status.metadata_percent() >= at.min(METADATA_WARNING);
+        metadata = extends_metadata.then(|| extended_metadata(group, pool, by, status.metadata_size()));
     }
     let when_full = config.error_when_full.zip(pool.errors_when_full).filter(|(wanted, found)| wanted != found);
     let when_full = when_full.map(|(wanted, _)| Ok(Step::SetErrorWhenFull(pool, wanted)));

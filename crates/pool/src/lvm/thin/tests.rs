@@ -344,6 +344,11 @@ fn a_pool_is_activated_set_and_extended() {
     pool_of(&mut group).thin_pool = Some(status(1, 80));
     let Ok(Some(Step::ExtendMetadata(_, more))) = next(&group, 0, &extend) else { panic!("no step") };
     assert_eq!(more, 4 * MIB);
+    // Long before the pool takes nothing new.
+    for (metadata, extended) in [(64, false), (65, true)] {
+        pool_of(&mut group).thin_pool = Some(status(1, metadata));
+        assert_eq!(matches!(next(&group, 0, &extend), Ok(Some(Step::ExtendMetadata(..)))), extended, "{metadata} %");
+    }
     // What is not possible does not prevent what is, and is reported otherwise.
     pool_of(&mut group).thin_pool = Some(status(80, 80));
     assert!(matches!(next(&group, 0, &extend), Ok(Some(Step::ExtendMetadata(..)))), "there is no space for data");
@@ -361,6 +366,20 @@ fn a_pool_is_activated_set_and_extended() {
     // A broken pool is repaired by hand.
     pool_of(&mut group).thin_pool = Some(ThinPoolStatus { needs_check: true, ..status(99, 99) });
     assert_eq!(step(&group, &extend), Ok("None".to_owned()));
+}
+
+#[test]
+fn a_pool_that_is_extended_never_stays_closed() {
+    let mut group = group(vec![]);
+    for at in 1..100 {
+        let extend = ThinPoolConfig { extend: Some(ExtendThinPool { at, by: 20 }), ..config() };
+        for metadata in 0..=100 {
+            pool_of(&mut group).thin_pool = Some(status(1, metadata));
+            let closed = closed(&group, group.thin_pool("pool").unwrap()).is_some();
+            let step = next(&group, 0, &extend).unwrap();
+            assert!(!closed || matches!(step, Some(Step::ExtendMetadata(..))), "at {at}: {metadata} %, {step:?}");
+        }
+    }
 }
 
 #[test]
