@@ -17,7 +17,8 @@ use crate::{CreateThinPool, ExtendThinPool, ThinPoolConfig, ThinPoolPart, ThinPo
 const METADATA_PREFIX: &str = "quarry_metadata_";
 /// The smallest chunk, and the default: snapshots share more of their blocks.
 const LEAST_CHUNK: u64 = 64 << 10;
-/// From this number of chunks on, the default is a larger chunk: their metadata would be larger than 1 GiB.
+/// From this number of chunks on, the default is a larger chunk, if an extent is a multiple of it: their metadata would be
+/// larger than 1 GiB.
 const MOST_CHUNKS: u64 = 16 << 20;
 /// The metadata for one chunk in bytes, as lvm estimates it.
 const PER_CHUNK: u64 = 64;
@@ -134,7 +135,7 @@ fn step_to_pool<'a>(group: &'a VolumeGroup, reserve: u64, config: &ThinPoolConfi
             return Ok(Some(Step::Remove(data)));
         }
         let layout = metadata_layout(&create.layout);
-        let extents = group.extent_size.needed_for(metadata_size(create, data.size));
+        let extents = group.extent_size.needed_for(metadata_size(group, create, data.size));
         let kept = reserve.saturating_add(group.extent_size.bytes(spare(group, extents)));
         let pvs =
             capacity::choose(group, &layout, extents, kept, None).ok_or_else(|| no_space(group, config, extents))?;
@@ -144,7 +145,7 @@ fn step_to_pool<'a>(group: &'a VolumeGroup, reserve: u64, config: &ThinPoolConfi
     if group.incompleteness(metadata, &metadata_layout(&create.layout)).is_some() {
         return Ok(Some(Step::Remove(metadata)));
     }
-    let chunk_size = chunk_size(create, data.size);
+    let chunk_size = chunk_size(group, create, data.size);
     let error_when_full = config.error_when_full.unwrap_or(false);
     Ok(Some(Step::Make(MakePool { data, metadata, chunk_size, error_when_full })))
 }
@@ -239,7 +240,7 @@ fn plan(group: &VolumeGroup, reserve: u64, create: &CreateThinPool) -> Result<Pl
     let own = Extents(u64::from(copies > 1));
     // What a pool with that much data needs besides.
     let beside = |data: Extents| {
-        let metadata = extent.needed_for(metadata_size(create, extent.bytes(data)));
+        let metadata = extent.needed_for(metadata_size(group, create, extent.bytes(data)));
         metadata.and(own).times(copies).and(spare(group, metadata))
     };
     let data = match create.size {
@@ -278,13 +279,16 @@ fn metadata_layout(data: &Layout) -> Layout {
     }
 }
 
-fn chunk_size(create: &CreateThinPool, data: u64) -> u64 {
-    create.chunk_size.unwrap_or_else(|| data.div_ceil(MOST_CHUNKS).next_power_of_two().max(LEAST_CHUNK))
+/// The size of the chunks of a pool with that much data, of which an extent is always a multiple.
+fn chunk_size(group: &VolumeGroup, create: &CreateThinPool, data: u64) -> u64 {
+    let largest = 1 << group.extent_size.0.trailing_zeros().min(63);
+    let wanted = || data.div_ceil(MOST_CHUNKS).next_power_of_two();
+    create.chunk_size.unwrap_or_else(|| wanted().min(largest).max(LEAST_CHUNK))
 }
 
-fn metadata_size(create: &CreateThinPool, data: u64) -> u64 {
+fn metadata_size(group: &VolumeGroup, create: &CreateThinPool, data: u64) -> u64 {
     let estimated = || {
-        let chunks = data.div_ceil(chunk_size(create, data));
+        let chunks = data.div_ceil(chunk_size(group, create, data));
         chunks.saturating_mul(PER_CHUNK).clamp(LEAST_METADATA, MOST_METADATA)
     };
     create.metadata_size.unwrap_or_else(estimated)

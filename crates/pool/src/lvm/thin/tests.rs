@@ -382,6 +382,49 @@ fn a_pool_that_is_extended_never_stays_closed() {
     }
 }
 
+/// More chunks than the default metadata is for.
+#[test]
+fn the_default_chunks_of_a_large_pool_divide_an_extent() {
+    const TIB: u64 = 1 << 40;
+    for (extent, size, expected) in [
+        (4 * MIB, TIB, 64 << 10),
+        (4 * MIB, 2 * TIB, 128 << 10),
+        (4 * MIB, 80 * TIB, 4 * MIB),
+        (16 * MIB, 80 * TIB, 8 * MIB),
+        (3 * MIB, 80 * TIB, MIB),
+        (64 << 10, 80 * TIB, 64 << 10),
+    ] {
+        let config = created(ThinPoolSize::Bytes(size), Layout::Linear);
+        let mut group = empty_group();
+        group.extent_size = ExtentSize(extent);
+        let extents = Extents(100 * TIB / extent);
+        let pv = &mut group.physical_volumes[0];
+        (pv.extent_count, pv.free_extents, pv.free_fragments) = (extents, extents, vec![(Extents(0), extents)]);
+        group.extent_count = extents;
+        let mut parts = 0;
+        let chunk = loop {
+            match next(&group, 0, &config) {
+                Ok(Some(Step::Create(CreateLv { name, extents, tags, .. }))) => {
+                    let part = lv(&name, "linear", &tags[0], group.extent_size.bytes(extents));
+                    group.logical_volumes.push(LogicalVolume { segments: 1, ..part });
+                    parts += 1;
+                }
+                Ok(Some(Step::Make(request))) => break request.chunk_size,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((parts, chunk), (2, expected), "extents of {extent} bytes");
+        // So it can be used.
+        let pool = LogicalVolume {
+            zeroes: Some(true),
+            chunk_size: chunk,
+            thin_pool: Some(status(0, 0)),
+            ..lv("pool", "thin-pool", "", size)
+        };
+        assert_eq!(closed(&group, &pool), None);
+    }
+}
+
 #[test]
 fn a_part_of_a_pool_that_is_not_configured_is_shown() {
     let part = |name: &str, tag: &str| lv(name, "linear", tag, 64 * MIB);
