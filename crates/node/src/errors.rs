@@ -1,5 +1,6 @@
 //! Maps errors of filesystems and mounts to reasons of a CSI response.
 
+use std::io;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -94,9 +95,23 @@ pub(crate) fn encryption(error: quarry_encryption::Error) -> Error {
     }
 }
 
+/// What to do if the storage below a volume has no space for what is written to it.
+pub(crate) const FULL: &str = "the storage of its pool is full: extend it (a thin pool with `lvextend --size +SIZE \
+                               VG/POOL`), or delete volumes and snapshots in it";
+
+/// Whether the storage below a device has no space for what is written to it, as a thin pool that is full.
+pub(crate) fn is_out_of_space(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|errno| matches!(Errno::from_raw(errno), Errno::ENOSPC | Errno::EDQUOT))
+}
+
 /// A failed write of zeros to a new volume. The sectors are bad, so a retry on the same sectors would fail
-/// too, but a volume that is created again may get others.
+/// too, but a volume that is created again may get others. Or there is no space.
 pub(crate) fn zeroing(error: quarry_filesystem::Error) -> Error {
+    if let quarry_filesystem::Error::Io { source, .. } = &error
+        && is_out_of_space(source)
+    {
+        return Error::new(Reason::NoSpace, format!("{error}; {FULL}"));
+    }
     let error = filesystem(error);
     if error.reason == Reason::Unavailable { Error::host(error.message) } else { error }
 }

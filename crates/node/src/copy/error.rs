@@ -83,15 +83,14 @@ impl fmt::Display for Error {
                 "cannot read the source of the copy, {device:?}, at byte {offset}: {source}; see the kernel log for \
                  errors of the device, and whether a snapshot ran out of space"
             ),
-            Self::Write { device, offset, source } => write!(
-                f,
-                "cannot write to the new volume, {device:?}, at byte {offset}: {source}; see the kernel log for errors \
-                 of the device"
-            ),
-            Self::Flush { device, source } => write!(
-                f,
-                "cannot flush the new volume, {device:?}: {source}; see the kernel log for errors of the device"
-            ),
+            Self::Write { device, offset, source } => {
+                let remedy = remedy(source);
+                write!(f, "cannot write to the new volume, {device:?}, at byte {offset}: {source}; {remedy}")
+            }
+            Self::Flush { device, source } => {
+                let remedy = remedy(source);
+                write!(f, "cannot flush the new volume, {device:?}: {source}; {remedy}")
+            }
             Self::Zero(error) | Self::Open(error) | Self::Edit(error) => error.fmt(f),
             Self::SourceSize { expected, found } => write!(
                 f,
@@ -113,6 +112,11 @@ impl fmt::Display for Error {
     }
 }
 
+/// What to do about a failed write to the target.
+fn remedy(error: &io::Error) -> &'static str {
+    if errors::is_out_of_space(error) { errors::FULL } else { "see the kernel log for errors of the device" }
+}
+
 impl std::error::Error for Error {}
 
 impl From<Error> for quarry_volume::Error {
@@ -125,7 +129,10 @@ impl From<Error> for quarry_volume::Error {
         let reason = match error {
             Error::Read { device, source, .. } => failure(device, source),
             // Like a new volume that cannot be zeroed: the same sectors would fail again.
-            Error::Write { .. } | Error::Flush { .. } => Reason::Host,
+            Error::Write { source, .. } | Error::Flush { source, .. } => match errors::is_out_of_space(&source) {
+                true => Reason::NoSpace,
+                false => Reason::Host,
+            },
             Error::Zero(error) => return errors::zeroing(error),
             Error::Open(error) | Error::Edit(error) => return errors::filesystem(error),
             Error::SourceSize { .. } => Reason::Precondition,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -287,7 +288,25 @@ async fn an_error_says_which_device_and_where() {
         let text = error.to_string();
         assert!(text.contains(&format!("/dev/{failing}")) && text.contains(&(2 * CHUNK).to_string()), "{text}");
         let reason = quarry_volume::Error::from(error).reason;
-        assert_eq!(reason, if failing == "source" { Reason::Unavailable } else { Reason::Host });
+        assert_eq!(reason, if failing == "source" { Reason::Unavailable } else { Reason::NoSpace });
+    }
+}
+
+#[test]
+fn a_full_target_is_not_a_failed_one() {
+    use nix::libc::{EDQUOT, EIO, ENOSPC};
+    for (errno, expected) in [(ENOSPC, Reason::NoSpace), (EDQUOT, Reason::NoSpace), (EIO, Reason::Host)] {
+        let (path, io) = (PathBuf::from("/dev/target"), || io::Error::from_raw_os_error(errno));
+        for error in [
+            Error::Write { device: path.clone(), offset: 7, source: io() },
+            Error::Flush { device: path.clone(), source: io() },
+            Error::Zero(quarry_filesystem::Error::Io { attempted: "zero", path: path.clone(), source: io() }),
+        ] {
+            let error = quarry_volume::Error::from(error);
+            assert_eq!(error.reason, expected, "{error}");
+            assert!(error.message.contains("/dev/target"), "{error}");
+            assert_eq!(error.message.contains("is full"), expected == Reason::NoSpace, "{error}");
+        }
     }
 }
 

@@ -49,6 +49,15 @@ impl Failure {
     fn of_source(error: Error) -> Self {
         Self { is_permanent: error.reason.is_final() && error.reason != Reason::Host, error }
     }
+
+    /// An error of the copy into the pool with that name. If the pool is full, the volume must not stay: it holds what
+    /// space there was, and without it, the caller may find another place.
+    fn of_copy(error: Error, pool: &str) -> Self {
+        Self::of_source(match error.reason {
+            Reason::NoSpace => error.context(format_args!("pool {pool}")),
+            _ => error,
+        })
+    }
 }
 
 impl Host {

@@ -99,7 +99,8 @@ impl Host {
                     meter,
                     retry,
                 };
-                self.kernel().copy(copy, handle, &mut stored).await.map_err(Failure::of_source)?;
+                let copied = self.kernel().copy(copy, handle, &mut stored).await;
+                copied.map_err(|error| Failure::of_copy(error, pool.name()))?;
                 require_unchanged(self.kernel(), content, &opened).await?;
             }
             (Device::Simulated(source), Device::Simulated(target)) => {

@@ -45,6 +45,7 @@ pub async fn pools(_context: Context) -> Passed {
     made(&node).await.context("creation of the pools")?;
     ratio(&node).await.context("the ratio of virtual to real space")?;
     let seen = full(&node).await.context("a full pool")?;
+    full_of_copies(&node).await.context("a copy that fills its pool")?;
     extended(&node).await.context("a pool that is extended")?;
     deactivated(&node).await.context("a pool that is deactivated before it is extended")?;
     metadata(&node).await.context("a pool whose metadata is extended")?;
@@ -409,6 +410,24 @@ async fn full(node: &Node) -> Result<String> {
         retry(|| node.csi.delete(&made.id)).await?;
     }
     Ok(seen.join(", "))
+}
+
+/// A copy that fills its pool ends, is not left behind, and what it has written is free again. The pools have 128 MiB.
+async fn full_of_copies(node: &Node) -> Result<()> {
+    let ask = Ask::block("pvc-large").parameter("pool", "main").size(160 * MIB);
+    let source = retry(|| node.csi.create(&ask)).await?;
+    open(node, &source).await?;
+    let write = "dd bs=1M iflag=fullblock oflag=direct conv=notrunc status=none";
+    node.vm.sh(format!("yes large | head -c {} | {write} of='{}'", ask.required, source.target())).await?;
+    close(node, &source).await?;
+    for pool in ["fails", "waits"] {
+        let copy = ask.clone().named("pvc-copy").parameter("pool", pool).filled_from_volume(&source);
+        let answer = retry(|| node.csi.create(&copy)).await;
+        refused("a copy that fills its pool", answer, Code::ResourceExhausted, "created volume was removed")?;
+        let used = node.vm.sh(format!("lvs --noheadings -o data_percent {GROUP}/{pool}")).await?;
+        ensure!(used.trim().parse::<f64>()? < 1.0, "{used} % of pool {pool} are used");
+    }
+    retry(|| node.csi.delete(&source.id)).await.map_err(Into::into)
 }
 
 /// A pool that is extended in time.

@@ -238,6 +238,46 @@ fn a_copy_whose_source_is_gone_is_removed() {
     });
 }
 
+/// In a thin pool, only the copy finds that. It must not stay: it uses what space there was.
+#[test]
+fn a_copy_for_which_the_pool_has_no_space_is_removed() {
+    test_all([Use::MOUNT, Use::BLOCK], |usage| {
+        for from in [From::Snapshot, From::FullCopy, From::Volume, From::Offline] {
+            for before in 0.. {
+                let filled = Filled::new(usage, from, Source::Unstaged);
+                let first = filled.world.effects().len();
+                filled.world.machine.state().is_full = true;
+                let (error, ended) = match filled.create(Plan::Killed { before }) {
+                    // The claim was deleted meanwhile.
+                    Answer::Killed if before % 2 == 0 => {
+                        filled.live_on();
+                        continue;
+                    }
+                    Answer::Killed => (filled.rejected(Reason::NoSpace), false),
+                    Answer::Rejected(error) => {
+                        // So it was also killed between the failure and the removal.
+                        let effects = &filled.world.effects()[first..];
+                        let [copied, removed] =
+                            ["copy", "remove"].map(|name| effects.iter().rposition(|at| at == name));
+                        assert!(copied.is_some() && copied < removed, "{effects:?}");
+                        (error, true)
+                    }
+                    Answer::Ok => panic!("it has no space"),
+                };
+                assert_eq!(error.reason, Reason::NoSpace, "{error}");
+                assert!(error.message.contains("pool p") && error.message.contains("was removed"), "{error}");
+                assert!(filled.copy().is_none() && filled.for_clone().is_none(), "{:?}", filled.world.effects());
+                filled.world.machine.state().is_full = false;
+                filled.created();
+                filled.live_on();
+                if ended {
+                    break;
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn an_overflown_snapshot_fills_nothing() {
     let filled = Filled::new(Use::MOUNT, From::Snapshot, Source::Staged);

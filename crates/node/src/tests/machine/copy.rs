@@ -1,6 +1,7 @@
 //! Snapshots, and copies from one device to another.
 
 use std::future::pending;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -160,6 +161,10 @@ impl Process {
             }
             if self.machine.state().fails.take_if(|fails| *fails == "copy").is_some() {
                 return Err(Error::host("the copy fails as configured"));
+            }
+            if offset > 0 && self.machine.state().is_full {
+                let source = io::Error::from_raw_os_error(nix::libc::ENOSPC);
+                return Err(crate::copy::Error::Write { device: target, offset, source }.into());
             }
             let next = (offset + CHUNK).min(if offset < size { size } else { total });
             if offset < size {

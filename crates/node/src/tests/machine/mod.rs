@@ -89,6 +89,8 @@ pub(super) struct State {
     pub(super) no_discards: bool,
     /// The next effect of that name fails.
     pub(super) fails: Option<&'static str>,
+    /// The storage of the pool has no space for more than the beginning of a copy.
+    pub(super) is_full: bool,
     /// Changes that must never be made.
     pub(super) violations: Vec<String>,
     /// The effects of all processes.

@@ -8,7 +8,7 @@ use quarry_lvm::{LogicalVolume, VolumeGroup};
 use quarry_volume::{Error, Extents, Reason, Result, SizeRange, VolumeSpec, safe_name};
 
 use super::super::{LvmPool, name, volume};
-use super::{closed, room, same_storage};
+use super::{closed, nearly_full, room, same_storage};
 use crate::pool::{Contents, ContentsOf, CopiedFilesystem, Expansion};
 use crate::{Health, PoolVolume, Record, ThinPoolConfig};
 
@@ -21,9 +21,15 @@ impl LvmPool {
     ) -> Result<PoolVolume> {
         let group = self.group().await?;
         let (name, size) = self.check_new_volume(&group, config, spec)?;
-        let record = Record::new_thin(spec, size);
-        let (pool, tag) = (self.thin_pool_in(&group, config)?, record.to_string());
-        let request = CreateThin { pool, name: &name, extents: group.extent_size.whole_in(size), tag: &tag };
+        let (pool, extents) = (self.thin_pool_in(&group, config)?, group.extent_size.whole_in(size));
+        if let Some(why) = spec.source.as_ref().and_then(|_| nearly_full(&group, pool, config, extents)) {
+            return Err(Error::new(
+                Reason::NoSpace,
+                format!("pool {} cannot hold a copy of {size} bytes: {why}", self.name),
+            ));
+        }
+        let tag = Record::new_thin(spec, size).to_string();
+        let request = CreateThin { pool, name: &name, extents, tag: &tag };
         let made = create_thin(&group, &request).await;
         self.commit_new(&group, &name, &tag, made).await?;
         self.created_thin_volume(&name, &tag).await.map(|(_, volume)| volume)

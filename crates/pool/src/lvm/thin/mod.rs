@@ -19,7 +19,7 @@ use quarry_volume::{Error, Layout, PoolState, Result, StorageId, ThinUse, Volume
 
 pub(super) use self::maintain::maintain_from_now_on;
 pub(super) use self::make::parts_left;
-use self::room::{closed, is_overcommitted, room, virtual_extents};
+use self::room::{closed, is_overcommitted, nearly_full, room, virtual_extents};
 use super::LvmPool;
 use super::health::part_health;
 use super::volume::{storage_under, thin_storage_of};

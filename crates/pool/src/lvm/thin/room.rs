@@ -3,6 +3,7 @@
 use quarry_lvm::{LogicalVolume, ThinPoolMode, VolumeGroup, capacity};
 use quarry_volume::Extents;
 
+use super::NEARLY_FULL;
 use crate::ThinPoolConfig;
 
 /// From this use of the metadata on, in percent, nothing is created. When it is full, the pool must be repaired offline,
@@ -64,6 +65,26 @@ pub(super) fn closed(group: &VolumeGroup, pool: &LogicalVolume) -> Option<String
             "thin pool {path} uses {} % of its metadata, and the rest is reserved for the volumes in it: extend it \
              (`lvextend --poolmetadatasize +SIZE {path}`), or delete volumes and snapshots in it",
             status.metadata_percent()
+        )
+    })
+}
+
+/// Why nothing is copied into the thin pool now. Only bytes that are copied take space at once: `more` is the size of the
+/// volume for them. If the volumes cannot fill the pool even so, there is no reason.
+pub(super) fn nearly_full(
+    group: &VolumeGroup,
+    pool: &LogicalVolume,
+    config: &ThinPoolConfig,
+    more: Extents,
+) -> Option<String> {
+    // Otherwise, the copy could wait for an extension that only the copy would cause.
+    let limit = config.extend.map_or(NEARLY_FULL, |extend| extend.at.max(NEARLY_FULL));
+    let percent = pool.thin_pool.map(|status| status.data_percent()).filter(|percent| *percent >= limit)?;
+    let path = format!("{}/{}", group.name, pool.name);
+    (virtual_extents(group, pool).and(more) > group.extent_size.whole_in(pool.size)).then(|| {
+        format!(
+            "thin pool {path} uses {percent} % of its data, and when it is full, all volumes in it fail: extend it \
+             (`lvextend --size +SIZE {path}`), or delete volumes and snapshots in it"
         )
     })
 }

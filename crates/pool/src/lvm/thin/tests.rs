@@ -425,6 +425,26 @@ fn the_default_chunks_of_a_large_pool_divide_an_extent() {
     }
 }
 
+/// Copied bytes take space at once, unlike those that a pod may write later.
+#[test]
+fn nothing_is_copied_into_a_pool_that_it_could_fill() {
+    let full_with = |config: &ThinPoolConfig, volumes, percent, more: u64| {
+        let mut group = group(volumes);
+        pool_of(&mut group).thin_pool = Some(status(percent, 1));
+        nearly_full(&group, group.thin_pool("pool").unwrap(), config, Extents(more))
+    };
+    let full = |volumes, percent, more| full_with(&config(), volumes, percent, more);
+    assert_eq!(full(vec![thin("a", THIN)], 89, 20), None);
+    let why = full(vec![thin("a", THIN)], 90, 20).unwrap();
+    assert!(why.contains("uses 90 % of its data") && why.contains("lvextend --size +SIZE vg/pool"), "{why}");
+    // All volumes together have 100 MiB, as the pool has.
+    assert_eq!(full(vec![thin("a", THIN)], 100, 15), None, "they cannot fill it");
+    // The copy is what lets it be extended.
+    let extend = ThinPoolConfig { extend: Some(ExtendThinPool { at: 95, by: 20 }), ..config() };
+    let full = |percent| full_with(&extend, vec![thin("a", THIN)], percent, 20).is_some();
+    assert_eq!([94, 95].map(full), [false, true]);
+}
+
 #[test]
 fn a_part_of_a_pool_that_is_not_configured_is_shown() {
     let part = |name: &str, tag: &str| lv(name, "linear", tag, 64 * MIB);
