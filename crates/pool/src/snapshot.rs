@@ -78,6 +78,17 @@ pub(crate) fn check_filled(pool: &str, volume: &PoolVolume) -> Result<()> {
     }
 }
 
+/// Rejects a volume whose record has changed since it was looked up: the record of its snapshot is made from that, and
+/// says for example that the volume was never used. The caller holds the pool lock.
+pub(crate) fn check_unchanged(pool: &str, found: &PoolVolume, current: &PoolVolume) -> Result<()> {
+    match found.record == current.record {
+        true => Ok(()),
+        false => {
+            Err(Error::unavailable(format!("pool {pool}: volume {} was changed in the meantime: retry", current.name)))
+        }
+    }
+}
+
 /// Rejects a change of a volume that has these snapshots. `subject` is the volume, and `change` what is not done to it
 /// ("removed").
 ///

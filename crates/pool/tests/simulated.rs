@@ -210,6 +210,21 @@ fn a_snapshot_keeps_the_contents_of_its_instant() {
     });
 }
 
+/// The record of a snapshot is made from what the volume was.
+#[test]
+fn no_snapshot_is_taken_of_a_volume_whose_record_has_changed() {
+    let pool = pool(&[20]);
+    now(async {
+        let made = pool.create(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
+        pool.set_record(&made, &made.record().unwrap().ready()).await.unwrap();
+        let error = pool.take_snapshot(&made, &record_of_snapshot(&made, "s"), CowSize::Whole).await.unwrap_err();
+        assert!(error.reason == Reason::Unavailable && error.message.contains("retry"), "{error}");
+        assert_eq!((pool.snapshots().await.unwrap(), pool.free()), (Vec::new(), vec![19]));
+        let now = pool.volume("a").await.unwrap().unwrap();
+        pool.take_snapshot(&now, &record_of_snapshot(&now, "s"), CowSize::Whole).await.unwrap();
+    });
+}
+
 #[test]
 fn a_volume_with_snapshots_is_neither_removed_nor_expanded() {
     let pool = pool(&[20]);

@@ -277,12 +277,18 @@ impl Pool for MachinePool {
         self.simulated.fail_next(Operation::SetRecord, Failure::Before);
         let begun = self.simulated.take_snapshot(volume, record, size).await;
         let Some(begun) = self.simulated.snapshot(&name).await? else {
+            self.simulated.forget_failures();
             self.process.state().disks.remove(&snapshot_node(&name));
             return begun;
         };
         self.effect("set snapshot ready", |machine| machine.complete_snapshot(&name, &volume.name)).await;
         self.simulated.remove_snapshot(&begun).await?;
-        self.simulated.take_snapshot(volume, record, size).await
+        let taken = self.simulated.take_snapshot(volume, record, size).await;
+        if taken.is_err() {
+            // On LVM, the lock of the pool prevents what has changed meanwhile.
+            self.process.state().disks.remove(&snapshot_node(&name));
+        }
+        taken
     }
 
     async fn create_copy(&self, record: &SnapshotRecord, from: &PoolSnapshot) -> Result<PoolSnapshot> {

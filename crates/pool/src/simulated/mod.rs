@@ -130,6 +130,11 @@ impl SimulatedPool {
         self.inner.plan().failures.push((operation, failure));
     }
 
+    /// Forgets the failures that are queued.
+    pub fn forget_failures(&self) {
+        self.inner.plan().failures.clear();
+    }
+
     /// Makes every operation hang before it does anything, or ends that.
     pub fn hang(&self, hang: bool) {
         self.inner.awake.send_replace(!hang);

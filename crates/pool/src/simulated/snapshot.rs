@@ -81,6 +81,7 @@ impl Inner {
         let mut disks = self.disks();
         let current = self.current(&disks, volume)?;
         crate::snapshot::check_filled(&self.name, &current)?;
+        crate::snapshot::check_unchanged(&self.name, volume, &current)?;
         let name = record.id_name();
         if disks.get(&stored_as(&name)).is_some() {
             return Err(Error::new(Reason::Exists, format!("pool {}: snapshot {name} already exists", self.name)));

@@ -185,6 +185,34 @@ fn a_volume_is_not_deleted_while_a_snapshot_of_it_is_taken() {
     }
 }
 
+/// What is recorded about its contents is that of the volume whose contents it has.
+#[test]
+fn a_snapshot_of_a_volume_that_is_just_used_first_is_not_empty() {
+    for from in [From::Snapshot, From::FullCopy] {
+        let mut changed = 0;
+        for before in 0.. {
+            let filled = Filled::without_snapshot(Use::MOUNT, from, Source::NeverUsed);
+            let take = async |host: &Host| host.create_snapshot(filled.snapshot(), LONG).await.map(drop);
+            let Some((used, taken)) = filled.call_while(before, take, async |host| used(&filled, host).await) else {
+                break;
+            };
+            used.unwrap();
+            if let Err(error) = taken {
+                assert!(error.reason == Reason::Unavailable && error.message.contains("retry"), "{error}");
+                changed += 1;
+            }
+            // A retry takes it, and what is restored has what the snapshot has.
+            filled.take();
+            let is_empty = filled.world.pool.record_of_snapshot(SNAPSHOT).is_some_and(|record| record.contains("/e="));
+            let has_data = filled.snapshot_disk().unwrap().bytes.version > 0;
+            assert!(!(is_empty && has_data), "{from:?}: {:?}", filled.world.effects());
+            filled.on_host(async |host| host.create(filled.spec(), None, LONG).await.map(drop)).unwrap();
+            filled.live_on();
+        }
+        assert!(changed > 0, "{from:?}");
+    }
+}
+
 #[test]
 fn a_source_is_not_deleted_while_a_volume_is_created_that_shares_its_contents() {
     for from in [From::Snapshot, From::Volume] {

@@ -57,6 +57,7 @@ impl LvmPool {
         let (current, source) = self.current(&group, volume)?;
         self.check_complete(&group)?;
         check_source(&self.name, &group, &current, source)?;
+        crate::snapshot::check_unchanged(&self.name, volume, &current)?;
         let (wanted, name) = (record.id_name(), name_for(&record.id_name()));
         self.check_new_snapshot(&group, &current, &wanted, &name)?;
         let extents = cow_extents(group.extent_size, source.size, cow_size);

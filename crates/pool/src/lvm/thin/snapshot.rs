@@ -28,6 +28,7 @@ impl LvmPool {
         let (current, source) = self.current(&group, volume)?;
         self.check_complete(&group)?;
         crate::snapshot::check_filled(&self.name, &current)?;
+        crate::snapshot::check_unchanged(&self.name, volume, &current)?;
         if let Some(why) = group.operation_in_progress(source) {
             return Err(Error::new(
                 Reason::UnderWay,
