@@ -401,6 +401,7 @@ pub trait Pool: Send + Sync {
     }
 
     /// Checks that [`Pool::remove`] would remove the volume now: for what has to be done first and cannot be undone.
+    /// Like that, it first removes the volume's snapshots whose creation was interrupted.
     /// Nothing of Quarry has its device open.
     ///
     /// # Errors

@@ -310,6 +310,20 @@ fn a_snapshot_that_was_interrupted_is_incomplete() {
         let left = pool.snapshot("s").await.unwrap().unwrap();
         assert!(matches!(left.health, SnapshotHealth::Incomplete(_)) && left.record.state == State::New);
         pool.remove_snapshot(&left).await.unwrap();
+        // If the request is never repeated, it prevents nothing.
+        for kind in [SnapshotKind::Cow, SnapshotKind::ForClone, SnapshotKind::ForCopy] {
+            let leave = async || {
+                pool.fail_next(Operation::SetRecord, Failure::Before);
+                pool.take_snapshot(&made, &record.of_kind(kind), CowSize::Whole).await.unwrap_err();
+            };
+            leave().await;
+            pool.check_removable(&made).await.unwrap();
+            assert_eq!(pool.snapshots().await.unwrap(), []);
+            leave().await;
+            let larger = SizeRange { required: 2 * EXTENT, limit: None };
+            assert!(pool.reserve_expansion(&made, &larger).await.unwrap().is_some());
+            assert_eq!(pool.snapshots().await.unwrap(), []);
+        }
         let large = spec("b", 10 * EXTENT, Layout::Linear);
         let large = pool.create(&large).await.unwrap();
         let error = pool.take_snapshot(&large, &record, CowSize::Whole).await.unwrap_err();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quarry_encryption::{HEADER_SIZE, Layer};
-use quarry_volume::{AccessType, Agent as _, Encryption, Reason};
+use quarry_volume::{AccessType, Agent as _, Encryption, Reason, SnapshotParameters, SnapshotSpec};
 
 use super::killed::from;
 use super::machine::{Plan, Process, node};
@@ -154,4 +154,37 @@ fn an_encrypted_volume_that_is_published_is_not_unstaged() {
         [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| succeeds(&world, call));
         assert!(layer(&world).is_none());
     }
+}
+
+/// Its CreateSnapshot was never answered, and is not repeated: nothing else would remove it.
+#[test]
+fn an_interrupted_snapshot_does_not_prevent_the_deletion() {
+    let mut interrupted = 0;
+    for before in 0.. {
+        let world = after(&[Call::Create, Call::Stage, Call::Unstage]);
+        let process = Process::new(&world.machine, Plan::Killed { before });
+        let class = SnapshotParameters::default();
+        let spec = SnapshotSpec { name: "snap".to_owned(), source: world.id.clone(), class };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let taken = runtime.block_on(async {
+            let host = world.host(&process);
+            tokio::select! {
+                biased;
+                () = process.death() => None,
+                taken = host.create_snapshot(spec, LONG) => Some(taken.unwrap().0),
+            }
+        });
+        match (taken, process.is_alive()) {
+            (Some(taken), true) => {
+                // One that is complete does.
+                rejects(&world, Call::Delete, Reason::Precondition);
+                assert!(taken.ready);
+                break;
+            }
+            _ => interrupted += usize::from(world.pool.record_of_snapshot("snap").is_some()),
+        }
+        succeeds(&world, Call::Delete);
+        world.is_clean();
+    }
+    assert!(interrupted > 0);
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use quarry_mount::Device as Number;
 use quarry_pool::{
     Contents, ContentsOf, Device, Expansion, Failure, NewSpace, Operation, Pool, PoolSnapshot, PoolVolume, Reading,
-    Record, Recorded, SimulatedPool, SnapshotKind, SnapshotRecord, State, Uevents, Volumes,
+    Record, Recorded, SimulatedPool, SnapshotHealth, SnapshotKind, SnapshotRecord, State, Uevents, Volumes,
 };
 use quarry_volume::{CowSize, Error, Gib, Reason, Result, SizeRange, SnapshotMethod, StorageId, VolumeSpec};
 
@@ -56,6 +56,16 @@ impl MachinePool {
                 }
             };
             self.effect("release", release).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the snapshots of a volume whose creation was interrupted.
+    async fn remove_interrupted_snapshots(&self, volume: &PoolVolume) -> Result<()> {
+        for snapshot in self.simulated.snapshots().await? {
+            if is_attached(&snapshot.record, volume) && matches!(snapshot.health, SnapshotHealth::Incomplete(_)) {
+                self.remove_snapshot(&snapshot).await?;
+            }
         }
         Ok(())
     }
@@ -434,7 +444,14 @@ impl Pool for MachinePool {
         Ok(expanded)
     }
 
+    async fn check_removable(&self, volume: &PoolVolume) -> Result<()> {
+        self.remove_interrupted_snapshots(volume).await?;
+        self.alive().await;
+        self.simulated.check_removable(volume).await
+    }
+
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
+        self.remove_interrupted_snapshots(volume).await?;
         let snapshots = self.simulated.snapshots().await?;
         if snapshots.iter().any(|snapshot| is_attached(&snapshot.record, volume)) {
             // It rejects this.

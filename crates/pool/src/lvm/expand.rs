@@ -35,6 +35,7 @@ impl LvmPool {
             return Ok(None);
         }
         self.check_complete(&group)?;
+        let group = self.remove_interrupted_snapshots(&group, &current).await.map_err(for_expansion)?;
         let group = self.with_known_copies(group, volume).await?;
         let (current, found) = self.current(&group, volume)?;
         let layout = check_expandable(&self.name, &group, &current, found)?;

@@ -550,10 +550,12 @@ impl Pool for LvmPool {
     async fn check_removable(&self, volume: &PoolVolume) -> Result<()> {
         let _lock = self.lock().await?;
         let group = self.group().await?;
-        let (current, found) = self.current(&group, volume)?;
+        let (current, _) = self.current(&group, volume)?;
         current.record()?;
         self.check_not_renamed(&group, &current)?;
         self.check_complete(&group)?;
+        let group = self.remove_interrupted_snapshots(&group, &current).await?;
+        let (current, found) = self.current(&group, volume)?;
         snapshot::check_none(&self.name, &group, &current, "removed")?;
         thin::check_no_clone(&self.name, &group, &current)?;
         removal::check_removable(&self.name, &group, found)?;

@@ -23,6 +23,7 @@ pub(super) fn reserve(inner: &Arc<Inner>, volume: &PoolVolume, size: &SizeRange)
         disks.remove(&name);
         return Ok(None);
     }
+    inner.remove_interrupted_snapshots(&mut disks, volume);
     snapshot::check_none(&inner.name, &volume.name, &inner.snapshots_of(&disks, volume), "expanded")?;
     let target = current.expanded_size(size, inner.space(&disks).unit(&layout))?;
     let reserved = disks.get(&name).and_then(|slot| Record::parse(&slot.record).scratch());

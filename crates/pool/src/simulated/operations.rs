@@ -270,11 +270,23 @@ impl Pool for SimulatedPool {
         self.inner.run(Operation::RemoveSnapshot, |inner| inner.remove_snapshot(snapshot)).await
     }
 
+    async fn check_removable(&self, volume: &PoolVolume) -> Result<()> {
+        let _lock = self.inner.changing.lock().await;
+        let check = |inner: &Inner| {
+            let mut disks = inner.disks();
+            inner.current(&disks, volume)?.record()?;
+            inner.remove_interrupted_snapshots(&mut disks, volume);
+            snapshot::check_none(&inner.name, &volume.name, &inner.snapshots_of(&disks, volume), "removed")
+        };
+        self.inner.run(Operation::Read, check).await
+    }
+
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
         let _lock = self.inner.changing.lock().await;
         let remove = |inner: &Inner| {
             let mut disks = inner.disks();
             inner.current(&disks, volume)?.record()?;
+            inner.remove_interrupted_snapshots(&mut disks, volume);
             snapshot::check_none(&inner.name, &volume.name, &inner.snapshots_of(&disks, volume), "removed")?;
             disks.remove(&expansion::scratch_of(&volume.name));
             disks.remove(&volume.name);

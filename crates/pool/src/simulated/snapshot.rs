@@ -63,6 +63,15 @@ impl Inner {
         snapshots
     }
 
+    /// Removes the copy-on-write snapshots of a volume whose creation was interrupted.
+    pub(super) fn remove_interrupted_snapshots(&self, disks: &mut Disks, volume: &PoolVolume) {
+        let mut left = self.snapshots_of(disks, volume);
+        left.retain(|snapshot| matches!(snapshot.health, SnapshotHealth::Incomplete(_)));
+        for snapshot in left {
+            disks.remove(&stored_as(&snapshot.name));
+        }
+    }
+
     /// The current state of a snapshot.
     fn current_snapshot(&self, disks: &Disks, snapshot: &PoolSnapshot) -> Result<PoolSnapshot> {
         let current = disks.get(&stored_as(&snapshot.name)).and_then(|slot| self.describe_snapshot(disks, slot));

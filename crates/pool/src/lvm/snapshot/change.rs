@@ -291,7 +291,7 @@ impl LvmPool {
     }
 
     /// Removes the snapshots of a volume whose creation was interrupted: they were never handed out, and must not
-    /// prevent the volume's deletion. The caller holds the pool lock, so none of them is being created.
+    /// prevent the volume's deletion, nor its expansion, if the request for them is never repeated. The caller holds the pool lock, so none of them is being created.
     pub(in crate::lvm) async fn remove_interrupted_snapshots(
         &self,
         group: &Arc<VolumeGroup>,
