@@ -189,6 +189,13 @@ impl Host {
     async fn complete_copy(&self, pool: &Arc<dyn Pool>, name: &str, handle: &Handle) -> Result<()> {
         let Some(copy) = pool.snapshot(name).await? else { return Ok(()) };
         let is_new = is_copying(&copy);
+        match (&copy.health, copy.record.state) {
+            (_, State::Ready) | (SnapshotHealth::Whole | SnapshotHealth::Invalid(_), State::New) => {}
+            // Its disk may come back, and then it needs the snapshot that serves it.
+            (SnapshotHealth::Lost(why) | SnapshotHealth::Incomplete(why), State::New) => {
+                return Err(Error::unavailable(why.clone()));
+            }
+        }
         if is_new {
             let copy = match copy.record.empty {
                 true => {

@@ -256,6 +256,36 @@ fn a_copy_whose_instant_is_lost_is_never_complete() {
     assert!(lost > 4, "{lost}");
 }
 
+/// The disk goes away right after CreateSnapshot has found the copy, and comes back.
+#[test]
+fn a_copy_whose_disk_comes_back_continues() {
+    let mut continued = 0;
+    for filled in killed(Use::MOUNT, Source::Staged) {
+        let record = filled.world.pool.record_of_snapshot(SNAPSHOT);
+        if filled.for_copy().is_none() || record.is_none_or(|record| !record.contains("s=new")) {
+            continue;
+        }
+        let instant = filled.world.disk().bytes.version;
+        for away in [SERVING, SNAPSHOT] {
+            filled.on_host(async |host| {
+                let found = host.locate_snapshot(&filled.snapshot_id()).await.unwrap().unwrap();
+                filled.world.pool.set_snapshot_health(away, SnapshotHealth::Lost("its disk is away".to_owned()));
+                let error = host.continue_copy(found, false).await.err().unwrap();
+                assert!(error.reason == Reason::Unavailable && error.message.contains("is away"), "{error}");
+                idle(&host).await;
+            });
+            assert!(filled.for_copy().is_some(), "{away}: {:?}", filled.world.effects());
+            filled.world.pool.set_snapshot_health(away, SnapshotHealth::Whole);
+        }
+        filled.write();
+        filled.take();
+        is_complete(&filled, instant);
+        continued += 1;
+        filled.live_on();
+    }
+    assert!(continued > 4, "{continued}");
+}
+
 /// The snapshot becomes full while it is copied.
 #[test]
 fn an_overflow_ends_a_running_copy() {
