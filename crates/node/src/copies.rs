@@ -39,6 +39,8 @@ struct Inner {
     /// Why the last attempt to make a full copy failed, by the name of the snapshot. It is shown as its problem until a
     /// later attempt completes it; a caller gets the error from [`crate::Tasks::run_long`], once.
     failures: BTreeMap<String, Error>,
+    /// The pools in which a task removes what no copy needs any more, and whether it is to look again.
+    cleaned: BTreeMap<String, bool>,
 }
 
 /// What a copy fills, by its name in its pool.
@@ -195,6 +197,25 @@ impl Copies {
             Some(error) => inner.failures.insert(snapshot.to_owned(), error),
             None => inner.failures.remove(snapshot),
         };
+    }
+
+    /// Whether a task is to begin that removes what no copy needs any more in that pool. If one is running, it will look
+    /// again instead.
+    pub(crate) fn begin_clean_up(&self, pool: &str) -> bool {
+        let mut inner = self.inner.lock();
+        let is_running = inner.cleaned.contains_key(pool);
+        inner.cleaned.insert(pool.to_owned(), is_running);
+        !is_running
+    }
+
+    /// Whether that task, which has just removed everything, ends. Otherwise it is to look again.
+    pub(crate) fn end_clean_up(&self, pool: &str) -> bool {
+        let mut inner = self.inner.lock();
+        let again = inner.cleaned.remove(pool).unwrap_or_default();
+        if again {
+            inner.cleaned.insert(pool.to_owned(), false);
+        }
+        !again
     }
 
     /// Whether copies fill anything in that pool now.

@@ -173,14 +173,19 @@ impl Host {
     }
 
     /// Removes, in the background, the snapshots for clones and full copies that do not need them any more, and releases
-    /// the devices of snapshots that nothing reads. What cannot be removed now is tried again.
+    /// the devices of snapshots that nothing reads. What cannot be removed now is tried again. Each pool has one task for
+    /// that, however often this is called while the pool cannot be read.
     pub(crate) fn clean_up_after_copies_later(&self) {
-        for pool in self.pools() {
+        for pool in self.pools().iter().filter(|pool| self.copies().begin_clean_up(pool.name())) {
             let (host, pool) = (self.clone(), Arc::clone(pool));
             tokio::spawn(async move {
-                host.deactivate_snapshots(&pool).await;
-                while !host.clean_up_after_copies(&pool, None).await {
-                    tokio::time::sleep(CLEAN_UP_AGAIN).await;
+                loop {
+                    host.deactivate_snapshots(&pool).await;
+                    if !host.clean_up_after_copies(&pool, None).await {
+                        tokio::time::sleep(CLEAN_UP_AGAIN).await;
+                    } else if host.copies().end_clean_up(pool.name()) {
+                        return;
+                    }
                 }
             });
         }

@@ -4,15 +4,15 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use quarry_pool::SnapshotHealth;
+use quarry_pool::{Operation, SnapshotHealth};
 use quarry_volume::{
     AccessType, AccessTypes, Agent as _, ContentSource, Error, Filesystem, Reason, SizeRange, VolumeId, VolumeSpec,
 };
 
 use self::world::{COPY, Filled, From, LONG, SNAPSHOT, Source};
 use super::killed::test_all;
-use super::machine::Plan;
-use super::world::{Answer, Call, SIZE, Use, staging};
+use super::machine::{Plan, Process};
+use super::world::{Answer, Call, SIZE, Use, World, staging};
 
 mod full_copy;
 mod meanwhile;
@@ -411,6 +411,34 @@ fn a_snapshot_that_no_clone_needs_is_removed() {
         filled.live_on();
     }
     assert!(left > 4, "{left}");
+}
+
+/// Each failed search for such snapshots would otherwise be repeated by one more task, for as long as the pool is away.
+#[test]
+fn a_pool_that_cannot_be_read_is_searched_by_one_task() {
+    let world = World::new(Use::MOUNT);
+    let process = Process::new(&world.machine, Plan::Lives);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let host = world.host(&process);
+        let reads_in_an_hour = async || {
+            let before = world.pool.begun(Operation::Read);
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            world.pool.begun(Operation::Read) - before
+        };
+        world.pool.set_unreadable(Some("its disk is away"));
+        host.clean_up_after_copies_later();
+        let of_one = reads_in_an_hour().await;
+        (0..10).for_each(|_| host.clean_up_after_copies_later());
+        let of_all = reads_in_an_hour().await;
+        assert!(of_one > 50 && of_all <= of_one + 2, "{of_one}, {of_all}");
+        // It ends, and a later call begins another one.
+        world.pool.set_unreadable(None);
+        assert!(reads_in_an_hour().await > 0);
+        assert_eq!(reads_in_an_hour().await, 0);
+        host.clean_up_after_copies_later();
+        assert!(reads_in_an_hour().await > 0);
+    });
 }
 
 /// The snapshot of an earlier clone of the same name has older contents.
