@@ -1,7 +1,7 @@
 # Two commands do everything: `make demo` shows the main workflow, `make test` runs everything that must be
 # green.
 .DEFAULT_GOAL := help
-.PHONY: help demo test image release release-check chart page-check docs cluster cluster-down e2e conformance conformance-sums soak soak-kubernetes soak-sums bench-scale check fmt links clippy unit deny advisories fuzz clean-cache
+.PHONY: help demo test image release release-check chart page-check docs cluster cluster-down e2e conformance conformance-sums soak soak-kubernetes soak-sums bench bench-scale check fmt links clippy unit deny advisories fuzz clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -78,6 +78,11 @@ soak-kubernetes: ## The telling scenarios on the oldest and the newest minor ver
 
 soak-sums: ## Add up the results of the slices of `make soak`
 	@cargo run --quiet --locked --package quarry-e2e -- --sums
+
+# QUICK=1 only shows that everything works.
+bench: ## Every call of a node beside the bare commands, in a virtual node (about an hour); writes bench/RESULTS.md
+	@e2e/needs.sh bench
+	@cargo run --quiet --locked --package quarry-bench-node -- $${QUICK:+--quick --into target/bench}
 
 bench-scale: ## Memory and times with 500, 2,000 and 5,000 nodes behind one controller (docs/scale.md)
 	@cargo run --quiet --locked --release --package quarry-bench-scale

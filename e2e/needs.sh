@@ -1,8 +1,8 @@
 #!/bin/sh
 # Reports what this machine lacks for `make demo`, `make test`, `make image`, `make release`, `make page-check`,
-# `make docs` or `make check`, and installs what it can (apt-get, as root).
+# `make bench`, `make docs` or `make check`, and installs what it can (apt-get, as root).
 #
-#   needs.sh demo|test|image|release|page|docs|check
+#   needs.sh demo|test|bench|image|release|page|docs|check
 set -eu
 
 rust=1.95
@@ -36,7 +36,7 @@ needs() {
 }
 cache=${QUARRY_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/quarry}
 case "$1" in
-demo) set -- "$1" 4 10 ;;
+demo | bench) set -- "$1" 4 10 ;;
 test) set -- "$1" 8 30 ;;
 release) set -- "$1" 4 10 ;;
 *) set -- "$1" 2 4 ;;
@@ -47,7 +47,7 @@ room "$2" "$cache" "$3"
 needs cc gcc
 needs git git
 case "$1" in
-demo | test)
+demo | test | bench)
     needs qemu-system-x86_64 qemu-system-x86
     needs qemu-img qemu-utils
     needs mmdebstrap mmdebstrap
@@ -59,10 +59,13 @@ demo | test)
     ;;
 esac
 case "$1" in
-demo | test | image | release)
+demo | test | bench | image | release)
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages="$packages debian-archive-keyring"
     ;;
 esac
+if [ "$1" = bench ]; then
+    needs fio fio
+fi
 if [ "$1" = page ]; then
     [ -n "${CHROMIUM:-}" ] || needs chromium-headless-shell chromium-headless-shell
     [ -d /usr/share/fonts/truetype ] || packages="$packages fonts-dejavu-core"

@@ -1,0 +1,279 @@
+//! `bench/RESULTS.md`.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::calls::{Foreign, Measured};
+use crate::data_path::Access;
+use crate::life::{self, Lives};
+use crate::memory::Memory;
+use crate::node::Node;
+
+/// Everything that was measured.
+pub struct Results {
+    quick: bool,
+    machine: String,
+    pub lives: Option<Lives>,
+    pub parts: Vec<Measured>,
+    pub memory: Vec<Memory>,
+    pub foreign: Option<Foreign>,
+    pub data_path: Vec<Access>,
+    pub took: Duration,
+}
+
+impl Results {
+    /// Nothing yet, but what machine this is.
+    pub async fn new(node: &Node, quick: bool) -> Result<Self> {
+        let host = host().unwrap_or_else(|| "unknown".to_owned());
+        let guest = node
+            .sh(
+                "date -u +%F; quarry --version; uname -r; lvm version | sed -n 's/.*LVM version: *//p'; mkfs.ext4 -V 2>&1 | \
+                 head -n 1; mkfs.xfs -V",
+            )
+            .await?;
+        let [date, quarry, kernel, lvm, ext4, xfs] =
+            guest.lines().collect::<Vec<_>>().try_into().unwrap_or(["unknown"; 6]);
+        let machine = format!(
+            "{date}, {quarry}. The host has {host}; the guest has 2 processors under {}, Linux {kernel}, lvm2 {lvm}, {ext4}, \
+             {xfs}.",
+            node.vm.accelerator()
+        );
+        Ok(Self {
+            quick,
+            machine,
+            lives: None,
+            parts: Vec::new(),
+            memory: Vec::new(),
+            foreign: None,
+            data_path: Vec::new(),
+            took: Duration::ZERO,
+        })
+    }
+
+    /// The whole file.
+    pub fn markdown(&self) -> String {
+        let mut text = String::from("# Results of `make bench`\n\n");
+        if self.quick {
+            text.push_str("**A quick run: the figures mean nothing.**\n\n");
+        }
+        let _ = write!(text, "{}\nThe run took {} minutes.\n\n", self.machine, self.took.as_secs() / 60);
+        text.push_str(
+            "All ratios are Quarry's time divided by that of the bare commands that an operator would type for\n\
+             the same volume, in the same guest, on the same disks, in the same run: below 1, Quarry is faster.\n\
+             [docs/bench.md](../docs/bench.md) names the commands of each phase. Emulation makes the start of a\n\
+             process expensive, so calls that start fewer processes than the commands look better here than on\n\
+             hardware.\n\n",
+        );
+        self.goals(&mut text);
+        self.lives(&mut text);
+        self.phases(&mut text);
+        self.others(&mut text);
+        self.memory(&mut text);
+        self.data_path(&mut text);
+        text
+    }
+
+    fn goals(&self, text: &mut String) {
+        text.push_str("## Goals\n\n| what | goal | measured |\n|---|---:|---:|\n");
+        let mut row = |what: &str, most: f64, measured: Option<f64>| {
+            let measured = measured.map_or_else(|| "not measured".to_owned(), |found| mark(found, most));
+            let _ = writeln!(text, "| {what} | ≤ {most:.2} | {measured} |");
+        };
+        let linear = |phase: &str| self.parts.first().and_then(|part| Some(part.ratio(phase, 1)?.p50));
+        let most = |phase: &str| self.parts.last().and_then(|part| Some(part.ratio(phase, 1)?.p50));
+        row("create / `lvcreate`, one at a time", 1.05, linear("create"));
+        row("the same beside the most volumes of this run", 1.05, most("create"));
+        let burst = self.parts.iter().find(|part| part.title.contains("creates at once"));
+        let at_once = burst.and_then(|part| part.figures.ratios.iter().rfind(|ratio| ratio.phase == "create"));
+        row(
+            "many creates at once / the same number of `lvcreate` in a row",
+            1.0,
+            at_once.and_then(|ratio| ratio.per_second_in_a_row).map(f64::recip),
+        );
+        row("create, first stage and publish / lvcreate, mkfs, mount, bind", 1.25, linear("create-to-publish"));
+        row("stage and publish of a ready volume / activation, mount, bind", 1.10, linear("restage-to-republish"));
+        row("delete / `lvremove`", 1.10, linear("delete"));
+        row(
+            "create after a change by others / create",
+            1.15,
+            self.foreign.as_ref().map(|foreign| foreign.create_after / foreign.create),
+        );
+        row(
+            "delete after a change by others / delete",
+            1.15,
+            self.foreign.as_ref().map(|foreign| foreign.delete_after / foreign.delete),
+        );
+        text.push('\n');
+    }
+
+    fn lives(&self, text: &mut String) {
+        let Some(lives) = &self.lives else { return };
+        text.push_str("## One volume: processes and time\n\n");
+        for (filesystem, steps) in &lives.lives {
+            let _ = write!(
+                text,
+                "A volume with {filesystem}, one call after the other, with nothing else on the node.\n\n\
+                 | call | ms | in commands | processes |\n|---|---:|---:|---|\n"
+            );
+            for step in steps {
+                let commands: f64 = step.commands.iter().map(|command| command.ended - command.began).sum();
+                let names: Vec<&str> = step.commands.iter().map(|command| command.what.as_str()).collect();
+                let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                let took = step.call.ended - step.call.began;
+                let _ = writeln!(text, "| {} | {:.1} | {:.1} | {names} |", step.name, took * 1e3, commands * 1e3);
+            }
+            let _ = writeln!(text, "\n![The time of each call](plots/{})\n", life::timeline(filesystem));
+        }
+    }
+
+    fn phases(&self, text: &mut String) {
+        text.push_str("## Calls beside bare commands\n\nMedians in milliseconds.\n\n");
+        for part in &self.parts {
+            let _ = write!(
+                text,
+                "### {}\n\n| phase | at once | volumes | Quarry | p99 | commands | ratio |\n|---|---:|---:|---:|---:|---:|---:|\n",
+                part.title
+            );
+            for row in part.figures.results.iter().filter(|row| row.system == "driver") {
+                let Some(own) = &row.latency_ms else { continue };
+                let same = |other: &&crate::calls::Row| {
+                    other.system == "floor" && other.phase == row.phase && other.concurrency == row.concurrency
+                };
+                let floor = part.figures.results.iter().find(same).and_then(|floor| floor.latency_ms.as_ref());
+                let floor = floor.map_or_else(|| "–".to_owned(), |floor| format!("{:.1}", floor.p50));
+                let ratio = part.ratio(&row.phase, row.concurrency);
+                let ratio = ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{:.2}", ratio.p50));
+                let _ = writeln!(
+                    text,
+                    "| {} | {} | {} | {:.1} | {:.1} | {floor} | {ratio} |",
+                    row.phase, row.concurrency, own.count, own.p50, own.p99
+                );
+            }
+            text.push('\n');
+            for plot in &part.plots {
+                let _ = writeln!(text, "![{}]({plot})\n", part.title);
+            }
+        }
+    }
+
+    fn others(&self, text: &mut String) {
+        let Some(foreign) = &self.foreign else { return };
+        let _ = write!(
+            text,
+            "## Changes by others\n\nMedians in milliseconds: alone, and right after an `lvcreate` and an `lvremove` of\n\
+             somebody else in the same volume group.\n\n| call | alone | after the change | ratio |\n|---|---:|---:|---:|\n\
+             | create | {:.1} | {:.1} | {:.2} |\n| delete | {:.1} | {:.1} | {:.2} |\n\n",
+            foreign.create,
+            foreign.create_after,
+            foreign.create_after / foreign.create,
+            foreign.delete,
+            foreign.delete_after,
+            foreign.delete_after / foreign.delete,
+        );
+    }
+
+    fn memory(&self, text: &mut String) {
+        text.push_str(
+            "## Memory\n\nResident memory of `quarry standalone` (controller and node in one process), just started and\n\
+             idle.\n\n| volumes | MiB |\n|---:|---:|\n",
+        );
+        for memory in &self.memory {
+            let _ = writeln!(text, "| {} | {:.1} |", memory.volumes, memory.mib);
+        }
+        text.push('\n');
+    }
+
+    fn data_path(&self, text: &mut String) {
+        text.push_str("## Reads and writes\n\n");
+        if self.data_path.is_empty() {
+            text.push_str("Not measured: fio was not installed.\n");
+            return;
+        }
+        text.push_str(
+            "fio with direct I/O, medians: on a disk, on a logical volume made by hand, and on a raw block volume that\n\
+             Quarry published. A published volume is the device-mapper device itself, so it should be as fast as a\n\
+             logical volume. The disks are files of the host: differences of some percent are noise.\n\n\
+             | | disk | logical volume | volume | volume / logical volume |\n|---|---:|---:|---:|---:|\n",
+        );
+        for access in &self.data_path {
+            let _ = writeln!(
+                text,
+                "| {} | {:.0} | {:.0} | {:.0} | {:.2} |",
+                access.name,
+                access.disk,
+                access.logical,
+                access.volume,
+                access.volume / access.logical
+            );
+        }
+    }
+}
+
+/// A figure, in bold when it is over its goal.
+fn mark(found: f64, most: f64) -> String {
+    if found <= most { format!("{found:.2}") } else { format!("**{found:.2}**") }
+}
+
+/// The host's processors and its kernel.
+fn host() -> Option<String> {
+    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let models: Vec<&str> = info
+        .lines()
+        .filter_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map(|(_, model)| model)
+        .collect();
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    Some(format!("{} × {}, Linux {}", models.len(), models.first()?, kernel.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_goal_is_bold() {
+        assert_eq!(mark(1.0, 1.05), "1.00");
+        assert_eq!(mark(1.2, 1.05), "**1.20**");
+    }
+
+    #[test]
+    fn the_results_have_every_part() {
+        let figures = r#"{"results": [
+            {"system": "driver", "concurrency": 1, "phase": "create", "latency_ms": {"count": 3, "p50": 20.0, "p99": 30.0}},
+            {"system": "floor", "concurrency": 1, "phase": "create", "latency_ms": {"count": 3, "p50": 10.0, "p99": 11.0}},
+            {"system": "driver", "concurrency": 1, "phase": "stage", "latency_ms": null}],
+            "ratios": [{"concurrency": 1, "phase": "create", "p50": 2.0, "per_second_in_a_row": 0.5}], "left_behind": []}"#;
+        let part = Measured {
+            title: "Linear".to_owned(),
+            figures: serde_json::from_str(figures).unwrap(),
+            plots: vec!["plots/a.svg".to_owned()],
+        };
+        let results = Results {
+            quick: true,
+            machine: "A machine.".to_owned(),
+            lives: None,
+            parts: vec![part],
+            memory: vec![Memory { volumes: 0, mib: 9.5 }],
+            foreign: Some(Foreign { create: 10.0, create_after: 11.0, delete: 10.0, delete_after: 20.0 }),
+            data_path: vec![Access { name: "reads", disk: 9.0, logical: 10.0, volume: 9.9 }],
+            took: Duration::from_secs(125),
+        };
+        let text = results.markdown();
+        for expected in [
+            "mean nothing",
+            "took 2 minutes",
+            "| create / `lvcreate`, one at a time | ≤ 1.05 | **2.00** |",
+            "| create after a change by others / create | ≤ 1.15 | 1.10 |",
+            "| delete / `lvremove` | ≤ 1.10 | not measured |",
+            "| create | 1 | 3 | 20.0 | 30.0 | 10.0 | 2.00 |",
+            "![Linear](plots/a.svg)",
+            "| 0 | 9.5 |",
+            "| reads | 9 | 10 | 10 | 0.99 |",
+        ] {
+            assert!(text.contains(expected), "{expected} is not in\n{text}");
+        }
+        assert!(!text.contains("| stage |"), "a phase without calls has no row:\n{text}");
+    }
+}
