@@ -322,13 +322,13 @@ impl VolumeGroup {
 
     /// The physical volumes whose device ends before extents that this logical volume uses.
     pub fn cut_off_under<'a>(&'a self, volume: &'a LogicalVolume) -> impl Iterator<Item = &'a PhysicalVolume> {
-        self.physical_volumes.iter().filter(move |pv| {
+        // This is asked of every volume, and to find the parts of one takes the names of all. So only a disk that is too
+        // small, which is rare, is looked at.
+        self.physical_volumes.iter().filter(|pv| pv.is_cut_off(self.extent_size)).filter(move |pv| {
             let fitting = pv.extents_on_device(self.extent_size);
-            pv.used.iter().any(|used| {
-                let of_it =
-                    used.volume == volume.uuid || self.parts_of(&volume.name).any(|part| part.uuid == used.volume);
-                of_it && used.start.and(used.extents) > fitting
-            })
+            let parts = self.parts_of(&volume.name).map(|part| part.uuid);
+            let own: BTreeSet<LvUuid> = parts.chain([volume.uuid]).collect();
+            pv.used.iter().any(|used| used.start.and(used.extents) > fitting && own.contains(&used.volume))
         })
     }
 }

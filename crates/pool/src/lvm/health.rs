@@ -36,6 +36,10 @@ pub(super) fn part_health(group: &VolumeGroup, volume: &LogicalVolume) -> Health
 /// The problem of a volume with snapshots on a missing disk. It works while it is active, but lvm does not activate it
 /// again.
 fn lost_snapshots(group: &VolumeGroup, volume: &LogicalVolume) -> Option<String> {
+    // This is asked of every volume, and to find the snapshots of one takes all logical volumes.
+    if group.physical_volumes.iter().all(|pv| !pv.missing) {
+        return None;
+    }
     let lost = group.snapshots_of(volume).filter(|snapshot| snapshot.lacks(group));
     let names: Vec<String> = lost.map(|snapshot| format!("{}/{}", group.name, snapshot.name)).collect();
     (!names.is_empty()).then(|| {

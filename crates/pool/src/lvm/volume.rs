@@ -33,9 +33,11 @@ pub(crate) fn all_on(group: &VolumeGroup, storage: &StorageId) -> Vec<PoolVolume
 
 /// The volume on that storage with that name in its ID, whatever the name of its logical volume is now.
 pub(crate) fn named_on(group: &VolumeGroup, storage: &StorageId, name: &str) -> Option<PoolVolume> {
-    let found = group.volumes().filter_map(|volume| from_logical(group, volume));
-    let found = found.filter(|volume| volume.storage == *storage && volume.name == name);
-    merge_duplicates(group, found.collect()).pop()
+    // Only the records are read of all volumes: their health takes much longer.
+    let of_that_name =
+        |logical: &&LogicalVolume| recorded(logical).is_some_and(|record| name_in_id(logical, &record) == name);
+    let found = group.volumes().filter(of_that_name).filter_map(|logical| from_logical(group, logical));
+    merge_duplicates(group, found.filter(|volume| volume.storage == *storage).collect()).pop()
 }
 
 /// A volume of that name that an operator has converted to or from a thin volume, so that no pool has it any more.
@@ -135,29 +137,38 @@ pub(crate) fn not_volumes(group: &VolumeGroup) -> Option<String> {
     })
 }
 
+/// The record of a volume; `None` if the logical volume does not have Quarry's mark, or is not a volume.
+fn recorded(volume: &LogicalVolume) -> Option<Recorded> {
+    match record_on(volume) {
+        Tag::Record(record) => Some(Recorded::Here(record)),
+        Tag::Newer { version } => Some(Recorded::Newer(version)),
+        Tag::Broken { why } => Some(Recorded::Broken(why)),
+        Tag::Foreign | Tag::Scratch(_) | Tag::Snapshot(_) | Tag::ThinPool(_) | Tag::NotVolume(_) => None,
+    }
+}
+
+/// The name in the ID of the volume with this record.
+fn name_in_id(volume: &LogicalVolume, record: &Recorded) -> String {
+    match record {
+        Recorded::Here(record) => safe_name(&record.name),
+        Recorded::Newer(_) | Recorded::Broken(_) | Recorded::Ambiguous(_) => volume.name.clone(),
+    }
+}
+
 /// Converts a logical volume; `None` if it does not have Quarry's mark, or is not a volume.
 pub(crate) fn from_logical(group: &VolumeGroup, volume: &LogicalVolume) -> Option<PoolVolume> {
     if volume.internal {
         return None;
     }
-    let record = match record_on(volume) {
-        Tag::Record(record) => Recorded::Here(record),
-        Tag::Newer { version } => Recorded::Newer(version),
-        Tag::Broken { why } => Recorded::Broken(why),
-        Tag::Foreign | Tag::Scratch(_) | Tag::Snapshot(_) | Tag::ThinPool(_) | Tag::NotVolume(_) => return None,
-    };
+    let record = recorded(volume)?;
     // An operator may have converted an ordinary volume to a thin one. It stays in its pool.
     let storage = match &record {
         Recorded::Here(record) if !record.thin => storage_of(group.uuid),
         _ => storage_under(group, volume),
     };
     let health = health(group, volume, &record);
-    let name = match &record {
-        Recorded::Here(record) => safe_name(&record.name),
-        Recorded::Newer(_) | Recorded::Broken(_) | Recorded::Ambiguous(_) => volume.name.clone(),
-    };
     Some(PoolVolume {
-        name,
+        name: name_in_id(volume, &record),
         stored_as: volume.name.clone(),
         storage,
         key: VolumeKey::Logical { group: group.uuid, volume: volume.uuid },
@@ -172,8 +183,11 @@ mod tests {
     use super::super::testing::uuid;
     use super::*;
     use crate::Health;
-    use quarry_lvm::PhysicalVolume;
+    use nix::time::{ClockId, clock_gettime};
+    use quarry_lvm::{PhysicalVolume, Used};
+    use quarry_volume::Extents;
     use std::collections::BTreeSet;
+    use std::time::Duration;
 
     const NEW: &str = "quarry1/s=new/n=a/b=4096/a=m/f=ext4/l=l/p=x";
     const READY: &str = "quarry1/s=ready/n=a/b=4096/a=m/f=ext4/l=l/p=x";
@@ -272,6 +286,45 @@ mod tests {
         let found = only(&group(pvs.clone(), vec![both]));
         assert!(matches!(found.record, Recorded::Broken(_)), "{found:?}");
         assert_eq!(not_volumes(&group(pvs, vec![lv("a", "linear", Some(READY), &["p"])])), None);
+    }
+
+    /// A group of that many volumes on one disk.
+    fn large(volumes: usize) -> VolumeGroup {
+        let name = |number: usize| format!("pvc-{number}");
+        let tag = |number: usize| format!("quarry1/s=ready/n={}/b=4096/a=m/f=ext4/l=l/p=x", name(number));
+        let lvs: Vec<LogicalVolume> =
+            (0..volumes).map(|number| lv(&name(number), "linear", Some(&tag(number)), &["p"])).collect();
+        let used = |(index, volume): (usize, &LogicalVolume)| Used {
+            start: Extents(index as u64),
+            extents: Extents(1),
+            volume: volume.uuid,
+        };
+        let used = lvs.iter().enumerate().map(used).collect();
+        let disk = PhysicalVolume { used, extent_count: Extents(volumes as u64), ..pv("p", false) };
+        group(vec![disk], lvs)
+    }
+
+    #[test]
+    fn the_time_to_find_a_volume_grows_with_the_number_of_volumes_and_not_faster() {
+        // Other programs do not count.
+        let clock = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
+        let fastest = |of: &dyn Fn()| {
+            let once = || {
+                let began = clock();
+                of();
+                clock() - began
+            };
+            (0..5).map(|_| once()).min().unwrap()
+        };
+        let (few, many) = (large(250), large(2000));
+        // Eight times the volumes: 8 is linear, 64 quadratic.
+        let ratio = |of: &dyn Fn(&VolumeGroup)| {
+            let [few, many] = [&few, &many].map(|group| fastest(&|| of(group)).as_secs_f64());
+            many / few
+        };
+        let find = ratio(&|group| assert!(named(group, "pvc-99").is_some()));
+        let list = ratio(&|group| assert!(all(group).len() >= 250));
+        assert!(find < 24.0 && list < 24.0, "eight times the volumes take {find:.0} times as long, to list {list:.0}");
     }
 
     #[test]
