@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use quarry_volume::{Extents, Layout};
 
 use crate::mutation::Mutation;
+use crate::settings::Discards;
 use crate::{COW_CHUNK, Error, ExtentRange, LogicalVolume, VolumeGroup, activation, nested, vg_name_fits};
 
 pub mod group;
@@ -217,17 +218,28 @@ const WITHOUT_DEPENDENTS: &str = "lv_role!={\"thickorigin\" || \"extthinorigin\"
 /// A volume that has become the origin of a snapshot, a cached volume or a pool is not removed, because lvm
 /// would remove its dependents as well. That is not an error. lvm checks this under its own lock.
 ///
+/// `discards`: what happens to the bytes in its extents. lvm discards them if the host says so; the volume that gets
+/// them next may read anything there then.
+///
 /// Only the volume with that UUID is removed. Another one with the same name is kept, and that is not an
 /// error: a command that outlives its caller may get lvm's lock only when the name belongs to a newer volume.
 ///
 /// # Errors
 /// Among others [`Error::InUse`] and [`Error::NotFound`].
-pub async fn remove(group: &VolumeGroup, volume: &LogicalVolume) -> Result<(), Error> {
-    let target = target(group, volume)?;
-    let condition = format!("{} && {WITHOUT_DEPENDENTS}", select(volume));
+pub async fn remove(group: &VolumeGroup, volume: &LogicalVolume, discards: Discards) -> Result<(), Error> {
+    let command = remove_command(group, volume, discards)?;
     nested::release(group, volume.uuid).await;
-    let command = Mutation::new("lvremove", group).args(["-y", "--select", &condition]);
-    command.arg(target).run().await
+    command.run().await
+}
+
+fn remove_command<'a>(
+    group: &'a VolumeGroup,
+    volume: &LogicalVolume,
+    discards: Discards,
+) -> Result<Mutation<'a>, Error> {
+    let condition = format!("{} && {WITHOUT_DEPENDENTS}", select(volume));
+    let command = Mutation::new("lvremove", group).with_discards(discards).args(["-y", "--select", &condition]);
+    Ok(command.arg(target(group, volume)?))
 }
 
 /// Makes the device of a logical volume appear. A volume with the activation-skip flag stays inactive, and
@@ -379,6 +391,17 @@ mod tests {
         ] {
             assert!(matches!(snapshot_command(&group, &wrong), Err(Error::Argument(_))), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn only_the_removal_of_zeroed_space_never_discards_it() {
+        let group = VolumeGroup { name: "vg".into(), ..VolumeGroup::default() };
+        let volume = LogicalVolume { name: "a".into(), ..LogicalVolume::default() };
+        let settings = |discards| remove_command(&group, &volume, discards).expect("valid").settings();
+        let (configured, never) = (settings(Discards::AsConfigured), settings(Discards::Never));
+        assert!(!configured.contains("issue_discards"), "the host decides: {configured}");
+        assert!(never.contains(" devices/issue_discards=0 "), "{never}");
+        assert_eq!(never.replace("devices/issue_discards=0 ", ""), configured);
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub use nested::release_nested_on;
 pub use raid::{ImageState, RaidStatus, raid_status};
 pub use report::{ParseError, parse};
 pub use search::{ALL_VOLUME_GROUPS, all_volume_groups};
-pub use settings::{ARCHIVES, Scope};
+pub use settings::{ARCHIVES, Discards, Scope};
 pub use snapshot::{CHUNK as COW_CHUNK, SnapshotStatus, cow_extents, never_full, snapshot_status};
 pub use suspended::{Suspended, remove_stale, resume, stale_layers, suspended};
 pub use thin::{ThinPoolMode, ThinPoolStatus, mapped_bytes, thin_pool_of_layer, thin_pool_status};

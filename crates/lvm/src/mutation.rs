@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use quarry_exec::Command;
 
 use crate::error::{could_not_archive, one_line};
-use crate::settings::{Archive, Devices, Scope};
+use crate::settings::{Archive, Devices, Discards, Scope};
 use crate::{Error, VolumeGroup};
 
 /// A command that changes a volume group. Quarry never kills it.
@@ -16,6 +16,7 @@ pub(crate) struct Mutation<'a> {
     scope: &'a Scope,
     args: Vec<OsString>,
     devices: Devices,
+    discards: Discards,
 }
 
 impl<'a> Mutation<'a> {
@@ -24,7 +25,7 @@ impl<'a> Mutation<'a> {
     }
 
     fn on(subcommand: &'static str, group: &'a str, scope: &'a Scope) -> Self {
-        Self { subcommand, group, scope, args: Vec::new(), devices: Devices::Change }
+        Self { subcommand, group, scope, args: Vec::new(), devices: Devices::Change, discards: Discards::AsConfigured }
     }
 
     /// A command that changes which disks are physical volumes. `group` need not exist.
@@ -35,6 +36,11 @@ impl<'a> Mutation<'a> {
     /// It only loads new tables into devices that exist.
     pub(crate) fn with_same_devices(self) -> Self {
         Self { devices: Devices::Stay, ..self }
+    }
+
+    /// Whether the extents that it frees are discarded.
+    pub(crate) fn with_discards(self, discards: Discards) -> Self {
+        Self { discards, ..self }
     }
 
     pub(crate) fn arg(mut self, arg: impl Into<OsString>) -> Self {
@@ -57,8 +63,7 @@ impl<'a> Mutation<'a> {
     /// read-only folder must not prevent the deletion of a volume or the start of a pod: the command is run
     /// again without an archive. That costs the operator this one step of undo.
     pub(crate) async fn run(self) -> Result<(), Error> {
-        let settings = self.scope.settings_for(self.devices, Archive::Written);
-        let output = self.command(settings).run().await?;
+        let output = self.command(Archive::Written).run().await?;
         if output.success() {
             return Ok(());
         }
@@ -70,7 +75,7 @@ impl<'a> Mutation<'a> {
             words = one_line(&output.stderr),
             "lvm cannot write its archive of metadata; changing without an archive"
         );
-        succeed(self.command(self.scope.settings_for(self.devices, Archive::Skipped))).await
+        succeed(self.command(Archive::Skipped)).await
     }
 
     #[cfg(test)]
@@ -78,7 +83,13 @@ impl<'a> Mutation<'a> {
         self.args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect()
     }
 
-    fn command(&self, settings: [String; 2]) -> Command {
+    #[cfg(test)]
+    pub(crate) fn settings(&self) -> String {
+        self.scope.settings_for(self.devices, self.discards, Archive::Written).join(" ")
+    }
+
+    fn command(&self, archive: Archive) -> Command {
+        let settings = self.scope.settings_for(self.devices, self.discards, archive);
         let command = Command::mutation("lvm").subcommand(self.subcommand).hidden_args(settings);
         command.args(self.args.iter().cloned()).on(self.group)
     }

@@ -4,7 +4,8 @@
 //! guarantees are pinned here, so that no line of that file changes what Quarry reads or does. Decisions of
 //! the host are kept: which devices lvm may use (`devices/filter`, `devices/global_filter`, the devices
 //! file), which volumes it may activate (`activation/volume_list`, `read_only_volume_list`), the system ID,
-//! locks and lock managers, tuning of activation, and where archives and backups of metadata are kept.
+//! locks and lock managers, tuning of activation, whether the space of removed volumes is discarded
+//! (`devices/issue_discards`), and where archives and backups of metadata are kept.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -123,6 +124,9 @@ const WITH_HINTS: &[(&str, &str)] = &[("devices/hints", "\"all\"")];
 /// For a command that is run again because lvm could not write its archive.
 const WITHOUT_ARCHIVE: &[(&str, &str)] = &[("backup/archive", "0"), ("backup/backup", "0")];
 
+/// For a command that frees extents whose zeros the next command relies on. After a discard, a disk may return anything.
+const WITHOUT_DISCARDS: &[(&str, &str)] = &[("devices/issue_discards", "0")];
+
 /// Which of lvm's two filters selects our devices. A device must pass both, so the host's own one stays in
 /// the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -142,6 +146,15 @@ pub(crate) enum Devices {
     Stay,
     /// It has nothing to do with volumes, but changes which disks are physical volumes.
     Disks,
+}
+
+/// Whether the extents that a command frees are discarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discards {
+    /// As the host's `devices/issue_discards` says.
+    AsConfigured,
+    /// Never: what was written to the extents stays there.
+    Never,
 }
 
 /// Whether a command writes to lvm's archive.
@@ -188,14 +201,18 @@ impl Scope {
 
     /// The arguments that pass the settings to a command.
     pub(crate) fn settings(&self) -> [String; 2] {
-        self.settings_for(Devices::Change, Archive::Written)
+        self.settings_for(Devices::Change, Discards::AsConfigured, Archive::Written)
     }
 
     /// The same for a command that changes the volume group.
-    pub(crate) fn settings_for(&self, devices: Devices, archive: Archive) -> [String; 2] {
-        let more = match archive {
+    pub(crate) fn settings_for(&self, devices: Devices, discards: Discards, archive: Archive) -> [String; 2] {
+        let archive = match archive {
             Archive::Written => &[],
             Archive::Skipped => WITHOUT_ARCHIVE,
+        };
+        let discards = match discards {
+            Discards::AsConfigured => &[],
+            Discards::Never => WITHOUT_DISCARDS,
         };
         let udev = match devices {
             _ if udev::listening() => &[],
@@ -204,7 +221,7 @@ impl Scope {
         };
         let hints = if devices == Devices::Disks { WITH_HINTS } else { WITHOUT_HINTS };
         let mut settings = String::new();
-        for (key, value) in PINNED.iter().chain(hints).chain(udev).chain(more) {
+        for (key, value) in PINNED.iter().chain(hints).chain(udev).chain(discards).chain(archive) {
             // Writing to a String cannot fail.
             let _ = write!(settings, "{key}={value} ");
         }
@@ -274,7 +291,8 @@ mod tests {
 
     #[test]
     fn only_commands_that_make_no_devices_leave_them_to_udev() {
-        let rules = |devices| Scope::default().settings_for(devices, Archive::Written).join(" ");
+        let rules =
+            |devices| Scope::default().settings_for(devices, Discards::AsConfigured, Archive::Written).join(" ");
         let (change, stay) = (rules(Devices::Change), rules(Devices::Stay));
         assert_eq!(change, Scope::default().settings().join(" "));
         if udev::listening() {
@@ -288,7 +306,7 @@ mod tests {
     #[test]
     fn hints_are_used_only_to_drop_them() {
         let hints = |devices| {
-            let text = Scope::default().settings_for(devices, Archive::Written).join(" ");
+            let text = Scope::default().settings_for(devices, Discards::AsConfigured, Archive::Written).join(" ");
             text.split(' ').filter(|word| word.starts_with("devices/hints=")).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(hints(Devices::Change), r#"devices/hints="none""#);
@@ -299,7 +317,7 @@ mod tests {
     #[test]
     fn a_command_without_an_archive_keeps_everything_else() {
         let [_, with] = Scope::default().settings();
-        let [_, without] = Scope::default().settings_for(Devices::Change, Archive::Skipped);
+        let [_, without] = Scope::default().settings_for(Devices::Change, Discards::AsConfigured, Archive::Skipped);
         assert!(!with.contains("backup/archive") && without.contains("backup/archive=0 backup/backup=0"));
         assert_eq!(without.replace("backup/archive=0 backup/backup=0 ", ""), with);
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use quarry_lvm::{ImageState, LogicalVolume, LvUuid, RaidStatus, VolumeGroup, capacity, commands, expansion};
+use quarry_lvm::{Discards, ImageState, LogicalVolume, LvUuid, RaidStatus, VolumeGroup, capacity, commands, expansion};
 use quarry_volume::{Error, Extents, Gib, Layout, Reason, Result, SizeRange};
 
 use super::scratch::{self, Scratch};
@@ -130,7 +130,9 @@ impl LvmPool {
             self.recover_if_killed(&group, &activated).await;
             activated.map_err(|error| self.explain(error))?;
         }
-        self.remove_volume(&group, scratch.logical).await.map_err(for_expansion)?;
+        // The volume gets the extents next, and must read what was written to them.
+        let removed = self.remove_with_discards(&group, scratch.logical, Discards::Never).await;
+        removed.map_err(for_expansion)?;
         let group = self.group().await?;
         let (_, found) = self.current(&group, volume)?;
         let size = group.extent_size.whole_in(expansion.size);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quarry_lvm::{LogicalVolume, LvUuid, VolumeGroup, commands};
+use quarry_lvm::{Discards, LogicalVolume, LvUuid, VolumeGroup, commands};
 use quarry_volume::{Error, Reason, Result};
 
 use super::LvmPool;
@@ -28,9 +28,19 @@ impl LvmPool {
     /// `Precondition` if something else would be removed with it; `UnderWay` while lvm moves or converts it.
     /// In both cases, nothing was removed.
     pub(super) async fn remove_volume(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
+        self.remove_with_discards(group, volume, Discards::AsConfigured).await
+    }
+
+    /// Like [`LvmPool::remove_volume`]; `discards` says what happens to the bytes in its extents.
+    pub(super) async fn remove_with_discards(
+        &self,
+        group: &VolumeGroup,
+        volume: &LogicalVolume,
+        discards: Discards,
+    ) -> Result<()> {
         check_removable(&self.name, group, volume)?;
         let parts: Vec<LvUuid> = group.parts_of(&volume.name).map(|part| part.uuid).collect();
-        let removed = commands::remove(group, volume).await;
+        let removed = commands::remove(group, volume, discards).await;
         self.commit(group, removed).await?;
         let group = self.group().await?;
         if let Some(volume) = group.logical_volumes.iter().find(|found| found.uuid == volume.uuid) {
@@ -44,7 +54,7 @@ impl LvmPool {
         // Parts that an interrupted creation left next to the volume are not always removed with it.
         let stray = |part: &&LogicalVolume| part.parent.is_none() && parts.contains(&part.uuid);
         for part in group.logical_volumes.iter().filter(stray) {
-            let removed = commands::remove(&group, part).await;
+            let removed = commands::remove(&group, part, discards).await;
             self.commit(&group, removed).await?;
         }
         Ok(())

@@ -9,7 +9,7 @@ use quarry_vm::{Command, Config, Disk, Vm};
 use super::parts::{EXTENT, data_parts, new_places, new_places_of};
 use super::{laid_out, only, plant, space};
 use crate::csi::{Ask, MIB, retry};
-use crate::node::{GROUP, Node};
+use crate::node::{GROUP, Node, device};
 use crate::scenario::{Context, Passed};
 use crate::scenarios::kill::broken::{disable, expect_violation};
 use crate::scenarios::steps::{close, open, read, remove_left, write};
@@ -44,6 +44,8 @@ pub async fn run(context: Context) -> Passed {
         signatures(&node, layout).await.with_context(|| format!("ext4 on a {layout} volume"))?;
     }
     context.say("signatures done");
+
+    not_discarded(&node).await.context("a host that discards the space of removed volumes")?;
 
     let asks = [Ask::block(RAW), Ask::mount(OVER, "ext4")];
     disable(&node, "expand-zero", true).await?;
@@ -119,6 +121,30 @@ async fn raw(node: &Node, layout: &str, steps: [i64; 2]) -> Result<Seen> {
     retry(|| node.csi.delete(&made.id)).await?;
     node.expect_empty().await?;
     Ok(Seen { looks: looks.parse()?, sizes: sizes.parse()? })
+}
+
+/// With `issue_discards`, lvm discards the space of removed volumes, but not what was zeroed for a volume: a disk may
+/// return anything after a discard.
+async fn not_discarded(node: &Node) -> Result<()> {
+    const LOCAL: &str = "/etc/lvm/lvmlocal.conf";
+    node.vm.sh(format!("touch {LOCAL}; cp {LOCAL} /run/lvmlocal; echo 'devices/issue_discards=1' >> {LOCAL}")).await?;
+    let ask = Ask::block(RAW);
+    let mut made = retry(|| node.csi.create(&ask)).await?;
+    let before = discards(node).await?;
+    made.size = retry(|| node.csi.expand(&made, 44 * MIB)).await?.size;
+    let during = discards(node).await? - before;
+    ensure!(during == 0, "{during} discards while a volume was expanded");
+    retry(|| node.csi.delete(&made.id)).await?;
+    ensure!(discards(node).await? > before, "the setting has no effect on this guest");
+    node.vm.sh(format!("cp /run/lvmlocal {LOCAL}")).await.map(drop)
+}
+
+/// How many discards the disks of the volume group have got.
+async fn discards(node: &Node) -> Result<u64> {
+    let disks = ["d1", "d2"].map(device).join(" ");
+    let script = format!("for disk in {disks}; do cat /sys/class/block/$(basename $(readlink -f $disk))/stat; done");
+    let counted = node.vm.sh(format!("({script}) | awk '{{ sum += $12 }} END {{ print sum + 0 }}'")).await?;
+    Ok(counted.trim().parse()?)
 }
 
 /// Files with the beginnings of things that a former owner may have had where the new space begins.
