@@ -40,20 +40,22 @@ mod request {
     /// `struct dm_ioctl`, needed only for its size, which is part of the request's number.
     #[repr(C)]
     pub(super) struct Header([u8; super::HEADER]);
+    nix::ioctl_readwrite!(dev_status, 0xfd, 7, Header);
     nix::ioctl_readwrite!(table_status, 0xfd, 12, Header);
     pub(super) type Answer = nix::Result<libc::c_int>;
+    pub(super) type Request = unsafe fn(libc::c_int, *mut Header) -> Answer;
 }
 
 /// The status line of the active device with that UUID, if it has a single target, of type `kind`.
 pub(crate) fn status(uuid: &str, kind: &str) -> Option<String> {
-    read(&table_status(uuid)?.0, kind)
+    read(&ask(request::table_status, uuid)?.0, kind)
 }
 
 /// How many times the active logical volume with these UUIDs is open: by mounts, processes, and devices on
-/// top of it. `None` if it is not active, or if the kernel cannot be asked.
+/// top of it. `None` if it is not active, or if the kernel cannot be asked. Never waits for a disk.
 #[must_use]
 pub fn open_count(group: VgUuid, volume: LvUuid) -> Option<u32> {
-    number(&table_status(&device_uuid(group, volume))?.0, OPEN_COUNT)
+    number(&ask(request::dev_status, &device_uuid(group, volume))?.0, OPEN_COUNT)
 }
 
 /// The device-mapper devices of a volume group, including the layers of its volumes: each one's folder in `block`, which
@@ -97,24 +99,28 @@ pub(crate) struct State {
 
 /// The state of the active device with that UUID. `None` if no such device is active, or the kernel cannot be asked.
 pub(crate) fn describe(uuid: &str) -> Option<State> {
-    let answer = table_status(uuid)?;
+    let answer = ask(request::table_status, uuid)?;
     Some(State { open_count: number(&answer.0, OPEN_COUNT)?, status: target(&answer.0) })
 }
 
 /// Whether the device with that UUID has a table that is loaded, but not in use. The next resume would use it.
 pub(crate) fn has_inactive_table(uuid: &str) -> bool {
-    table_status(uuid).and_then(|answer| number(&answer.0, FLAGS)).is_some_and(|flags| flags & INACTIVE_TABLE != 0)
+    ask(request::dev_status, uuid)
+        .and_then(|answer| number(&answer.0, FLAGS))
+        .is_some_and(|flags| flags & INACTIVE_TABLE != 0)
 }
 
-/// The kernel's answer about the active device with that UUID.
-fn table_status(uuid: &str) -> Option<Box<Buffer>> {
+/// The kernel's answer about the active device with that UUID: `dev_status` for the device itself, or `table_status` for
+/// its targets as well. A thin pool or a volume in it may wait for the disk with its metadata before it answers the
+/// latter.
+fn ask(request: request::Request, uuid: &str) -> Option<Box<Buffer>> {
     let control = File::options().read(true).write(true).open(CONTROL).ok()?;
     let mut buffer = encode_request(uuid)?;
     // SAFETY: the kernel reads and writes at most the number of bytes given as data size, which is the
     // buffer's length. The buffer is aligned for the structures in it, and lives until the call returns.
     #[allow(unsafe_code)]
     let answer: request::Answer =
-        unsafe { request::table_status(control.as_raw_fd(), std::ptr::from_mut::<Buffer>(buffer.as_mut()).cast()) };
+        unsafe { request(control.as_raw_fd(), std::ptr::from_mut::<Buffer>(buffer.as_mut()).cast()) };
     answer.ok()?;
     Some(buffer)
 }
