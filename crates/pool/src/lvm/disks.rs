@@ -128,7 +128,7 @@ impl LvmDisks {
     }
 
     /// The same disks, with a shorter time limit.
-    fn with_patience(&self, patience: Duration) -> Self {
+    pub(super) fn with_patience(&self, patience: Duration) -> Self {
         Self { io: Arc::clone(&self.io), threads: self.threads.with_patience(patience) }
     }
 

@@ -57,8 +57,8 @@ impl GroupState {
         // The ordinary pool, if there is one.
         let reporter = pools.iter().min_by_key(|(_, thin)| thin.is_some()).map(|(name, _)| name.clone());
         Self {
+            observer: Observer::new(&first.volume_group, disks.clone(), invalid),
             cache: Cache::new(&first.volume_group, first.archives, uevents, disks),
-            observer: Observer::new(invalid),
             idle: Arc::default(),
             change_lock: Arc::default(),
             flushes: Arc::default(),

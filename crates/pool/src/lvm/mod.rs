@@ -130,7 +130,8 @@ impl LvmPool {
         match view {
             View::Found(group, report) => {
                 self.flush_pending(&group).await?;
-                Ok(self.shared.observer.observe(group, report).await)
+                let observed = self.shared.observer.observe(group, report).await;
+                observed.map_err(|disk| Error::unavailable(format!("pool {}: {disk}", self.name)))
             }
             View::Absent(why) => Err(Error::unavailable(format!("pool {}: {why}", self.name))),
             View::Missing(why) => Err(Error::unavailable(format!("pool {}: {why}: {}", self.name, self.remedy()))),

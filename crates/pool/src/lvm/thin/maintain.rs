@@ -92,7 +92,7 @@ impl LvmPool {
     /// The first step that is possible now, besides those with these names.
     ///
     /// # Errors
-    /// None is, and one is needed.
+    /// None is, and one is needed; or the kernel does not answer.
     async fn next_step<'a>(
         &self,
         group: &'a VolumeGroup,
@@ -100,8 +100,8 @@ impl LvmPool {
         besides: &[&str],
     ) -> Result<Option<Step<'a>>> {
         let pool = group.thin_pool(&config.name).map(|pool| (group.uuid, pool.uuid));
-        // The kernel may wait for a disk.
-        let status = tokio::task::spawn_blocking(move || thin_pool_status(pool?.0, pool?.1)).await.ok().flatten();
+        let status = self.shared.observer.ask_kernel(move || thin_pool_status(pool?.0, pool?.1)).await;
+        let status = status.map_err(|disk| Error::unavailable(format!("pool {}: {disk}", self.name)))?.ok().flatten();
         let mut impossible = None;
         for step in steps(group, self.config.reserve, config, status) {
             match step {
@@ -161,8 +161,8 @@ impl LvmPool {
         }
         let node = find()?.ok_or_else(|| failed(&"lvm activated it, but the kernel has no device for it"))?;
         let read = move || read_direct(&node, |device| read_aligned(device, 0, 4096));
-        let block = tokio::task::spawn_blocking(read).await.map_err(|error| failed(&error))?;
-        if is_thin_metadata(&block.map_err(|error| failed(&error))?) {
+        let block = self.shared.observer.ask_kernel(read).await.map_err(|disk| failed(&disk))?;
+        if is_thin_metadata(&block.flatten().map_err(|error| failed(&error))?) {
             return Err(Error::unavailable(format!(
                 "pool {}: {path} contains the metadata of a thin pool that was in use, so that no pool is made of it: was \
                  older metadata of the volume group restored (vgcfgrestore)? Restore the newest, or remove both parts of \
