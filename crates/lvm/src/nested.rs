@@ -10,14 +10,21 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use quarry_exec::Command;
+use tokio::sync::{Mutex, oneshot};
 
 use crate::uuid::device_prefix;
 use crate::{LvUuid, VgUuid, VolumeGroup, device_uuid};
 
 /// More than any real stack of devices.
 const DEPTH: usize = 16;
+/// How long a look at the host's loop devices may take. It usually takes a few milliseconds.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Held by the one thread that looks at the host's loop devices.
+static LOOKING: Mutex<()> = Mutex::const_new(());
 
 /// A logical volume that is built on the volume, with the kernel's device number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,11 +37,32 @@ struct Nested {
 /// Removes from the kernel's device table all unused logical volumes that are built, directly or indirectly,
 /// on the volume with that UUID. If one cannot be removed, the next command reports that the volume is in
 /// use.
+///
+/// A loop device may be on something that hangs, and that has nothing to do with this volume. So they are looked at for
+/// [`PATIENCE`] only. Without an answer, nothing is released.
 pub(crate) async fn release(group: &VolumeGroup, volume: LvUuid) {
     let group_uuid = group.uuid;
-    // Opening a loop device may block on the disk below it. The volume cannot be removed in that case anyway.
-    let found = tokio::task::spawn_blocking(move || Kernel::new("/sys").nested_on(group_uuid, volume)).await;
-    remove(found.unwrap_or_default(), &group.name).await;
+    match look(PATIENCE, move || Kernel::new("/sys").nested_on(group_uuid, volume)).await {
+        Some(found) => remove(found, &group.name).await,
+        None => tracing::warn!(group = group.name, "a loop device of this host does not answer; see `losetup --list`"),
+    }
+}
+
+/// The result of that work, in the one thread for it. `None` if it takes longer than `patience`.
+async fn look<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let look = async {
+        let looking = LOOKING.lock().await;
+        let (report, answer) = oneshot::channel();
+        let thread = move || {
+            let found = work();
+            drop(looking);
+            // Nobody waits for it any more if it took too long.
+            drop(report.send(found));
+        };
+        std::thread::Builder::new().name("loop devices".to_owned()).spawn(thread).ok()?;
+        answer.await.ok()
+    };
+    tokio::time::timeout(patience, look).await.ok().flatten()
 }
 
 /// Like [`release`], for all logical volumes that are built on a device of which nothing belongs to a pool. Reads only
@@ -132,9 +160,9 @@ impl Kernel {
         })
     }
 
-    /// The number of the block device behind a loop device.
+    /// The number of the block device behind a loop device. `None` if that is a file, or not where a volume is.
     fn backing(&self, name: &str) -> Option<String> {
-        let file = PathBuf::from(self.read(name, "loop/backing_file")?);
+        let file = self.read(name, "loop/backing_file").map(PathBuf::from).filter(|file| may_be_volume(file))?;
         match fs::metadata(&file) {
             Ok(metadata) if metadata.file_type().is_block_device() => Some(number(metadata.rdev())),
             Ok(_) => None,
@@ -143,6 +171,12 @@ impl Kernel {
             Err(_) => status(&Path::new("/dev").join(name)),
         }
     }
+}
+
+/// Whether a loop device with that path may be on a volume: it is on a device node, or kubelet made it. Nothing else is
+/// opened or looked up, because a file may be on a filesystem that hangs.
+fn may_be_volume(file: &Path) -> bool {
+    file.starts_with("/dev") || file.iter().any(|part| part == "volumeDevices")
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -254,6 +288,35 @@ mod tests {
         let mut found = Vec::new();
         assert!(Kernel::new(host.0.path()).collect("dm-3", Some(OWN), &loops, DEPTH, &mut found));
         assert_eq!(found.iter().map(|nested| nested.name.as_str()).collect::<Vec<_>>(), ["t-inner"]);
+    }
+
+    /// A file may be on a network filesystem of which the server is gone.
+    #[test]
+    fn a_loop_device_on_a_file_elsewhere_is_not_looked_up() {
+        for (path, may_be) in [
+            ("/dev/dm-3", true),
+            ("/dev/vg0/pvc-1", true),
+            ("/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices/pvc-1/dev/pod", true),
+            ("/data/k0s/kubelet/plugins/kubernetes.io/csi/volumeDevices/pvc-1/dev/pod (deleted)", true),
+            ("/srv/nfs/image", false),
+            ("/development/image", false),
+            ("/var/lib/snapd/snaps/core.snap", false),
+        ] {
+            assert_eq!(may_be_volume(Path::new(path)), may_be, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_loop_device_that_hangs_is_waited_for_only_for_a_moment() {
+        let (heal, healed) = std::sync::mpsc::channel::<()>();
+        let patience = Duration::from_millis(200);
+        let began = std::time::Instant::now();
+        assert_eq!(look(patience, move || healed.recv().is_ok()).await, None);
+        // There is no second thread.
+        assert_eq!(look(patience, || panic!("a second thread was started")).await, None::<()>);
+        assert!((2 * patience..20 * patience).contains(&began.elapsed()), "{:?}", began.elapsed());
+        drop(heal);
+        assert_eq!(look(Duration::from_secs(60), || 7).await, Some(7));
     }
 
     #[test]
