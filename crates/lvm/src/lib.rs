@@ -49,7 +49,7 @@ pub use name::vg_name_fits;
 pub use nested::release_nested_on;
 pub use raid::{ImageState, RaidStatus, raid_status};
 pub use report::{ParseError, parse};
-pub use search::{ALL_VOLUME_GROUPS, all_volume_groups};
+pub use search::{ALL_VOLUME_GROUPS, AllVolumeGroups, all_volume_groups};
 pub use settings::{ARCHIVES, Discards, Scope};
 pub use snapshot::{CHUNK as COW_CHUNK, SnapshotStatus, cow_extents, never_full, snapshot_status};
 pub use suspended::{Suspended, remove_stale, resume, stale_layers, suspended};

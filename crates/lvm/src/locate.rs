@@ -254,6 +254,13 @@ impl Known {
         )
     }
 
+    /// See [`every_disk`].
+    fn every_disk(&self) -> (Scope, Vec<PathBuf>) {
+        let listed = self.labels().iter().filter(|(_, label)| self.lists(label));
+        let devices = listed.map(|(device, _)| device.clone()).collect();
+        (Scope { devices, filter: self.filter(), ..Scope::default() }, self.unresponsive().to_vec())
+    }
+
     /// Remembers the contents of a report. Returns whether it is the right volume group, with all its disks.
     fn remember(&mut self, location: &GroupLocation, lookup: &Lookup) -> bool {
         let Lookup::Found(group) = lookup else { return false };
@@ -266,16 +273,15 @@ impl Known {
     }
 }
 
-/// Every physical volume of this host that the host allows lvm to use, and that cannot hold tenants' data.
+/// Every physical volume of this host that the host allows lvm to use, and that cannot hold tenants' data. And the devices
+/// that did not answer, which may be others.
 ///
 /// # Errors
 /// lvm cannot be run, or the devices cannot be listed.
-pub(crate) async fn every_disk() -> Result<Scope, Error> {
+pub(crate) async fn every_disk() -> Result<(Scope, Vec<PathBuf>), Error> {
     let mut known = Known::default();
     known.scan_devices(0).await?;
-    let listed = known.labels().iter().filter(|(_, label)| known.lists(label));
-    let devices = listed.map(|(device, _)| device.clone()).collect();
-    Ok(Scope { devices, filter: known.filter(), ..Scope::default() })
+    Ok(known.every_disk())
 }
 
 /// The candidates, with this crate's error type.
@@ -477,6 +483,17 @@ mod tests {
         let why = unreadable(&known);
         assert!(why.contains("/dev/vdb, /dev/vdc is not in the devices file /etc/lvm/devices/system.devices"), "{why}");
         assert!(!why.contains("does not exist"), "{why}");
+    }
+
+    #[test]
+    fn a_device_that_does_not_answer_may_be_a_physical_volume() {
+        let mut known = host(&[("/dev/vdb", "1", Some(("vg0", A))), ("/dev/vdc", "2", Some(("other", B)))]);
+        if let Some(last_scan) = &mut known.last_scan {
+            last_scan.scan.unresponsive.push(PathBuf::from("/dev/vdz"));
+        }
+        let (scope, unresponsive) = known.every_disk();
+        assert_eq!(scope.devices, ["/dev/vdb", "/dev/vdc"].map(PathBuf::from));
+        assert_eq!(unresponsive, [PathBuf::from("/dev/vdz")]);
     }
 
     #[test]

@@ -56,7 +56,7 @@ async fn add_volume_groups(found: &mut DiskList) {
     }
     // Without lvm, or if it does not answer, the other facts are shown nevertheless.
     let groups = match quarry_lvm::all_volume_groups().await {
-        Ok(groups) => groups,
+        Ok(found) => found.groups,
         Err(error) => {
             tracing::debug!(%error, "cannot list the volume groups");
             return;

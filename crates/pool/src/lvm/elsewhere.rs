@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::MutexGuard;
-use quarry_lvm::{VgUuid, VolumeGroup};
+use quarry_lvm::{AllVolumeGroups, VgUuid, VolumeGroup};
 use quarry_volume::{Error, Result};
 use tokio::sync::Mutex;
 
@@ -17,7 +17,7 @@ use super::{LvmPool, device, volume};
 use crate::PoolVolume;
 
 /// The result of a search, or why it failed.
-type Groups = Result<Arc<Vec<VolumeGroup>>, String>;
+type Groups = Result<Arc<AllVolumeGroups>, String>;
 
 /// When the last search of this process started, and its result. Held during a search.
 static SEARCH: Mutex<Option<(Instant, Groups)>> = Mutex::const_new(None);
@@ -81,14 +81,18 @@ impl LvmPool {
                 active.node.display()
             )));
         }
-        let groups = groups().await.map_err(|why| {
+        let place = match groups().await {
+            Ok(found) => judge(&found, group.uuid, name, self.seen().contains(name)),
+            Err(why) => Err(why),
+        };
+        let place = place.map_err(|why| {
             Error::unavailable(format!(
                 "pool {}: volume {name} is not in volume group {}, and may be in another one that cannot be checked: \
                  {why}",
                 self.name, group.name
             ))
         })?;
-        Ok(in_groups(&groups, group.uuid, name).map(|path| {
+        Ok(place.map(|path| {
             format!(
                 "its record is now on {path}: its disks were moved to another volume group (vgsplit, vgmerge?); move \
                  them back, or remove the logical volume or its record's tag by hand"
@@ -97,7 +101,17 @@ impl LvmPool {
     }
 }
 
-/// The logical volume with the record of that volume, in a volume group other than `own`.
+/// The logical volume with the record of that volume, in a volume group other than `own`. `seen`: whether the volume was
+/// in its own volume group a while ago. Then it may be on what could not be read. A volume that was never there is not
+/// looked for any further: a broken disk of something else would prevent its deletion for ever.
+fn judge(found: &AllVolumeGroups, own: VgUuid, name: &str, seen: bool) -> Result<Option<String>, String> {
+    match in_groups(&found.groups, own, name) {
+        None if seen && !found.unread.is_empty() => Err(found.unread.join("; ")),
+        place => Ok(place),
+    }
+}
+
+/// The same, among those that could be read.
 fn in_groups(groups: &[VolumeGroup], own: VgUuid, name: &str) -> Option<String> {
     let others = groups.iter().filter(|group| group.uuid != own && !on_loops(group));
     let mut volumes = others.flat_map(|group| group.logical_volumes.iter().map(move |volume| (group, volume)));
@@ -156,6 +170,20 @@ mod tests {
             logical_volumes: volumes.iter().map(volume).collect(),
             ..VolumeGroup::default()
         }
+    }
+
+    #[test]
+    fn a_volume_that_was_seen_may_be_on_what_cannot_be_read() {
+        let moved = group("split", "/dev/vdc", &[("a", RECORD)]);
+        let judged = |groups: &[VolumeGroup], unread: &[&str], seen| {
+            let unread = unread.iter().map(|what| (*what).to_owned()).collect();
+            judge(&AllVolumeGroups { groups: groups.to_vec(), unread }, uuid("vg0"), "a", seen)
+        };
+        let hangs = ["/dev/vdz does not answer"];
+        assert_eq!(judged(&[], &hangs, true), Err(hangs[0].to_owned()));
+        assert_eq!(judged(&[], &[], true), Ok(None));
+        assert_eq!(judged(&[], &hangs, false), Ok(None));
+        assert_eq!(judged(&[moved], &hangs, true), Ok(Some("split/a".to_owned())));
     }
 
     #[test]
