@@ -178,7 +178,7 @@ impl Known {
         let mut names = named.filter(|group| group.uuid == uuid).map(|group| group.name.as_str());
         let now = if names.clone().any(|found| found == name) { name } else { names.next().unwrap_or(name) };
         let locks = self.last_scan.as_ref().and_then(|last_scan| last_scan.host.locks.clone());
-        let scope = Scope { devices, filter: self.filter(), archives, locks };
+        let scope = Scope { subject: name.to_owned(), devices, filter: self.filter(), archives, locks };
         Ok(GroupLocation { name: now.to_owned(), uuid, scope, unlisted })
     }
 
@@ -442,6 +442,10 @@ mod tests {
         let mut known = host(&[("/dev/vdb", "1", Some(("new-name", A)))]);
         known.uuid = Some(uuid(A));
         assert_eq!(location(&known), ("new-name".into(), A.into(), vec!["/dev/vdb".into()]));
+        // The pool knows its commands by the name in the configuration.
+        let Ok(location) = known.locate("vg0", 1) else { panic!("not found") };
+        let group = VolumeGroup { name: location.name, scope: location.scope, ..VolumeGroup::default() };
+        assert_eq!(crate::mutation::Mutation::new("lvremove", &group).subject(), "vg0");
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(crate) fn full_report(scope: &Scope) -> Command {
 
 /// A consistent report of one volume group, from one lvm process that opens only the devices of `scope`.
 pub(crate) async fn report(scope: &Scope, name: &str) -> Result<Lookup, Error> {
-    let command = full_report(scope).deadline(DEADLINE).on(name);
+    let command = full_report(scope).deadline(DEADLINE).on(&scope.subject);
     let output = command.arg(name).run().await?;
     let unusable = |source| Error::Report {
         command: output.command.clone(),

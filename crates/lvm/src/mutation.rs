@@ -11,8 +11,6 @@ use crate::{Error, VolumeGroup};
 /// A command that changes a volume group. Quarry never kills it.
 pub(crate) struct Mutation<'a> {
     subcommand: &'static str,
-    /// The name of the volume group, or the device of a disk that belongs to none: what waits for the command.
-    group: &'a str,
     scope: &'a Scope,
     args: Vec<OsString>,
     devices: Devices,
@@ -21,16 +19,16 @@ pub(crate) struct Mutation<'a> {
 
 impl<'a> Mutation<'a> {
     pub(crate) fn new(subcommand: &'static str, group: &'a VolumeGroup) -> Self {
-        Self::on(subcommand, &group.name, &group.scope)
+        Self::within(subcommand, &group.scope)
     }
 
-    fn on(subcommand: &'static str, group: &'a str, scope: &'a Scope) -> Self {
-        Self { subcommand, group, scope, args: Vec::new(), devices: Devices::Change, discards: Discards::AsConfigured }
+    fn within(subcommand: &'static str, scope: &'a Scope) -> Self {
+        Self { subcommand, scope, args: Vec::new(), devices: Devices::Change, discards: Discards::AsConfigured }
     }
 
-    /// A command that changes which disks are physical volumes. `group` need not exist.
-    pub(crate) fn of_disks(subcommand: &'static str, group: &'a str, scope: &'a Scope) -> Self {
-        Self { devices: Devices::Disks, ..Self::on(subcommand, group, scope) }
+    /// A command that changes which disks are physical volumes. The volume group need not exist.
+    pub(crate) fn of_disks(subcommand: &'static str, scope: &'a Scope) -> Self {
+        Self { devices: Devices::Disks, ..Self::within(subcommand, scope) }
     }
 
     /// It only loads new tables into devices that exist.
@@ -84,6 +82,11 @@ impl<'a> Mutation<'a> {
     }
 
     #[cfg(test)]
+    pub(crate) fn subject(&self) -> &str {
+        &self.scope.subject
+    }
+
+    #[cfg(test)]
     pub(crate) fn settings(&self) -> String {
         self.scope.settings_for(self.devices, self.discards, Archive::Written).join(" ")
     }
@@ -91,7 +94,7 @@ impl<'a> Mutation<'a> {
     fn command(&self, archive: Archive) -> Command {
         let settings = self.scope.settings_for(self.devices, self.discards, archive);
         let command = Command::mutation("lvm").subcommand(self.subcommand).hidden_args(settings);
-        command.args(self.args.iter().cloned()).on(self.group)
+        command.args(self.args.iter().cloned()).on(&self.scope.subject)
     }
 }
 

@@ -43,7 +43,7 @@ struct Nested {
 pub(crate) async fn release(group: &VolumeGroup, volume: LvUuid) {
     let group_uuid = group.uuid;
     match look(PATIENCE, move || Kernel::new("/sys").nested_on(group_uuid, volume)).await {
-        Some(found) => remove(found, &group.name).await,
+        Some(found) => remove(found, &group.scope.subject).await,
         None => tracing::warn!(group = group.name, "a loop device of this host does not answer; see `losetup --list`"),
     }
 }

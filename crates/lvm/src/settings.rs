@@ -168,6 +168,8 @@ pub(crate) enum Archive {
 /// are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
+    /// What waits for the commands: the name of the volume group in the configuration, also after it was renamed by hand.
+    pub(crate) subject: String,
     /// The devices of the volume group, including copies of them. No other device is opened.
     pub(crate) devices: Vec<PathBuf>,
     pub(crate) filter: Filter,
@@ -180,7 +182,7 @@ pub struct Scope {
 impl Default for Scope {
     /// No devices at all.
     fn default() -> Self {
-        Self { devices: Vec::new(), filter: Filter::default(), archives: ARCHIVES, locks: None }
+        Self { subject: String::new(), devices: Vec::new(), filter: Filter::default(), archives: ARCHIVES, locks: None }
     }
 }
 
@@ -269,7 +271,7 @@ mod tests {
     #[test]
     fn a_command_sees_its_own_devices_and_no_other() {
         let devices = ["/dev/vdb", "/dev/mapper/mpatha.1+x"].map(PathBuf::from).into();
-        let scope = Scope { devices, filter: Filter::Global, archives: 7, locks: None };
+        let scope = Scope { devices, archives: 7, ..Scope::default() };
         let text = settings(&scope);
         assert!(text.contains(r#"devices/global_filter=["a|^/dev/vdb$|","a|^/dev/mapper/mpatha[.]1[+]x$|","r|.*|"]"#));
         assert!(!text.contains("devices/filter"), "the host's own filter stays");

@@ -117,7 +117,7 @@ pub async fn remove_stale(group: &VolumeGroup, layers: &[String]) -> Result<(), 
     let mut result = Ok(());
     for layer in layers {
         tracing::warn!(layer, vg = group.name, "removing a device that a killed lvm left, and that nothing uses");
-        let removed = succeed(Command::mutation("dmsetup").arg("remove").arg(layer).on(&group.name)).await;
+        let removed = succeed(Command::mutation("dmsetup").arg("remove").arg(layer).on(&group.scope.subject)).await;
         result = result.and(removed);
     }
     result
@@ -142,7 +142,7 @@ pub async fn resume(group: &VolumeGroup, devices: &[Suspended]) -> Result<(), Er
         return Err(Error::Argument(format!("`{vg}` is not a valid name of a volume group")));
     }
     let dmsetup = |subcommand: &'static str, device: &Suspended| {
-        succeed(Command::mutation("dmsetup").arg(subcommand).arg(&device.name).on(vg))
+        succeed(Command::mutation("dmsetup").arg(subcommand).arg(&device.name).on(&group.scope.subject))
     };
     let mut result = Ok(());
     for device in devices {

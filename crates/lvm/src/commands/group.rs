@@ -72,15 +72,16 @@ pub async fn devices_file() -> Result<Option<PathBuf>, Error> {
 pub async fn create_pv(disk: &NewPv) -> Result<(), Error> {
     let device = check_device(&disk.device)?;
     let host = host_settings().await?;
-    let scope = Scope { devices: vec![disk.device.clone()], filter: host.our_filter(), ..Scope::default() };
     // A disk that hangs is not a part of a volume group yet, so no volume group waits for it.
     let subject = device.display().to_string();
-    pv_command(&subject, &scope, disk).arg(device).run().await
+    let (devices, filter) = (vec![disk.device.clone()], host.our_filter());
+    let scope = Scope { subject, devices, filter, ..Scope::default() };
+    pv_command(&scope, disk).arg(device).run().await
 }
 
-fn pv_command<'a>(subject: &'a str, scope: &'a Scope, disk: &NewPv) -> Mutation<'a> {
+fn pv_command<'a>(scope: &'a Scope, disk: &NewPv) -> Mutation<'a> {
     // With a given UUID, lvm would neither zero the first sectors, nor work without a backup of older metadata.
-    Mutation::of_disks("pvcreate", subject, scope)
+    Mutation::of_disks("pvcreate", scope)
         .args(["--uuid", &disk.uuid.to_string(), "--norestorefile", "--zero", "y", "--labelsector", "1"])
         .args(["--metadatatype", "lvm2", "--pvmetadatacopies", "1"])
         .args(["--metadatasize", &format!("{}b", disk.metadata_size)])
@@ -98,8 +99,9 @@ pub async fn create_group(
     archives: u32,
 ) -> Result<(), Error> {
     let host = host_settings().await?;
-    let scope = Scope { devices: devices.to_vec(), filter: host.our_filter(), archives, ..Scope::default() };
-    let mut command = Mutation::of_disks("vgcreate", check_group(name)?, &scope)
+    let (subject, filter) = (check_group(name)?.to_owned(), host.our_filter());
+    let scope = Scope { subject, devices: devices.to_vec(), filter, archives, ..Scope::default() };
+    let mut command = Mutation::of_disks("vgcreate", &scope)
         .args(["--physicalextentsize", &format!("{extent_size}b"), "--addtag", check_tag(tag)?])
         .args(["--maxlogicalvolumes", "0", "--maxphysicalvolumes", "0", "--alloc", "normal"])
         .arg(name);
@@ -115,7 +117,7 @@ pub async fn create_group(
 /// Among others [`Error::MissingPv`].
 pub async fn extend_group(group: &VolumeGroup, devices: &[PathBuf]) -> Result<(), Error> {
     let scope = group.scope.with_devices(devices);
-    let mut command = Mutation::of_disks("vgextend", &group.name, &scope).arg(&group.name);
+    let mut command = Mutation::of_disks("vgextend", &scope).arg(&group.name);
     for device in devices {
         command = command.arg(check_device(device)?);
     }
@@ -155,7 +157,7 @@ mod tests {
             uuid: "iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT".parse().unwrap(),
             metadata_size: 32 << 20,
         };
-        let words = pv_command("/dev/vdb", &Scope::default(), &disk).arguments().join(" ");
+        let words = pv_command(&Scope::default(), &disk).arguments().join(" ");
         assert!(words.contains("--uuid iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT --norestorefile --zero y"), "{words}");
         assert!(words.contains("--metadatasize 33554432b"), "{words}");
         for word in ["-y", "--yes", "-f", "-ff", "--force"] {
