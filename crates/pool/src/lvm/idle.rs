@@ -39,6 +39,11 @@ impl Idle {
         state.deactivating == Some(volume)
     }
 
+    /// Forgets a volume that was removed.
+    pub(super) fn forget(&self, volume: LvUuid) {
+        self.lock().activated.remove(&volume);
+    }
+
     /// Starts deactivating the volume, unless it was activated after `since`.
     pub(super) fn begin(&self, volume: LvUuid, since: Instant) -> Option<Deactivation<'_>> {
         let mut state = self.lock();
@@ -74,6 +79,15 @@ mod tests {
         assert!(idle.begin(uuid("a"), unstaged).is_none());
         assert!(idle.begin(uuid("b"), unstaged).is_some(), "another volume");
         assert!(idle.begin(uuid("a"), Instant::now()).is_some(), "unstaged after it was activated");
+    }
+
+    #[test]
+    fn a_removed_volume_is_forgotten() {
+        let idle = Idle::default();
+        idle.mark_activated(uuid("a"));
+        idle.mark_activated(uuid("b"));
+        idle.forget(uuid("a"));
+        assert_eq!(idle.lock().activated.keys().copied().collect::<Vec<_>>(), [uuid("b")]);
     }
 
     #[test]

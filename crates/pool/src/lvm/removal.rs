@@ -51,6 +51,7 @@ impl LvmPool {
                 self.name, group.name, volume.name
             )));
         }
+        self.shared.idle.forget(volume.uuid);
         // Parts that an interrupted creation left next to the volume are not always removed with it.
         let stray = |part: &&LogicalVolume| part.parent.is_none() && parts.contains(&part.uuid);
         for part in group.logical_volumes.iter().filter(stray) {
