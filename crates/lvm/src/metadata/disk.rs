@@ -34,6 +34,8 @@ const COMMITTED: usize = 40;
 const PRECOMMITTED: usize = 64;
 /// The flag of an area that lvm does not use (`pvchange --metadataignore`).
 const IGNORED: u32 = 1;
+/// Where pvcreate puts the metadata area.
+const FIRST_AREA: u64 = 4096;
 /// lvm writes at most two areas per disk.
 const MOST_AREAS: usize = 2;
 
@@ -94,6 +96,30 @@ fn read_parts(file: &File) -> io::Result<Parts> {
         }
     }
     Ok(Ok((uuid, areas)))
+}
+
+/// Whether the beginning of a device is as pvcreate leaves it: the label and the header of an empty metadata area, and
+/// zeros where most other signatures are. Blocks as long as the disk does not answer.
+///
+/// # Errors
+/// The device cannot be read.
+pub fn has_only_label(device: &Path) -> io::Result<bool> {
+    read_direct(device, |file| Ok(is_only_label(&read_aligned(file, 0, BEGINNING)?)))
+}
+
+fn is_only_label(beginning: &[u8]) -> bool {
+    let is_zero = |sector: &[u8]| sector.iter().all(|byte| *byte == 0);
+    // pvcreate zeroes the first four sectors, and writes its label into one of them.
+    let mut others = beginning.chunks(SECTOR).take(4).filter(|sector| !sector.starts_with(b"LABELONE"));
+    if check_label(beginning).is_err() || !others.all(is_zero) {
+        return false;
+    }
+    let [(start @ FIRST_AREA, size)] = metadata_areas(beginning)[..] else { return false };
+    let header = usize::try_from(start).ok().and_then(|start| beginning.get(start..)?.get(..SECTOR));
+    let is_empty =
+        |header| check_header(header, start, size).is_ok_and(|area| area.is_none_or(|text| text.offset == 0));
+    // A power cut may have kept the label, and not the header.
+    header.is_some_and(|header| is_zero(header) || is_empty(header))
 }
 
 /// Checks the label at the beginning of a disk, and returns the UUID in it.
@@ -187,5 +213,55 @@ fn read_text(file: &File, start: u64, size: u64, place: &Place) -> io::Result<Re
     match checksum(&text) == place.checksum {
         true => Ok(Ok(text)),
         false => Ok(Err(DiskProblem::TextChecksum)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::label::testing;
+
+    /// The beginning of a disk after pvcreate.
+    fn created() -> Vec<u8> {
+        let mut disk = testing::disk(&testing::label());
+        disk.truncate(BEGINNING);
+        let area = 4096;
+        disk[area + 4..area + 20].copy_from_slice(AREA_MAGIC);
+        disk[area + 20..area + 24].copy_from_slice(&1_u32.to_le_bytes());
+        disk[area + 24..area + 32].copy_from_slice(&4096_u64.to_le_bytes());
+        disk[area + 32..area + 40].copy_from_slice(&1_044_480_u64.to_le_bytes());
+        sum(&mut disk);
+        disk
+    }
+
+    /// Corrects both checksums.
+    fn sum(disk: &mut [u8]) {
+        for (sector, field, checked) in [(512, 16, LABEL_CHECKED), (4096, 0, HEADER_CHECKED)] {
+            let sum = checksum(&disk[sector + checked..sector + SECTOR]);
+            disk[sector + field..sector + field + 4].copy_from_slice(&sum.to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn a_label_with_anything_beside_it_is_not_the_only_contents() {
+        assert!(is_only_label(&created()));
+        let changed = |change: &dyn Fn(&mut [u8])| {
+            let mut disk = created();
+            change(&mut disk);
+            is_only_label(&disk)
+        };
+        assert!(changed(&|disk| disk[4096..4608].fill(0)), "a power cut kept the label only");
+        // What the disk had before it became a physical volume, where no signature is.
+        assert!(changed(&|disk| disk[5000..8192].fill(7)));
+        // mdadm leaves the label.
+        assert!(!changed(&|disk| disk[4096..4100].copy_from_slice(&0xa92b_4efc_u32.to_le_bytes())), "an array");
+        assert!(!changed(&|disk| disk[510..512].copy_from_slice(&[0x55, 0xaa])), "a partition table");
+        assert!(!changed(&|disk| disk[1080..1082].copy_from_slice(&[0x53, 0xef])), "ext4");
+        assert!(!changed(&|disk| disk[600] ^= 1), "a damaged label");
+        let with_text = |disk: &mut [u8]| {
+            disk[4096 + COMMITTED] = 1;
+            sum(disk);
+        };
+        assert!(!changed(&with_text), "the metadata of a volume group");
     }
 }

@@ -24,7 +24,7 @@ mod state;
 pub mod text;
 
 pub use devices::{Device, Devices};
-pub use disk::{Area, Disk, read_disk};
+pub use disk::{Area, Disk, has_only_label, read_disk};
 pub use reason::{DiskProblem, NeedsReport, Unknown};
 
 use crate::types::VolumeGroup;

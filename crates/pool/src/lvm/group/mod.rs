@@ -8,6 +8,7 @@ mod notes;
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -342,6 +343,13 @@ impl LvmPool {
                  was changed: see `pvs -o +pv_in_use`, and add or remove it (vgextend, vgreduce, pvremove)"
             ));
         }
+        if !read(&disk.node, quarry_lvm::metadata::has_only_label).await? {
+            return Err(format!(
+                "has the label that an interrupted attempt left, but something else as well, so that nothing was erased: see \
+                 `wipefs {}`, and remove what is not needed",
+                disk.node.display()
+            ));
+        }
         tracing::warn!(pool = self.name, disk = disk.name, uuid = %label.uuid, "erasing the label that an interrupted attempt left");
         quarry_fault::point(|| "volume group:label:before".to_owned());
         blocking(move || {
@@ -539,12 +547,16 @@ fn new_uuid() -> PvUuid {
     PvUuid::of_bytes(bytes)
 }
 
-/// Reads the label of a disk that answered a moment ago. The error is phrased to follow "it".
 async fn read_label(device: &Path) -> Result<Option<Label>, String> {
+    read(device, quarry_lvm::label).await
+}
+
+/// Reads a disk that answered a moment ago. The error is phrased to follow "it".
+async fn read<T: Send + 'static>(device: &Path, work: fn(&Path) -> io::Result<T>) -> Result<T, String> {
     let path = device.to_owned();
     let read = tokio::time::timeout(
         PATIENCE,
-        blocking(move || quarry_lvm::label(&path).map_err(|error| format!("cannot be read: {error}"))),
+        blocking(move || work(&path).map_err(|error| format!("cannot be read: {error}"))),
     );
     read.await.unwrap_or_else(|_| Err(format!("has not answered for {} s; see the kernel log", PATIENCE.as_secs())))
 }
