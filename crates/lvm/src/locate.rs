@@ -34,6 +34,8 @@ struct Known {
     last_scan: Option<LastScan>,
     /// The volume group's UUID.
     uuid: Option<VgUuid>,
+    /// The UUIDs that a volume group of that name had in earlier processes.
+    used: BTreeSet<VgUuid>,
     /// Its physical volumes, from its last report.
     volumes: BTreeSet<PvUuid>,
 }
@@ -58,9 +60,11 @@ struct GroupLocation {
 }
 
 impl Locator {
-    /// For the volume group with that name; lvm's archive keeps `archives` files of it.
-    pub fn new(name: impl Into<String>, archives: u32) -> Self {
-        Self { name: name.into(), archives, known: tokio::sync::Mutex::default() }
+    /// For the volume group with that name; lvm's archive keeps `archives` files of it. `used`: the volume groups that
+    /// earlier processes have found under that name.
+    pub fn new(name: impl Into<String>, archives: u32, used: BTreeSet<VgUuid>) -> Self {
+        let known = tokio::sync::Mutex::new(Known { used, ..Known::default() });
+        Self { name: name.into(), archives, known }
     }
 
     /// The current state of the volume group, from one lvm process that opens only its devices.
@@ -197,15 +201,19 @@ impl Known {
         }
         let named: BTreeSet<VgUuid> =
             groups().filter(|(_, group)| group.name == name).map(|(_, group)| group.uuid).collect();
-        let mut found = named.iter();
-        match (found.next(), found.next()) {
-            (Some(only), None) => Ok(*only),
-            (None, _) if self.unresponsive().is_empty() => Err(Lookup::Missing),
-            (None, _) => Err(Lookup::Unreadable(format!(
+        let one_of = |uuids: &BTreeSet<VgUuid>| uuids.iter().next().copied().filter(|_| uuids.len() == 1);
+        // Another volume group of that name may be on a disk over a network, with the bytes of a tenant.
+        let used = named.intersection(&self.used).copied().collect();
+        if let Some(uuid) = one_of(&named).or_else(|| one_of(&used)) {
+            return Ok(uuid);
+        }
+        match named.is_empty() {
+            true if self.unresponsive().is_empty() => Err(Lookup::Missing),
+            true => Err(Lookup::Unreadable(format!(
                 "no readable disk holds it, and {} cannot be read now",
                 join(self.unresponsive())
             ))),
-            _ => {
+            false => {
                 let of = |uuid: &VgUuid| {
                     let devices = groups().filter(|(_, group)| group.uuid == *uuid).map(|(device, _)| device.clone());
                     format!("{uuid} on {}", join(&devices.collect::<Vec<_>>()))
@@ -428,11 +436,19 @@ mod tests {
         for part in [A, B, "/dev/vdb", "/dev/vdc", "vgrename"] {
             assert!(why.contains(part), "{why}");
         }
+        // An earlier process has used one of them.
+        known.used = BTreeSet::from([uuid(A), uuid("c")]);
+        assert_eq!(location(&known).2, ["/dev/vdb"]);
+        known.used = BTreeSet::from([uuid(A), uuid(B)]);
+        assert_eq!(unreadable(&known), why, "both were used");
+        known.used.clear();
         known.uuid = Some(uuid(A));
         assert_eq!(location(&known).2, ["/dev/vdb"]);
         // It was created again by hand: the known one does not exist any more, and the name belongs to a new
         // one.
         let mut anew = host(&both[1..]);
+        anew.used.insert(uuid(A));
+        assert_eq!(location(&anew).1, B);
         anew.uuid = Some(uuid(A));
         assert_eq!(location(&anew).1, B);
     }
@@ -442,6 +458,9 @@ mod tests {
         let mut known = host(&[("/dev/vdb", "1", Some(("new-name", A)))]);
         known.uuid = Some(uuid(A));
         assert_eq!(location(&known), ("new-name".into(), A.into(), vec!["/dev/vdb".into()]));
+        let mut restarted = host(&[("/dev/vdb", "1", Some(("new-name", A)))]);
+        restarted.used.insert(uuid(A));
+        assert!(matches!(restarted.locate("vg0", 1), Err(Lookup::Missing)), "the configuration has a name");
         // The pool knows its commands by the name in the configuration.
         let Ok(location) = known.locate("vg0", 1) else { panic!("not found") };
         let group = VolumeGroup { name: location.name, scope: location.scope, ..VolumeGroup::default() };

@@ -3,8 +3,8 @@
 //! lvm opens every device that it may use, and trusts what it finds there. So a single hanging disk could
 //! block the commands for every volume group, and a tenant who creates a volume group inside a raw block
 //! volume could change what lvm reports about the host's own groups. Therefore the devices are scanned here
-//! first: each in its own thread, and never one that is built on a logical volume or on a loop device, where
-//! tenants' data is. lvm then gets access to the devices of one volume group only.
+//! first: each in its own thread, and never one that is built on a logical volume or on an image, where tenants' data
+//! is. lvm then gets access to the devices of one volume group only.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,8 +25,11 @@ use crate::label::{Label, read_label};
 pub(crate) const FIRST: Duration = Duration::from_secs(20);
 /// How long later scans wait. They have the previous result of each device.
 pub(crate) const LATER: Duration = Duration::from_secs(2);
-/// Kinds of devices that never hold a pool's disk: memory, optical drives, floppy disks, and loop devices.
-const NEVER: [&str; 6] = ["loop", "ram", "zram", "sr", "fd", "nullb"];
+/// Kinds of devices that never hold a pool's disk: memory, optical drives, and floppy disks.
+const NEVER: [&str; 5] = ["ram", "zram", "sr", "fd", "nullb"];
+/// Kinds of devices that hold an image, with the bytes of a tenant: on this host, or in a Ceph cluster, where it is the
+/// volume of another driver.
+const IMAGES: [&str; 2] = ["loop", "rbd"];
 /// More than any real stack of devices.
 const DEPTH: usize = 16;
 
@@ -112,11 +115,14 @@ fn plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"/_.-+=@,#".contains(&byte)
 }
 
-/// Whether a device is a logical volume, or is built on one or on a loop device, at any depth.
+/// Whether a device is a logical volume or an image, or is built on one, at any depth.
 fn lies_on_volume(sys: &Path, name: &str, depth: usize) -> bool {
     let folder = sys.join("class/block").join(name);
     let logical = read(&folder.join("dm/uuid")).is_some_and(|uuid| uuid.starts_with("LVM-"));
-    if logical || name.strip_prefix("loop").is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit())) {
+    let is_image = |kind: &&str| {
+        name.strip_prefix(kind).is_some_and(|number| number.starts_with(|first: char| first.is_ascii_digit()))
+    };
+    if logical || IMAGES.iter().any(is_image) {
         return true;
     }
     let below = fs::read_dir(folder.join("slaves")).into_iter().flatten().flatten();
@@ -243,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_on_a_volume_or_a_loop_device_is_never_a_candidate() {
+    fn a_device_on_a_volume_or_an_image_is_never_a_candidate() {
         let host = Host(tempfile::tempdir().expect("folder"));
         let vda = host.device("vda", &[], &[]);
         host.folder(&vda.join("vda1"), "vda1", &[("partition", "1")], &[]);
@@ -263,6 +269,10 @@ mod tests {
         let image = host.device("loop0", &[], &[]);
         host.folder(&image.join("loop0p1"), "loop0p1", &[("partition", "1")], &[]);
         host.device("md1", &[], &["loop0p1"]);
+        let image = host.device("rbd1", &[], &[]);
+        host.folder(&image.join("rbd1p1"), "rbd1p1", &[("partition", "1")], &[]);
+        // A volume of another driver, encrypted by that.
+        host.device("dm-8", &[("dm/uuid", "CRYPT-LUKS2"), ("dm/name", "luks-rbd")], &["rbd1"]);
         host.device("sr0", &[], &[]);
         host.device("zram0", &[], &[]);
         host.device("sdb", &[("size", "0")], &[]);

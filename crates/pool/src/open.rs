@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::config::selectors;
 use crate::disk::Selection;
-use crate::lvm::{GroupNotes, GroupState, InvalidSnapshots, LvmDisks};
+use crate::lvm::{GroupNotes, GroupState, InvalidSnapshots, LvmDisks, UsedGroups};
 use crate::{DiskPool, LvmPool, Pool, PoolConfig, PoolKind, Uevents, udev};
 
 /// Opens all pools of a node, in the order of the configuration. Missing storage is not an error: its pool
@@ -23,6 +23,7 @@ pub async fn open(configured: Vec<PoolConfig>, state: &Path, uevents: &Uevents) 
         udev::listen(uevents.clone());
     }
     let (disks, invalid, notes) = (LvmDisks::default(), InvalidSnapshots::open(state), GroupNotes::open(state));
+    let used = UsedGroups::open(state);
     let mut groups = HashMap::new();
     let mut opening = JoinSet::new();
     for (index, PoolConfig { name, kind, copy_rate: _, trim_interval: _ }) in configured.iter().cloned().enumerate() {
@@ -30,7 +31,8 @@ pub async fn open(configured: Vec<PoolConfig>, state: &Path, uevents: &Uevents) 
             PoolKind::Lvm(config) => {
                 // Several pools may be in one volume group.
                 let group = groups.entry(config.volume_group.clone()).or_insert_with(|| {
-                    GroupState::new(&config, &configured, uevents.clone(), disks.clone(), Arc::clone(&invalid))
+                    let known = (Arc::clone(&invalid), Arc::clone(&used));
+                    GroupState::new(&config, &configured, uevents.clone(), disks.clone(), known)
                 });
                 let group = group.clone();
                 let made_of = config.create.is_some().then(|| {

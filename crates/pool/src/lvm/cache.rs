@@ -100,10 +100,10 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    pub(crate) fn new(group: &str, archives: u32, uevents: Uevents, disks: LvmDisks) -> Arc<Self> {
+    pub(crate) fn new(group: &str, locator: Locator, uevents: Uevents, disks: LvmDisks) -> Arc<Self> {
         Arc::new(Self {
             group: group.to_owned(),
-            locator: Locator::new(group, archives),
+            locator,
             uevents,
             disks,
             search: Search::default(),

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use quarry_exec::Orphan;
-use quarry_lvm::{VolumeGroup, capacity};
+use quarry_lvm::{Locator, VolumeGroup, capacity};
 
 use super::cache::Cache;
 use super::change::{ChangeLock, Flushes};
 use super::idle::Idle;
 use super::observe::Observer;
-use super::{InvalidSnapshots, LvmDisks, scratch, thin, volume};
+use super::{InvalidSnapshots, LvmDisks, UsedGroups, scratch, thin, volume};
 use crate::{LvmConfig, PoolConfig, PoolKind, Uevents};
 
 /// What all pools in one volume group share: the pool of its own logical volumes, and those of its thin pools.
@@ -34,13 +34,14 @@ pub(crate) struct GroupState {
 }
 
 impl GroupState {
-    /// For a volume group. `first`: one of its pools; `pools`: the configuration, which may have pools elsewhere, too.
+    /// For a volume group. `first`: one of its pools; `pools`: the configuration, which may have pools elsewhere, too. The
+    /// last two are what earlier processes have noted.
     pub(crate) fn new(
         first: &LvmConfig,
         pools: &[PoolConfig],
         uevents: Uevents,
         disks: LvmDisks,
-        invalid: Arc<InvalidSnapshots>,
+        (invalid, used): (Arc<InvalidSnapshots>, Arc<UsedGroups>),
     ) -> Self {
         let of_group = |pool: &'_ PoolConfig| match &pool.kind {
             PoolKind::Lvm(config) if config.volume_group == first.volume_group => {
@@ -56,9 +57,10 @@ impl GroupState {
         let pools: Vec<_> = pools.iter().filter_map(of_group).collect();
         // The ordinary pool, if there is one.
         let reporter = pools.iter().min_by_key(|(_, thin)| thin.is_some()).map(|(name, _)| name.clone());
+        let locator = Locator::new(&first.volume_group, first.archives, used.of(&first.volume_group));
         Self {
-            observer: Observer::new(&first.volume_group, disks.clone(), invalid),
-            cache: Cache::new(&first.volume_group, first.archives, uevents, disks),
+            observer: Observer::new(&first.volume_group, disks.clone(), invalid, used),
+            cache: Cache::new(&first.volume_group, locator, uevents, disks),
             idle: Arc::default(),
             change_lock: Arc::default(),
             flushes: Arc::default(),

@@ -20,6 +20,7 @@ mod scratch;
 mod snapshot;
 mod state_file;
 mod thin;
+mod used_groups;
 mod volume;
 
 use std::collections::BTreeSet;
@@ -42,6 +43,7 @@ pub(crate) use self::group::GroupNotes;
 pub(crate) use self::group_state::GroupState;
 pub(crate) use self::snapshot::InvalidSnapshots;
 use self::snapshot::Purpose;
+pub(crate) use self::used_groups::UsedGroups;
 use crate::disk::Selection;
 use crate::pool::{Contents, Device, Expansion, Reading, Volumes};
 use crate::record::State;

@@ -11,6 +11,7 @@ use quarry_lvm::kernel::{self, Facts};
 
 use super::disks::LvmDisks;
 use super::snapshot::InvalidSnapshots;
+use super::used_groups::UsedGroups;
 use crate::UnresponsiveDisk;
 
 /// A volume group according to both report and kernel.
@@ -36,12 +37,13 @@ pub(super) struct Observer {
     /// Never held while anything is waited for.
     last: Mutex<Option<Observed>>,
     invalid: Arc<InvalidSnapshots>,
+    used: Arc<UsedGroups>,
 }
 
 impl Observer {
     /// For the volume group with that name in the configuration.
-    pub(super) fn new(name: &str, disks: LvmDisks, invalid: Arc<InvalidSnapshots>) -> Arc<Self> {
-        Arc::new(Self { name: name.to_owned(), disks, facts: kernel::facts, last: Mutex::default(), invalid })
+    pub(super) fn new(name: &str, disks: LvmDisks, invalid: Arc<InvalidSnapshots>, used: Arc<UsedGroups>) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), disks, facts: kernel::facts, last: Mutex::default(), invalid, used })
     }
 
     /// The current volume group for that report, with a mark that is different whenever anything may have
@@ -56,7 +58,7 @@ impl Observer {
     ) -> Result<(Arc<VolumeGroup>, u64), UnresponsiveDisk> {
         let observer = Arc::clone(self);
         let unobserved = (Arc::clone(&group), report);
-        // If a snapshot was lost, a file on the host's filesystem is written as well.
+        // If a snapshot was lost, or the volume group is a new one, a file on the host's filesystem is written as well.
         let observed = self.ask_kernel(move || observer.observe_now(&group, report)).await?;
         Ok(observed.unwrap_or(unobserved))
     }
@@ -83,6 +85,7 @@ impl Observer {
         let before = last.as_ref().map(|last| last.facts.clone()).unwrap_or_default();
         let mut facts = (self.facts)(group, &before);
         self.invalid.keep(group, &mut facts);
+        self.used.keep(&self.name, group.uuid);
         if let Some(last) = last.as_ref().filter(|last| last.report == report && last.facts == facts) {
             return (Arc::clone(&last.group), last.mark);
         }
@@ -112,7 +115,12 @@ mod tests {
     #[tokio::test]
     async fn the_mark_changes_only_with_the_facts() {
         let folder = tempfile::tempdir().unwrap();
-        let observer = Observer::new("vg", LvmDisks::default(), InvalidSnapshots::open(folder.path()));
+        let observer = Observer::new(
+            "vg",
+            LvmDisks::default(),
+            InvalidSnapshots::open(folder.path()),
+            UsedGroups::open(folder.path()),
+        );
         let (first, mark) = observer.observe(group("/dev/quarry-no-such-disk"), 1).await.unwrap();
         assert_eq!(first.physical_volumes[0].device_size, None);
         let (again, same) = observer.observe(group("/dev/quarry-no-such-disk"), 1).await.unwrap();
@@ -143,6 +151,7 @@ mod tests {
             facts: hanging_facts,
             last: Mutex::default(),
             invalid: InvalidSnapshots::open(folder.path()),
+            used: UsedGroups::open(folder.path()),
         };
         let observer = Arc::new(observer);
         let hung = observer.observe(group("/dev/vdb"), 1).await.map(drop).unwrap_err();

@@ -1,6 +1,7 @@
 //! The cache of a volume group while its disks hang, change and fail. These tests need no lvm: the report is
 //! given.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use quarry_lvm::PhysicalVolume;
@@ -11,7 +12,7 @@ use super::*;
 
 /// The cache of a volume group on one device, after a report.
 async fn reported(name: &str, device: &Path, disks: &LvmDisks) -> Arc<Cache> {
-    let cache = Cache::new(name, 1, Uevents::default(), disks.clone());
+    let cache = Cache::new(name, Locator::new(name, 1, BTreeSet::new()), Uevents::default(), disks.clone());
     let carrying = PhysicalVolume { device: Some(device.to_owned()), metadata_areas: 1, ..PhysicalVolume::default() };
     let group = VolumeGroup { uuid: uuid(name), physical_volumes: vec![carrying], ..VolumeGroup::default() };
     let fingerprints = disks.fingerprints(group.metadata_devices()).await.expect("it answers");

@@ -1,10 +1,11 @@
 //! A volume group is read from disks that change, hang and fail. These tests need no lvm.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use quarry_lvm::metadata::{Area, Disk};
-use quarry_lvm::{PhysicalVolume, Scope};
+use quarry_lvm::{Locator, PhysicalVolume, Scope};
 
 use super::*;
 use crate::Uevents;
@@ -46,7 +47,7 @@ fn host() -> (Arc<FakeDisks>, Arc<Cache>, Arc<VolumeGroup>) {
         scope: Scope::default().with_locks(std::env::temp_dir()),
         ..VolumeGroup::default()
     };
-    (io, Cache::new(NAME, 1, Uevents::default(), disks), Arc::new(last))
+    (io, Cache::new(NAME, Locator::new(NAME, 1, BTreeSet::new()), Uevents::default(), disks), Arc::new(last))
 }
 
 fn write(io: &FakeDisks, seqno: u64) {
