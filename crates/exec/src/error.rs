@@ -25,6 +25,12 @@ pub enum Error {
         /// The kernel's error.
         source: std::io::Error,
     },
+    /// It would change the host, and this process is about to exit: see [`crate::refuse_mutations`].
+    #[error("`{command}` was not started: Quarry is stopping; the next start continues")]
+    Stopping {
+        /// The whole command line.
+        command: String,
+    },
     /// A query exceeded its deadline and was killed.
     #[error(
         "`{command}` did not finish within {deadline:?} and was killed; \

@@ -33,6 +33,6 @@ pub use attended::Attended;
 pub use command::{Command, Output};
 pub use error::Error;
 pub use orphan::{Orphan, orphans};
-pub use registry::{Running, running, spent, started};
+pub use registry::{Running, refuse_mutations, running, spent, started};
 pub use secret::Secret;
 pub use tools::missing_tools;

@@ -71,7 +71,7 @@ pub(crate) fn start(command: Command) -> Result<oneshot::Receiver<Answer>, Error
     let child = streams.attach(&command, &program).map_err(cannot)?;
     let watch = Watch {
         label: command.label(),
-        place: Registration::take(&command, &line),
+        place: Registration::take(&command, &line)?,
         command,
         line: line.clone(),
         streams,

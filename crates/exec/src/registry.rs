@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::Command;
+use crate::{Command, Error};
 use parking_lot::{Mutex, MutexGuard};
 
 /// A command that has not ended yet.
@@ -35,10 +35,17 @@ struct Registry {
     running: BTreeMap<u64, Entry>,
     started: BTreeMap<String, u64>,
     spent: BTreeMap<String, Duration>,
+    /// No mutation is started any more.
+    refuses_mutations: bool,
 }
 
-static REGISTRY: Mutex<Registry> =
-    Mutex::new(Registry { next: 0, running: BTreeMap::new(), started: BTreeMap::new(), spent: BTreeMap::new() });
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
+    next: 0,
+    running: BTreeMap::new(),
+    started: BTreeMap::new(),
+    spent: BTreeMap::new(),
+    refuses_mutations: false,
+});
 
 /// The registry is consistent between any two statements, so a panic with the lock held does no harm.
 fn registry() -> MutexGuard<'static, Registry> {
@@ -48,18 +55,31 @@ fn registry() -> MutexGuard<'static, Registry> {
 /// The commands that have not ended yet, oldest first.
 #[must_use]
 pub fn running() -> Vec<Running> {
-    let entries = registry();
-    let describe = |entry: &Entry| {
-        let age = entry.since.elapsed();
-        Running {
-            command: entry.command.clone(),
-            subject: entry.subject.clone(),
-            mutation: entry.mutation,
-            age,
-            overdue: age > entry.deadline,
-        }
-    };
-    entries.running.values().map(describe).collect()
+    registry().running()
+}
+
+/// From now on, no mutation is started: [`Error::Stopping`]. Returns those that are running. For a process that is about
+/// to exit: if the result is empty, no mutation is running and none begins.
+pub fn refuse_mutations() -> Vec<Running> {
+    let mut registry = registry();
+    registry.refuses_mutations = true;
+    registry.running().into_iter().filter(|command| command.mutation).collect()
+}
+
+impl Registry {
+    fn running(&self) -> Vec<Running> {
+        let describe = |entry: &Entry| {
+            let age = entry.since.elapsed();
+            Running {
+                command: entry.command.clone(),
+                subject: entry.subject.clone(),
+                mutation: entry.mutation,
+                age,
+                overdue: age > entry.deadline,
+            }
+        };
+        self.running.values().map(describe).collect()
+    }
 }
 
 /// How many processes were started since this process began, by label: the program, with its subcommand if it
@@ -79,8 +99,12 @@ pub fn spent() -> BTreeMap<String, Duration> {
 pub(crate) struct Registration(u64);
 
 impl Registration {
-    pub(crate) fn take(command: &Command, line: &str) -> Self {
+    /// Fails if the command is a mutation, and none is started any more.
+    pub(crate) fn take(command: &Command, line: &str) -> Result<Self, Error> {
         let mut registry = registry();
+        if command.mutation && registry.refuses_mutations {
+            return Err(Error::Stopping { command: line.to_owned() });
+        }
         let number = registry.next;
         registry.next += 1;
         let entry = Entry {
@@ -92,7 +116,7 @@ impl Registration {
             deadline: command.deadline,
         };
         registry.running.insert(number, entry);
-        Self(number)
+        Ok(Self(number))
     }
 }
 

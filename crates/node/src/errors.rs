@@ -51,8 +51,11 @@ pub(crate) fn filesystem(error: quarry_filesystem::Error) -> Error {
         | Fs::Uncopyable { .. } => Reason::Precondition,
         Fs::Options(_) => Reason::InvalidRequest,
         Fs::Io { source, .. } if source.raw_os_error().is_some_and(is_device_failure) => Reason::Unavailable,
-        // The medium is gone, or the tool was killed while it waited for the disk.
-        Fs::NoSize { .. } | Fs::Command { source: quarry_exec::Error::Deadline { .. }, .. } => Reason::Unavailable,
+        // The medium is gone, the tool was killed while it waited for the disk, or it was not started any more.
+        Fs::NoSize { .. }
+        | Fs::Command { source: quarry_exec::Error::Deadline { .. } | quarry_exec::Error::Stopping { .. }, .. } => {
+            Reason::Unavailable
+        }
         Fs::Unverified { .. }
         | Fs::Mkfs { .. }
         | Fs::UuidUnchanged { .. }

@@ -144,15 +144,51 @@ pub(crate) fn drain_on(shutdown: &Shutdown, host: &Host) {
     });
 }
 
-/// Waits for the tasks of the last accepted calls.
-pub(crate) async fn drained(shutdown: &Shutdown, host: &Host) {
+/// Waits for the tasks of the last accepted calls. `served`: how the role ended. After an error, this stops the process as
+/// a signal does: other parts of the role may still have accepted calls.
+///
+/// # Errors
+/// That of `served`.
+pub(crate) async fn drained(shutdown: &Shutdown, host: &Host, served: anyhow::Result<()>) -> anyhow::Result<()> {
+    if let Err(error) = &served {
+        // It is printed only at the exit.
+        tracing::error!(error = format!("{error:#}"), "stopping after an error");
+        shutdown.begin();
+    }
     let left = shutdown.bound(host.tasks().drain(GRACE)).await;
     tracing::info!(tasks_left = left.unwrap_or_else(|| host.tasks().list().len()), "stopped");
+    served
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use quarry_volume::Result;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_role_that_fails_first_ends_the_running_calls() {
+        let (host, shutdown) = (Host::new("node-1", Vec::new()), Shutdown::new());
+        let (sender, mut ended) = tokio::sync::oneshot::channel();
+        let tasks = host.tasks().clone();
+        let call = tokio::spawn(async move {
+            let work = |_| async move {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                let _ = sender.send(());
+                Result::Ok(())
+            };
+            tasks.run("v", "create", Duration::from_secs(600), work).await
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(host.tasks().list().len(), 1);
+        let error = drained(&shutdown, &host, Err(anyhow::anyhow!("as configured"))).await.unwrap_err();
+        assert_eq!(error.to_string(), "as configured");
+        assert_eq!(ended.try_recv(), Ok(()), "the call was not waited for");
+        assert!(shutdown.stopping().is_cancelled(), "new calls are accepted");
+        call.await.unwrap().unwrap();
+    }
 
     #[test]
     fn a_node_name_is_a_label() {

@@ -171,13 +171,19 @@ fn serve(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     if first {
         std::thread::Builder::new().name("reap".to_owned()).spawn(reap)?;
     }
-    runtime.block_on(role)?;
+    let ended = runtime.block_on(role);
+    end(runtime, first);
+    ended
+}
+
+/// Ends a role, whether it failed or not. `first`: whether this is the first process of a container.
+fn end(runtime: tokio::runtime::Runtime, first: bool) {
     if first {
         runtime.block_on(wait_for_mutations());
     }
-    // A mutating lvm may still run: it finishes by itself, and nothing waits for the thread that watches it.
+    // A mutating lvm may still run: it finishes by itself, and nothing waits for the thread that watches it. Nor for one
+    // that waits for a disk.
     runtime.shutdown_background();
-    Ok(())
 }
 
 /// How often the first process of a container reaps adopted children.
@@ -198,22 +204,26 @@ fn reap() {
 /// that running calls get, this is shorter than the 60 s of the chart's pods.
 const STAY: Duration = Duration::from_secs(35);
 
-/// Waits until no mutating command runs. A container ends with its first process: the kernel would kill such
-/// a command in the middle of its work, which Quarry never does.
+/// Waits until no mutating command runs, and none can be started any more. A container ends with its first process: the
+/// kernel would kill such a command in the middle of its work, which Quarry never does.
 async fn wait_for_mutations() {
     let began = Instant::now();
     loop {
-        let changes = quarry_exec::running().into_iter().filter(|command| command.mutation);
-        let commands: Vec<String> = changes.map(|command| command.command).collect();
-        if commands.is_empty() {
-            return;
-        }
-        if began.elapsed() > STAY {
-            tracing::warn!(
-                ?commands,
-                "exiting while these commands run: the end of the container kills them; the next start recovers"
-            );
-            return;
+        let is_over = began.elapsed() > STAY;
+        if is_over || !quarry_exec::running().iter().any(|command| command.mutation) {
+            // One may have been started since that look. It is the last one.
+            let left = quarry_exec::refuse_mutations();
+            if left.is_empty() {
+                return;
+            }
+            if is_over {
+                let commands: Vec<String> = left.into_iter().map(|command| command.command).collect();
+                tracing::warn!(
+                    ?commands,
+                    "exiting while these commands run: the end of the container kills them; the next start recovers"
+                );
+                return;
+            }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -222,6 +232,7 @@ async fn wait_for_mutations() {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::mpsc;
 
     use clap::error::ErrorKind;
 
@@ -230,6 +241,38 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         definition().debug_assert();
+    }
+
+    /// The thread waits for a disk, for example.
+    #[test]
+    fn a_role_that_fails_ends_although_a_thread_is_stuck() {
+        let (release, stuck) = mpsc::channel::<()>();
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let ended = serve(async move {
+                tokio::task::spawn_blocking(move || stuck.recv());
+                anyhow::bail!("as configured")
+            });
+            sender.send(ended)
+        });
+        let ended = receiver.recv_timeout(Duration::from_secs(1)).expect("it ends within a second");
+        assert_eq!(ended.unwrap_err().to_string(), "as configured");
+        drop(release);
+    }
+
+    #[test]
+    fn the_first_process_of_a_container_waits_for_mutations_and_starts_no_more() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let running = runtime.spawn(quarry_exec::Command::mutation("sleep").arg("0.7").run());
+        while !quarry_exec::running().iter().any(|command| command.mutation) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        end(runtime, true);
+        assert_eq!(quarry_exec::running().iter().filter(|command| command.mutation).count(), 0);
+        drop(running);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let refused = runtime.block_on(quarry_exec::Command::mutation("true").run()).unwrap_err();
+        assert!(matches!(refused, quarry_exec::Error::Stopping { .. }), "{refused}");
     }
 
     #[test]

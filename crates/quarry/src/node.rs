@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use quarry_agent::AgentService;
 use quarry_identity::IdentityService;
-use quarry_node::NodeService;
+use quarry_node::{Host, NodeService};
 use quarry_proto::csi::v1::identity_server::IdentityServer;
 use quarry_proto::csi::v1::node_server::NodeServer;
 use quarry_registration::Registration;
@@ -41,9 +41,15 @@ pub(crate) struct Args {
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let topology_key = format!("topology.{}/node", args.host.driver);
     let shutdown = Shutdown::on_signals().context("waiting for signals")?;
     let host = host::open(&args.host).await?;
+    // From here on, calls and lvm commands may be running, also when this fails.
+    let served = serve(args, &shutdown, &host).await;
+    host::drained(&shutdown, &host, served).await
+}
+
+async fn serve(args: Args, shutdown: &Shutdown, host: &Host) -> anyhow::Result<()> {
+    let topology_key = format!("topology.{}/node", args.host.driver);
     let metrics = Metrics::new();
     let registration = registration(&args)?;
     let source = tls::files::watch(&args.tls);
@@ -81,7 +87,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                 problems
             })
         });
-        observe::serve(address, &metrics, refresh, problems, &shutdown).await?;
+        observe::serve(address, &metrics, refresh, problems, shutdown).await?;
     }
 
     tracing::info!(
@@ -90,14 +96,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     );
     let csi = tonic::transport::Server::builder()
         .layer(metrics.layer())
-        .add_service(IdentityServer::new(IdentityService::new(args.host.driver, host::readiness(&host))))
+        .add_service(IdentityServer::new(IdentityService::new(args.host.driver, host::readiness(host))))
         .add_service(NodeServer::new(
             NodeService::new(host.clone(), topology_key).with_max_volumes(args.host.max_volumes),
         ))
         .serve_with_incoming_shutdown(socket, shutdown.stopping().cancelled_owned());
     let agent = quarry_agent::serve(incoming, AgentService::new(Arc::new(host.clone())), &metrics, shutdown.stopping());
-    host::work_until_stopped(&shutdown, &host);
-    host::drain_on(&shutdown, &host);
+    host::work_until_stopped(shutdown, host);
+    host::drain_on(shutdown, host);
     let all = async {
         let csi = async { csi.await.context("serving CSI Node") };
         let agent = async { agent.await.context("serving the agent") };
@@ -111,7 +117,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         tokio::try_join!(csi, agent, registration)
     };
     shutdown.bound(all).await.transpose()?;
-    host::drained(&shutdown, &host).await;
     Ok(())
 }
 

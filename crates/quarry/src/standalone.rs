@@ -55,9 +55,15 @@ impl Dial for InProcess {
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let topology_key = format!("topology.{}/node", args.host.driver);
     let shutdown = Shutdown::on_signals().context("waiting for signals")?;
     let host = host::open(&args.host).await?;
+    // From here on, calls and lvm commands may be running, also when this fails.
+    let served = serve(args, &shutdown, &host).await;
+    host::drained(&shutdown, &host, served).await
+}
+
+async fn serve(args: Args, shutdown: &Shutdown, host: &Host) -> anyhow::Result<()> {
+    let topology_key = format!("topology.{}/node", args.host.driver);
     let metrics = Metrics::new();
 
     let here = Endpoint { address: "in-process".to_owned(), pod_uid: String::new() };
@@ -79,12 +85,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             let host = of.clone();
             Box::pin(async move { host.problems().await })
         });
-        observe::serve(address, &metrics, refresh, problems, &shutdown).await?;
+        observe::serve(address, &metrics, refresh, problems, shutdown).await?;
     }
     cluster.all_reported(FIRST_STATE).await;
     let service = ViewService::new(cluster.clone(), || async { view::extras::commands() });
     if let Some(address) = args.page {
-        page::serve(address, service.clone(), &shutdown).await?;
+        page::serve(address, service.clone(), shutdown).await?;
     }
     if let Some(path) = &args.view {
         view::serve(path, service, shutdown.stopping());
@@ -95,15 +101,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     tracing::info!(node = host.node(), driver = args.host.driver, socket = %path.display(), "serving CSI");
     let server = tonic::transport::Server::builder()
         .layer(metrics.layer())
-        .add_service(IdentityServer::new(IdentityService::new(args.host.driver, host::readiness(&host))))
+        .add_service(IdentityServer::new(IdentityService::new(args.host.driver, host::readiness(host))))
         .add_service(ControllerServer::new(ControllerService::new(cluster, topology_key.clone())))
         .add_service(NodeServer::new(
             NodeService::new(host.clone(), topology_key).with_max_volumes(args.host.max_volumes),
         ))
         .serve_with_incoming_shutdown(listener, shutdown.stopping().cancelled_owned());
-    host::work_until_stopped(&shutdown, &host);
-    host::drain_on(&shutdown, &host);
+    host::work_until_stopped(shutdown, host);
+    host::drain_on(shutdown, host);
     shutdown.bound(server).await.transpose().context("serving CSI")?;
-    host::drained(&shutdown, &host).await;
     Ok(())
 }
