@@ -7,16 +7,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::future::join_all;
 use quarry_pool::{Pool, PoolVolume};
 use quarry_transport::changes::Changes;
 use quarry_volume::{Error, Result, StorageId, VolumeId};
-use tokio::time::{sleep, sleep_until};
+use tokio::sync::Notify;
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Limits;
 use super::cgroup::MAX;
 use super::registry::{Problems, RETRY};
+use super::{Limited, Limits};
 use crate::host::Host;
 use crate::modify::MODIFY;
 use crate::publish::PUBLISH;
@@ -30,7 +32,8 @@ const BLIND: Duration = Duration::from_secs(10);
 const LIST: Duration = Duration::from_secs(40);
 /// How long it may take to find one of them again.
 const LOOKUP: Duration = Duration::from_secs(10);
-/// The shortest and the longest pause before a pool that cannot be read is read again, at the start.
+/// The shortest and the longest pause before a pool that cannot be read is read again, or a volume whose limits could not be
+/// set up is tried again.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 impl Host {
@@ -54,24 +57,34 @@ impl Host {
     }
 
     /// An earlier run of the plugin, or this one in the middle of a change, may have left other limits. If the pool is
-    /// being looked up already, that is repeated.
+    /// being looked up already, that is repeated. Ends when the limits of all volumes in use are set up: no call would do
+    /// that later.
     async fn limit_volumes_in_use(&self, pool: &Arc<dyn Pool>) {
         let looking_up = &self.limits().inner.looking_up;
-        match looking_up.lock().entry(pool.name().to_owned()) {
-            Entry::Occupied(mut again) => {
-                again.insert(true);
+        let again = match looking_up.lock().entry(pool.name().to_owned()) {
+            Entry::Occupied(running) => {
+                running.get().notify_one();
                 return;
             }
-            Entry::Vacant(vacant) => {
-                vacant.insert(false);
-            }
-        }
+            Entry::Vacant(vacant) => Arc::clone(vacant.insert(Arc::new(Notify::new()))),
+        };
+        let (shortest, longest) = PAUSES;
+        let (mut only, mut pause) = (None, shortest);
         loop {
-            self.look_up_limited(pool).await;
-            let mut looking_up = looking_up.lock();
-            if looking_up.insert(pool.name().to_owned(), false) != Some(true) {
-                looking_up.remove(pool.name());
-                return;
+            let failed = self.look_up_limited(pool, only.as_ref()).await;
+            let mut is_to_be_repeated = false;
+            if failed.is_empty() {
+                let mut looking_up = looking_up.lock();
+                is_to_be_repeated = again.notified().now_or_never().is_some();
+                if !is_to_be_repeated {
+                    looking_up.remove(pool.name());
+                    return;
+                }
+            }
+            if is_to_be_repeated || timeout(pause, again.notified()).await.is_ok() {
+                (only, pause) = (None, shortest);
+            } else {
+                (only, pause) = (Some(failed), (pause * 2).min(longest));
             }
         }
     }
@@ -101,11 +114,13 @@ impl Host {
         }
     }
 
-    async fn look_up_limited(&self, pool: &Arc<dyn Pool>) {
+    /// Sets up the limits of the volumes in use as soon as their pool can be read. `only`: of those with these names.
+    /// Returns the names of those where that failed.
+    async fn look_up_limited(&self, pool: &Arc<dyn Pool>, only: Option<&BTreeSet<String>>) -> BTreeSet<String> {
         let (mut pause, longest) = PAUSES;
         let volumes = loop {
             if pool.unresponsive_disks().is_empty()
-                && let Ok(Ok(volumes)) = tokio::time::timeout(LIST, pool.volumes()).await
+                && let Ok(Ok(volumes)) = timeout(LIST, pool.volumes()).await
             {
                 break volumes;
             }
@@ -113,32 +128,55 @@ impl Host {
             pause = (pause * 2).min(longest);
         };
         let follows = |volume: &PoolVolume| volume.record().is_ok_and(|record| self.limits().follows(record.limits));
-        for volume in volumes.into_iter().filter(follows).collect::<Vec<_>>() {
-            let (host, pool, id) = (self.clone(), Arc::clone(pool), self.id_of(&volume));
-            // A publish that begins later does this itself.
-            if self.pods_using(&id, &pool, &volume).await.is_ok_and(|(_, pods)| pods.is_empty()) {
-                continue;
+        let asked = |volume: &PoolVolume| only.is_none_or(|only| only.contains(&volume.name));
+        let mut failed = BTreeSet::new();
+        for volume in volumes.into_iter().filter(asked).filter(follows).collect::<Vec<_>>() {
+            let Err(error) = self.limit_if_in_use(pool, &volume).await else { continue };
+            // Later, its log would only repeat that.
+            match only {
+                None => tracing::warn!(
+                    volume = volume.name,
+                    %error,
+                    "the I/O limits and metrics of a volume in use are not set up: trying again"
+                ),
+                Some(_) => {
+                    tracing::debug!(volume = volume.name, %error, "the I/O limits of a volume are still not set up");
+                }
             }
-            // In a task, because a call may change the limits, or unpublish the volume, at the same time.
-            let work = |_| async move { host.limit_as_recorded(&pool, &id).await };
-            if let Err(error) =
-                self.tasks().run_after(&volume.name, MODIFY, &[MODIFY, PUBLISH, UNPUBLISH], LIST, work).await
-            {
-                tracing::warn!(volume = volume.name, %error, "the I/O limits and metrics of a volume in use are not set up");
-            }
+            failed.insert(volume.name);
         }
+        failed
+    }
+
+    async fn limit_if_in_use(&self, pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Result<()> {
+        let (host, of, id) = (self.clone(), Arc::clone(pool), self.id_of(volume));
+        // A publish that begins later sets up the limits itself. One that is running now may have left that to this look-up,
+        // and its mount may not exist yet.
+        let is_being_published = self.tasks().require_none(&volume.name, &[PUBLISH]).is_err();
+        if !is_being_published && self.pods_using(&id, pool, volume).await.is_ok_and(|(_, pods)| pods.is_empty()) {
+            return Ok(());
+        }
+        // In a task, because a call may change the limits, or unpublish the volume, at the same time.
+        let work = |_| async move { host.limit_as_recorded(&of, &id).await };
+        self.tasks().run_after(&volume.name, MODIFY, &[MODIFY, PUBLISH, UNPUBLISH], LIST, work).await
     }
 
     async fn limit_as_recorded(&self, pool: &Arc<dyn Pool>, id: &VolumeId) -> Result<()> {
         // Meanwhile, the volume cannot be published or unpublished.
-        let found = tokio::time::timeout(LOOKUP, pool.volume(&id.volume)).await;
+        let found = timeout(LOOKUP, pool.volume(&id.volume)).await;
         let found = found.map_err(|_| Error::unavailable(format!("pool {} does not answer", pool.name())))?;
         let Some(volume) = found? else { return Ok(()) };
         let limits = volume.record()?.limits;
         if !self.limits().follows(limits) {
             return Ok(());
         }
-        self.limit_pods_using(id, pool, &volume, limits).await
+        let (Some(device), pods) = self.pods_using(id, pool, &volume).await? else { return Ok(()) };
+        for uid in pods {
+            self.limits().register(&uid, Limited { id, pool: pool.name(), device }, limits);
+            // From here on, what is not in force is shown, and tried again, in `follow`.
+            let _ = self.limits().enforce(&uid, device).await;
+        }
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use quarry_mount::Device;
 use quarry_volume::{IoLimits, VolumeId};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::cgroup::{Cgroups, Obstacle};
@@ -47,8 +47,8 @@ pub(super) struct Inner {
     pub(super) registered: watch::Sender<()>,
     /// Changes when other limits than before are not in force.
     pub(super) learned: watch::Sender<()>,
-    /// The pools whose volumes in use are being looked up, and whether that has to be repeated.
-    pub(super) looking_up: Mutex<BTreeMap<String, bool>>,
+    /// The pools whose volumes in use are being looked up, and what makes that be repeated.
+    pub(super) looking_up: Mutex<BTreeMap<String, Arc<Notify>>>,
 }
 
 /// A pod that uses volumes that are followed: see [`Limits::follows`].

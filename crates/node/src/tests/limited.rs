@@ -500,3 +500,68 @@ fn a_volume_that_was_unpublished_before_its_pool_could_be_read_gets_no_limits() 
         assert_eq!(text(&file), line(&world, "rbps=1048576 wbps=max riops=max wiops=7"));
     });
 }
+
+/// The disk of the volume does not answer when the publish begins, and answers before it has mounted anything.
+#[test]
+fn a_publish_that_left_its_limits_to_a_look_up_gets_them() {
+    let (world, cgroups) = world(LIMITED, &[Call::Create, Call::Stage]);
+    let file = cgroup(&cgroups);
+    run(async {
+        // Before it makes the target.
+        let process = Process::new(&world.machine, Plan::Pauses { before: 0 });
+        let host = world.host(&process);
+        world.machine.state().disk_hangs = true;
+        let during = async {
+            process.paused().await;
+            assert_eq!(host.limits().pods(), [""; 0]);
+            world.machine.state().disk_hangs = false;
+            // The look-up begins after a second at the latest.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            process.resume();
+        };
+        let (published, ()) = tokio::join!(world.send(&host, Call::Publish), during);
+        published.unwrap();
+        becomes(&file, &line(&world, "rbps=1048576 wbps=max riops=max wiops=7")).await;
+    });
+}
+
+/// Another call on the volume is running when its limits are looked up, at the start or later.
+#[test]
+fn limits_that_could_not_be_set_up_are_set_up_later() {
+    for at_start in [true, false] {
+        let (world, cgroups) = world(LIMITED, &[Call::Create, Call::Stage]);
+        let file = cgroup(&cgroups);
+        if at_start {
+            world.succeeds(Call::Publish);
+            std::fs::write(&file, "").unwrap();
+        }
+        run(async {
+            let (host, stopping) = (host(&world), CancellationToken::new());
+            if !at_start {
+                world.pool.set_unreadable(Some("as configured"));
+                world.send(&host, Call::Publish).await.unwrap();
+                assert_eq!(text(&file), "");
+            }
+            let (release, released) = tokio::sync::oneshot::channel::<()>();
+            let (tasks, name) = (host.tasks().clone(), world.id.volume.clone());
+            let running = tokio::spawn(async move {
+                let work = |_| async move { Ok(released.await.is_ok()) };
+                tasks.run(&name, "stage", SOON, work).await
+            });
+            tokio::task::yield_now().await;
+            world.pool.set_unreadable(None);
+            let kept = at_start.then(|| tokio::spawn(host.clone().keep_limits(stopping.clone())));
+            // It is looked up after a second at the latest.
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            assert_eq!(text(&file), "");
+            release.send(()).unwrap();
+            assert!(running.await.unwrap().unwrap());
+            becomes(&file, &line(&world, "rbps=1048576 wbps=max riops=max wiops=7")).await;
+            world.send(&host, Call::Unpublish).await.unwrap();
+            stopping.cancel();
+            if let Some(kept) = kept {
+                kept.await.unwrap();
+            }
+        });
+    }
+}

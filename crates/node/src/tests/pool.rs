@@ -2,12 +2,13 @@
 
 use std::future::pending;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quarry_mount::Device as Number;
 use quarry_pool::{
     Contents, ContentsOf, Device, Expansion, Failure, NewSpace, Operation, Pool, PoolSnapshot, PoolVolume, Reading,
-    Record, Recorded, SimulatedPool, SnapshotHealth, SnapshotKind, SnapshotRecord, State, Uevents, Volumes,
+    Record, Recorded, SimulatedPool, SnapshotHealth, SnapshotKind, SnapshotRecord, State, Uevents, UnresponsiveDisk,
+    Volumes,
 };
 use quarry_volume::{CowSize, Error, Gib, Reason, Result, SizeRange, SnapshotMethod, StorageId, VolumeSpec};
 
@@ -147,6 +148,12 @@ impl Pool for MachinePool {
 
     fn last_storage(&self) -> Option<StorageId> {
         self.simulated.last_storage()
+    }
+
+    fn unresponsive_disks(&self) -> Vec<UnresponsiveDisk> {
+        let hangs = self.process.try_read(|machine| machine.disk_hangs).unwrap_or_default();
+        let disk = UnresponsiveDisk { disk: "sda".to_owned(), request: "read", age: Duration::from_secs(9) };
+        hangs.then_some(disk).into_iter().collect()
     }
 
     fn supports(&self, spec: &VolumeSpec) -> Result<()> {

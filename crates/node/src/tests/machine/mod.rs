@@ -85,6 +85,8 @@ pub(super) struct State {
     pub(super) trimmed: Vec<Range<u64>>,
     /// A change of the pool is running.
     pub(super) changing: bool,
+    /// A disk below the pool does not answer.
+    pub(super) disk_hangs: bool,
     /// The disks do not support discards.
     pub(super) no_discards: bool,
     /// The next effect of that name fails.
