@@ -27,25 +27,28 @@ pub(crate) const RECOVERY: &str = "see the kernel log, and end the pods that use
                                    on its disk";
 
 impl Host {
-    /// Checks whether the mounted filesystem works, and passes the result to the state publisher.
+    /// Checks whether the mounted filesystem works, and passes the result to the state publisher. Returns its problem, if
+    /// it matters for this use.
     ///
     /// # Errors
     /// `Unavailable` if it does not answer.
     pub(crate) async fn condition(&self, id: &VolumeId, entry: Entry, check: Check) -> Result<Option<Trouble>> {
         let kernel = Arc::clone(self.kernel());
-        let trouble = self.checks().run(&id.to_string(), move || Ok(condition(&*kernel, &entry, check))).await?;
-        self.publisher().set_filesystem_problem(id, trouble.as_ref().map(Trouble::to_string));
-        Ok(trouble)
+        let read_only = entry.read_only();
+        let trouble = self.checks().run(&id.to_string(), move || Ok(trouble(&*kernel, &entry, check))).await?;
+        // Also what does not matter for this use: it matters for others.
+        self.publisher().set_filesystem_problem(id, trouble.clone(), read_only);
+        Ok(trouble.filter(|trouble| check != Check::Read || matches!(trouble, Trouble::ShutDown(_))))
     }
 }
 
-/// The problem of the mounted filesystem, if it matters for this use. Blocks if its disk hangs.
-pub(crate) fn condition(kernel: &dyn Kernel, entry: &Entry, check: Check) -> Option<Trouble> {
+/// The problem of the mounted filesystem, as far as this mount shows it: a read-only one does not show whether the kernel
+/// made the filesystem read-only. Blocks if its disk hangs.
+pub(crate) fn trouble(kernel: &dyn Kernel, entry: &Entry, check: Check) -> Option<Trouble> {
     let kind = entry.fstype.parse::<Filesystem>().ok()?;
     let trouble = kernel.check_mounted(kind, entry);
     match check {
-        Check::Read => trouble.filter(|trouble| matches!(trouble, Trouble::ShutDown(_))),
         Check::Write if trouble.is_none() && !entry.read_only() => kernel.try_write(&entry.target),
-        Check::Write | Check::Stats => trouble,
+        Check::Read | Check::Write | Check::Stats => trouble,
     }
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
+use quarry_filesystem::Trouble;
 use quarry_pool::{Pool, PoolVolume, Reading, Recorded, State, Volumes};
 use quarry_volume::{
     COPY, Change, Condition, DISCARD, ENCRYPTION, EXPAND, Greeting, LIMITS, MODIFY_DISCARD, PoolState, SNAPSHOT,
@@ -89,7 +90,7 @@ struct PublishedPool {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct FilesystemProblems {
     /// Why it does not work.
-    failed: Option<String>,
+    failed: Option<Trouble>,
     /// Why it could not be made as large as its device.
     growth: Option<String>,
     /// Why discarding its unused space does not end.
@@ -281,18 +282,23 @@ impl StatePublisher {
         readable
     }
 
-    /// Stores and publishes the result of a check of a volume's filesystem: its problem, or `None`.
-    pub(crate) fn set_filesystem_problem(&self, id: &VolumeId, why: Option<String>) {
-        if self.set_problem(id, |problems| &mut problems.failed, why.clone())
-            && let Some(why) = why
-        {
-            tracing::warn!(volume = %id, why, "a filesystem has failed");
+    /// Stores and publishes the result of a check of a volume's filesystem: its problem, or `None`. `read_only`: the check
+    /// was made through a read-only mount, which does not show whether the kernel made the filesystem read-only. So it does
+    /// not show either that this is over.
+    pub(crate) fn set_filesystem_problem(&self, id: &VolumeId, trouble: Option<Trouble>, read_only: bool) {
+        let is_new = self.change_problems(id, |problems| {
+            if !(read_only && trouble.is_none() && matches!(problems.failed, Some(Trouble::ReadOnly(_)))) {
+                problems.failed.clone_from(&trouble);
+            }
+        });
+        if let Some(why) = trouble.filter(|_| is_new) {
+            tracing::warn!(volume = %id, %why, "a filesystem has failed");
         }
     }
 
     /// Stores and publishes why the filesystem of a volume could not be made as large as its device, or `None`.
     pub(crate) fn set_growth_problem(&self, id: &VolumeId, why: Option<String>) {
-        if self.set_problem(id, |problems| &mut problems.growth, why.clone())
+        if self.change_problems(id, |problems| problems.growth.clone_from(&why))
             && let Some(why) = why
         {
             tracing::warn!(volume = %id, why, "a filesystem could not be grown");
@@ -301,24 +307,21 @@ impl StatePublisher {
 
     /// Stores and publishes why discarding the unused space of a volume does not end, or `None`.
     pub(crate) fn set_trim_problem(&self, id: &VolumeId, why: Option<String>) {
-        if self.set_problem(id, |problems| &mut problems.trim, why.clone())
+        if self.change_problems(id, |problems| problems.trim.clone_from(&why))
             && let Some(why) = why
         {
             tracing::warn!(volume = %id, why, "the trim of a filesystem is overdue");
         }
     }
 
-    /// Returns whether this is new.
-    fn set_problem(
-        &self,
-        id: &VolumeId,
-        place: fn(&mut FilesystemProblems) -> &mut Option<String>,
-        why: Option<String>,
-    ) -> bool {
+    /// Returns whether they are others than before.
+    fn change_problems(&self, id: &VolumeId, change: impl FnOnce(&mut FilesystemProblems)) -> bool {
         {
             let mut all = self.filesystem_problems();
-            let mut problems = all.get(id).cloned().unwrap_or_default();
-            if std::mem::replace(place(&mut problems), why.clone()) == why {
+            let before = all.get(id).cloned().unwrap_or_default();
+            let mut problems = before.clone();
+            change(&mut problems);
+            if problems == before {
                 return false;
             }
             if problems == FilesystemProblems::default() {
@@ -343,10 +346,13 @@ impl StatePublisher {
         let all = self.filesystem_problems();
         for volume in volumes.iter_mut().filter(|_| !all.is_empty()) {
             let Some(FilesystemProblems { failed, growth, trim }) = all.get(&volume.id) else { continue };
-            let problems =
-                [(failed, Condition::FilesystemFailed), (growth, Condition::Other), (trim, Condition::Other)];
-            for (why, condition) in problems.into_iter().filter_map(|(why, condition)| Some((why.as_ref()?, condition)))
-            {
+            let failed = failed.as_ref().map(Trouble::to_string);
+            let problems = [
+                (failed, Condition::FilesystemFailed),
+                (growth.clone(), Condition::Other),
+                (trim.clone(), Condition::Other),
+            ];
+            for (why, condition) in problems.into_iter().filter_map(|(why, condition)| Some((why?, condition))) {
                 let separator = if volume.problem.is_empty() { "" } else { "; " };
                 volume.problem = format!("{}{separator}{why}", volume.problem);
                 if volume.condition == Condition::Healthy {

@@ -129,14 +129,20 @@ impl Host {
         // If something is mounted already, `mount_filesystem` checks that it is this volume with these
         // options.
         let (kernel, node, staging) = (Arc::clone(self.kernel()), device.to_owned(), stage.staging.clone());
-        let mounted = errors::blocking(move || {
+        let (mounted, is_first) = errors::blocking(move || {
+            let others = kernel.number(&node).map(|number| kernel.mounts_of_device(number)).transpose()?;
             kernel.mount_filesystem(&node, &staging, kind, &options.to_words())?;
-            kernel.at(&staging)
+            Ok((kernel.at(&staging)?, others.is_some_and(|others| others.is_empty())))
         })
         .await?;
         match mounted {
             Some(mounted) => {
+                let read_only = mounted.read_only();
                 self.require_working(stage, mounted, check).await?;
+                if is_first && read_only {
+                    // Whatever the filesystem had is over with its last mount. This one could not show that.
+                    self.publisher().set_filesystem_problem(&stage.id, None, false);
+                }
                 self.unmounted().lock().remove(&(stage.id.clone(), stage.staging.clone()));
                 if check == Check::Write {
                     self.grow_staged(&stage.id, volume, kind, device, &stage.staging).await;

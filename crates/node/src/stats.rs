@@ -5,7 +5,7 @@ use std::path::Path;
 use quarry_filesystem::{Trouble, Usage};
 use quarry_volume::{Error, Result, VolumeId};
 
-use crate::condition::{Check, RECOVERY, condition};
+use crate::condition::{Check, RECOVERY, trouble};
 use crate::host::Host;
 use crate::kernel::Kernel;
 use crate::place::Place;
@@ -25,26 +25,19 @@ impl Host {
     }
 
     async fn stats_now(&self, id: &VolumeId, path: &Path) -> Result<Stats> {
-        match self.at_path(id, path, measure).await? {
-            Ok(stats) => {
-                self.publisher().set_filesystem_problem(id, None);
-                Ok(stats)
-            }
-            Err(trouble) => {
-                self.publisher().set_filesystem_problem(id, Some(trouble.to_string()));
-                Err(Error::precondition(format!("{trouble}; {RECOVERY}")))
-            }
-        }
+        let (measured, read_only) = self.at_path(id, path, measure).await?;
+        self.publisher().set_filesystem_problem(id, measured.as_ref().err().cloned(), read_only);
+        measured.map_err(|trouble| Error::precondition(format!("{trouble}; {RECOVERY}")))
     }
 }
 
-/// Measures the volume, unless its filesystem does not work.
-fn measure(kernel: &dyn Kernel, path: &Path, place: Place) -> Result<Result<Stats, Trouble>> {
+/// Measures the volume, unless its filesystem does not work. Also returns whether this was through a read-only mount.
+fn measure(kernel: &dyn Kernel, path: &Path, place: Place) -> Result<(Result<Stats, Trouble>, bool)> {
     match place {
-        Place::Block(_) => Ok(Ok(Stats::Block { size: kernel.device_size(path)? })),
-        Place::Filesystem(entry) => match condition(kernel, &entry, Check::Stats) {
-            Some(trouble) => Ok(Err(trouble)),
-            None => Ok(Ok(Stats::Filesystem(kernel.usage(path)?))),
+        Place::Block(_) => Ok((Ok(Stats::Block { size: kernel.device_size(path)? }), false)),
+        Place::Filesystem(entry) => match trouble(kernel, &entry, Check::Stats) {
+            Some(trouble) => Ok((Err(trouble), entry.read_only())),
+            None => Ok((Ok(Stats::Filesystem(kernel.usage(path)?)), entry.read_only())),
         },
     }
 }

@@ -11,6 +11,10 @@ use crate::Host;
 
 const LONG: Duration = Duration::from_secs(600);
 
+fn shut_down() -> Trouble {
+    Trouble::ShutDown("as configured".to_owned())
+}
+
 /// The next published volume.
 async fn next(updates: &mut UpdateStream) -> Volume {
     loop {
@@ -37,17 +41,17 @@ async fn a_failed_filesystem_is_published_until_it_works_again() {
     for _ in 0..2 {
         updates.next().await.unwrap().unwrap();
     }
-    host.publisher().set_filesystem_problem(&volume.id, None);
-    host.publisher().set_filesystem_problem(&volume.id, Some("it is shut down".to_owned()));
-    let (problem, condition) = ("it is shut down".to_owned(), Condition::FilesystemFailed);
+    host.publisher().set_filesystem_problem(&volume.id, None, false);
+    host.publisher().set_filesystem_problem(&volume.id, Some(shut_down()), false);
+    let (problem, condition) = (shut_down().to_string(), Condition::FilesystemFailed);
     assert_eq!(next(&mut updates).await, Volume { problem, condition, ..volume.clone() });
     // A reading of the storage does not remove the problem.
     host.publisher().refresh_soon("p");
-    assert_eq!(host.publisher().full_state().volumes[0].problem, "it is shut down");
-    host.publisher().set_filesystem_problem(&volume.id, None);
+    assert_eq!(host.publisher().full_state().volumes[0].problem, shut_down().to_string());
+    host.publisher().set_filesystem_problem(&volume.id, None, false);
     assert_eq!(next(&mut updates).await, volume);
-    host.publisher().set_filesystem_problem(&volume.id, Some("again".to_owned()));
-    assert_eq!(next(&mut updates).await.problem, "again");
+    host.publisher().set_filesystem_problem(&volume.id, Some(Trouble::ShutDown("again".to_owned())), false);
+    assert_eq!(next(&mut updates).await.problem, Trouble::ShutDown("again".to_owned()).to_string());
     host.delete(&volume.id, LONG).await.unwrap();
     assert!(host.publisher().filesystem_problems().is_empty(), "a deleted volume is forgotten");
 }
@@ -58,7 +62,7 @@ async fn the_problem_of_a_volume_that_was_removed_by_hand_is_forgotten() {
     let host = Host::new("node-1", vec![Arc::new(pool.clone())]);
     let spec = VolumeSpec::mount("a", 40 << 20, Filesystem::Ext4);
     let (volume, _) = host.create(spec, None, LONG).await.unwrap();
-    host.publisher().set_filesystem_problem(&volume.id, Some("it is shut down".to_owned()));
+    host.publisher().set_filesystem_problem(&volume.id, Some(shut_down()), false);
     let found = pool.volume("a").await.unwrap().unwrap();
     pool.remove(&found).await.unwrap();
     host.publisher().refresh(0).await;

@@ -99,6 +99,8 @@ pub(in crate::tests) struct Disk {
     pub(super) mkfs: Option<Mkfs>,
     /// Whether the kernel has shut its mounted filesystem down.
     pub(super) shut_down: bool,
+    /// Whether the kernel has made its mounted filesystem read-only.
+    pub(super) made_read_only: bool,
 }
 
 /// A running mkfs.
@@ -132,9 +134,10 @@ impl Content {
 
 impl Disk {
     pub(in crate::tests) fn new(number: Device, size: u64, bytes: Bytes) -> Self {
-        let (active, ready, shut_down, durable) = (false, false, false, bytes.clone());
+        let (active, ready, durable) = (false, false, bytes.clone());
+        let (shut_down, made_read_only) = (false, false);
         let (header, claim, lock, mkfs) = Default::default();
-        Self { number, size, active, bytes, durable, ready, header, claim, lock, mkfs, shut_down }
+        Self { number, size, active, bytes, durable, ready, header, claim, lock, mkfs, shut_down, made_read_only }
     }
 
     /// Whether an mkfs runs on it.

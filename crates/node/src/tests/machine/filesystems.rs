@@ -192,10 +192,13 @@ impl Filesystems for Process {
     }
 
     fn check_mounted(&self, _kind: Filesystem, entry: &Entry) -> Option<Trouble> {
-        let mounted =
-            |state: &State| state.disks.values().any(|disk| disk.shut_down && state.is_of(entry, disk.number));
-        let shut_down = self.read(mounted);
-        shut_down.then(|| Trouble::ShutDown("as configured".to_owned()))
+        let mounted = |state: &State| state.disks.values().find(|disk| state.is_of(entry, disk.number)).cloned();
+        let disk = self.read(mounted)?;
+        if disk.shut_down {
+            return Some(Trouble::ShutDown("as configured".to_owned()));
+        }
+        // A mount that is read-only on purpose does not show it.
+        (disk.made_read_only && !entry.read_only()).then(|| Trouble::ReadOnly("as configured".to_owned()))
     }
 
     fn try_write(&self, _path: &Path) -> Option<Trouble> {

@@ -191,6 +191,20 @@ impl Machine {
         }
     }
 
+    /// The kernel makes the filesystem of a volume read-only after an error.
+    pub(super) fn make_read_only(&self, volume: &str) {
+        if let Some(disk) = self.state().disks.get_mut(&node(volume)) {
+            disk.made_read_only = true;
+        }
+    }
+
+    /// The filesystem of a volume works again.
+    pub(super) fn recover(&self, volume: &str) {
+        if let Some(disk) = self.state().disks.get_mut(&node(volume)) {
+            (disk.shut_down, disk.made_read_only) = (false, false);
+        }
+    }
+
     /// The superblock of a volume is lost, so that a probe finds nothing.
     pub(super) fn lose_superblock(&self, volume: &str) {
         if let Some(disk) = self.state().disks.get_mut(&node(volume)) {

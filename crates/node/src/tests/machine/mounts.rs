@@ -120,8 +120,9 @@ impl Process {
             violation.into_iter().chain(not_ready).chain(shared).chain(twice).for_each(|what| state.violation(what));
             let elsewhere = state.mounts.iter().find(|entry| state.is_of(entry, number)).cloned();
             if let Some(disk) = state.disks.get_mut(device) {
-                // The first mount recovers a filesystem that was shut down.
+                // The first mount recovers a filesystem that was shut down or made read-only.
                 disk.shut_down &= elsewhere.is_some();
+                disk.made_read_only &= elsewhere.is_some();
             }
             let shown = match (kind, elsewhere) {
                 // Its device number is anonymous.
