@@ -36,4 +36,4 @@ pub use once::mount_once;
 pub use open::holders;
 pub use publish::{bind, bind_device, check_context, mount_filesystem};
 pub use target::check_target;
-pub use unmount::{remove_target, unmount};
+pub use unmount::{remove_target, unmount, unmount_seen};

@@ -7,13 +7,13 @@ use nix::errno::Errno;
 
 use crate::mountinfo::stack_at;
 use crate::target::{PathKind, path_kind, resolve};
-use crate::{Attempt, Error, holders, syscalls};
+use crate::{Attempt, Entry, Error, holders, syscalls};
 
 /// More stacked mounts on one target than any error could cause.
 const DEEPEST_STACK: usize = 256;
 
-/// Unmounts everything that is mounted at the target. Succeeds if nothing is mounted or the path does not
-/// exist.
+/// Unmounts everything that is mounted at the target, whatever it is: see [`unmount_seen`]. Succeeds if nothing is mounted
+/// or the path does not exist.
 ///
 /// Neither forced nor lazy: after a successful unmount, nothing uses the volume through this target. A
 /// filesystem that no longer responds (its device is gone) is unmounted like any other.
@@ -22,12 +22,33 @@ const DEEPEST_STACK: usize = 256;
 /// [`Error::Busy`], with the users that this process can see; [`Error::Symlink`] if the target is a symbolic
 /// link.
 pub fn unmount(target: &Path) -> Result<(), Error> {
+    unmount_where(target, |_| true)
+}
+
+/// Like [`unmount`], but only mounts that the caller has seen at the target (see [`crate::all_at`]) and knows to be its own:
+/// mounts can be stacked, and another one may have come since.
+///
+/// # Errors
+/// As [`unmount`]; [`Error::Foreign`] if there is another mount, even below. Nothing is unmounted then.
+pub fn unmount_seen(target: &Path, seen: &[Entry]) -> Result<(), Error> {
+    unmount_where(target, |entry| seen.iter().any(|seen| (seen.id, seen.device) == (entry.id, entry.device)))
+}
+
+fn unmount_where(target: &Path, is_own: impl Fn(&Entry) -> bool) -> Result<(), Error> {
+    let attempted = "unmount the volume";
     let Some(target) = resolve(target)? else { return Ok(()) };
+    if let Some(found) = stack_at(&target)?.iter().find(|entry| !is_own(entry)).map(Entry::to_string) {
+        return Err(Error::Foreign { attempted, target, found });
+    }
     for _ in 0..DEEPEST_STACK {
         if path_kind(&target)? == PathKind::Symlink {
             return Err(Error::Symlink { target });
         }
         let Some(entry) = stack_at(&target)?.into_iter().next() else { return Ok(()) };
+        if !is_own(&entry) {
+            let found = format!("{entry}, which was mounted there meanwhile");
+            return Err(Error::Unverified { attempted: "unmounting", found, target });
+        }
         quarry_fault::point(|| "mount:umount:before".to_owned());
         let result = syscalls::unmount(&target);
         quarry_fault::point(|| "mount:umount:after".to_owned());

@@ -11,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 use quarry_exec::Command;
 use quarry_mount::{
     Device, Error, all_at, at, bind, bind_device, is_read_only_mapping_of, map_read_only, mount_filesystem, mount_once,
-    mounts_of_device, publications_of_block, remove_target, unmap_read_only, unmount,
+    mounts_of_device, publications_of_block, remove_target, unmap_read_only, unmount, unmount_seen,
 };
 
 /// Loop devices and a directory to mount them; removed when this is dropped.
@@ -255,6 +255,27 @@ fn unmounting_succeeds_in_every_state() {
     unmount(&linked).unwrap();
     assert_eq!(at(&stage).unwrap(), None);
     remove_target(&linked).unwrap();
+}
+
+/// Above and below that of the volume.
+#[test]
+#[ignore = "needs root"]
+fn a_stacked_mount_that_was_not_seen_prevents_the_unmount() {
+    let bench = Bench::new(&["ext4", "ext4"]);
+    let stage = bench.path("stage");
+    mount_filesystem(&bench.devices[0], &stage, "ext4", &[]).unwrap();
+    let lower = all_at(&stage).unwrap();
+    mount(Some(&bench.devices[1]), &stage, Some("ext4"), MsFlags::empty(), None::<&Path>).unwrap();
+    let both = all_at(&stage).unwrap();
+    for seen in [&lower[..], &both[..1], &[]] {
+        let error = unmount_seen(&stage, seen).unwrap_err();
+        assert!(matches!(error, Error::Foreign { .. }), "{error}");
+        assert_eq!(all_at(&stage).unwrap(), both);
+    }
+    for _ in 0..2 {
+        unmount_seen(&stage, &both).unwrap();
+        assert_eq!(all_at(&stage).unwrap(), []);
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::kernel::Mounts;
 use crate::limits::Limited;
 use crate::modify::MODIFY;
 use crate::stage::Stage;
+use crate::unmount::unmount_own;
 use crate::{device, errors, exclusive_use, identity, read_only};
 
 /// The task that publishes a volume.
@@ -225,7 +226,8 @@ fn clear_dead(mounts: &dyn Mounts, target: &Path, number: Device, trouble: &Trou
         Ok(Some(entry)) if is_dead && mounts.is_of_device(&entry, number) => {}
         _ => return String::new(),
     }
-    match mounts.unmount(target).and_then(|()| mounts.remove_target(target)) {
+    let unmounted = unmount_own(mounts, target, |entry| mounts.is_of_device(entry, number));
+    match unmounted.and_then(|()| mounts.remove_target(target)) {
         Ok(()) => "; the dead mount that an earlier call left at the target was unmounted".to_owned(),
         Err(error) => format!("; a dead mount at the target could not be removed: {error}"),
     }

@@ -23,6 +23,7 @@ use crate::fill::require_filled;
 use crate::host::{Host, Located};
 use crate::kernel::Kernel;
 use crate::prepare::{is_zeroed, update_record};
+use crate::unmount::unmount_own;
 use crate::{device, errors, exclusive_use};
 
 /// The task that stages a volume.
@@ -191,7 +192,10 @@ impl Host {
                 // As long as one is left, the kernel has the old filesystem, and mounts no other with its UUID.
                 require_no_other(&*kernel, &staging, entry.device, &"the disk of what is mounted there is gone")?;
                 tracing::warn!(%entry, ?staging, "unmounting a filesystem whose disk is gone");
-                kernel.unmount(&staging)
+                let is_own = |entry: &Entry| {
+                    kernel.is_device_gone(entry) || number.is_some_and(|number| kernel.is_of_device(entry, number))
+                };
+                unmount_own(&*kernel, &staging, is_own)
             })
             .await?;
             self.unmounted().lock().insert((stage.id.clone(), stage.staging.clone()));
@@ -210,7 +214,8 @@ impl Host {
                 require_no_other(&*kernel, &staging, number, &trouble)?;
             }
             tracing::warn!(%trouble, ?staging, "unmounting a failed filesystem to mount it again");
-            kernel.unmount(&staging)
+            let is_own = |entry: &Entry| number.is_some_and(|number| kernel.is_of_device(entry, number));
+            unmount_own(&*kernel, &staging, is_own)
         })
         .await?;
         self.unmounted().lock().insert((stage.id.clone(), stage.staging.clone()));
@@ -219,11 +224,12 @@ impl Host {
 
     /// Fails if the filesystem does not work although it was just mounted, and unmounts it.
     async fn require_working(&self, stage: &Stage, mounted: Entry, check: Check) -> Result<()> {
+        let device = mounted.device;
         let Some(trouble) = self.condition(&stage.id, mounted, check).await? else { return Ok(()) };
         let _hold = self.trims().hold(&stage.id.volume).await?;
         let (kernel, staging) = (Arc::clone(self.kernel()), stage.staging.clone());
         errors::blocking(move || {
-            kernel.unmount(&staging)?;
+            unmount_own(&*kernel, &staging, |entry| entry.device == device)?;
             Err(Error::precondition(format!(
                 "{trouble}, even after a new mount: a container still uses the volume, its disk fails, or the \
                  filesystem is damaged; see the kernel log, and check the filesystem (fsck) while nothing uses it"

@@ -69,7 +69,11 @@ impl Host {
     async fn unmount_now(&self, id: Option<VolumeId>, target: PathBuf, remove: bool) -> Result<bool> {
         let proven = {
             let (kernel, id, target) = (Arc::clone(self.kernel()), id.clone(), target.clone());
-            errors::blocking(move || Ok(kernel.at(&target)?.map(|entry| is_proven(&*kernel, &entry, &id)))).await?
+            errors::blocking(move || {
+                let stack = kernel.all_at(&target)?;
+                Ok((!stack.is_empty()).then(|| stack.iter().all(|entry| is_proven(&*kernel, entry, &id))))
+            })
+            .await?
         };
         let device = match &id {
             Some(id) if proven == Some(false) => self.device_of(id).await,
@@ -77,12 +81,12 @@ impl Host {
         };
         let kernel = Arc::clone(self.kernel());
         errors::blocking(move || {
-            if let Some(entry) = kernel.at(&target)?
-                && !is_proven(&*kernel, &entry, &id)
-            {
-                require_own(&*kernel, &entry, device, &target)?;
+            let stack = kernel.all_at(&target)?;
+            // Also those below the topmost.
+            for entry in stack.iter().filter(|entry| !is_proven(&*kernel, entry, &id)) {
+                require_own(&*kernel, entry, device, &target)?;
             }
-            kernel.unmount(&target)?;
+            kernel.unmount(&target, &stack)?;
             if remove {
                 kernel.remove_target(&target)?;
                 if let Some(id) = id {
@@ -156,7 +160,23 @@ fn require_own(mounts: &dyn Mounts, entry: &Entry, device: Option<Device>, targe
     if own || mounts.is_device_gone(entry) {
         return Ok(());
     }
-    Err(Error::precondition(format!(
+    Err(foreign(entry, target))
+}
+
+/// Unmounts everything at the target, if all of it is the volume.
+///
+/// # Errors
+/// `Precondition` if anything else is mounted there, even below; nothing is unmounted then.
+pub(crate) fn unmount_own(mounts: &dyn Mounts, target: &Path, is_own: impl Fn(&Entry) -> bool) -> Result<()> {
+    let stack = mounts.all_at(target)?;
+    match stack.iter().find(|entry| !is_own(entry)) {
+        Some(other) => Err(foreign(other, target)),
+        None => mounts.unmount(target, &stack),
+    }
+}
+
+fn foreign(entry: &Entry, target: &Path) -> Error {
+    Error::precondition(format!(
         "{entry} is mounted at {target:?}, which is not this volume; nothing was changed: find its owner and unmount it"
-    )))
+    ))
 }

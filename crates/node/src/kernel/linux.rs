@@ -96,8 +96,8 @@ impl Mounts for Linux {
         mount::bind_device(device, target).map_err(errors::mount)
     }
 
-    fn unmount(&self, target: &Path) -> Result<()> {
-        mount::unmount(target).map_err(errors::mount)
+    fn unmount(&self, target: &Path, seen: &[Entry]) -> Result<()> {
+        mount::unmount_seen(target, seen).map_err(errors::mount)
     }
 
     fn remove_target(&self, target: &Path) -> Result<()> {

@@ -100,8 +100,8 @@ pub(crate) trait Mounts: Send + Sync {
     /// Binds the node of a block device at the target; succeeds if that is already so.
     fn bind_device(&self, device: &Path, target: &Path) -> Result<()>;
 
-    /// Unmounts everything at the target.
-    fn unmount(&self, target: &Path) -> Result<()>;
+    /// Unmounts these mounts, which are all that [`Self::all_at`] found at the target. Fails if there are others.
+    fn unmount(&self, target: &Path, seen: &[Entry]) -> Result<()>;
 
     /// Removes the directory or the empty file that was made for a mount.
     fn remove_target(&self, target: &Path) -> Result<()>;

@@ -146,3 +146,45 @@ fn a_foreign_mount_is_never_unmounted() {
         }
     }
 }
+
+/// Only the topmost mount can be seen at its path.
+#[test]
+fn a_foreign_mount_below_that_of_a_volume_is_never_unmounted() {
+    for usage in Use::ALL {
+        for known in [true, false] {
+            let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);
+            world.pool.set_unreadable((!known).then_some("as configured"));
+            for (call, place) in [(Call::Unpublish, target()), (Call::Unstage, staging())] {
+                let foreign = world.machine.mount_foreign(&place);
+                world.machine.state().mounts.rotate_right(1);
+                let before = world.machine.state().at(&place);
+                let answer = world.run(&Process::new(&world.machine, Plan::Lives), call);
+                match answer {
+                    Answer::Rejected(error) if error.reason == Reason::Precondition => {
+                        assert!(error.message.contains("which is not this volume"), "{error}");
+                    }
+                    other => panic!("{call:?} of {usage:?} ended with {other:?}"),
+                }
+                assert_eq!(world.machine.state().at(&place), before);
+                world.machine.state().mounts.retain(|entry| entry.id != foreign.id);
+                world.run(&Process::new(&world.machine, Plan::Lives), call);
+                assert_eq!(world.machine.state().at(&place), []);
+            }
+        }
+    }
+}
+
+/// A stage that mounts a failed filesystem again unmounts it first.
+#[test]
+fn a_foreign_mount_below_a_failed_filesystem_is_never_unmounted() {
+    let world = World::after(Use::MOUNT, &[Call::Create, Call::Stage]);
+    world.machine.shut_down(&world.id.volume);
+    world.machine.mount_foreign(&staging());
+    world.machine.state().mounts.rotate_right(1);
+    let before = world.machine.state().at(&staging());
+    match world.run(&Process::new(&world.machine, Plan::Lives), Call::Stage) {
+        Answer::Rejected(error) => assert!(error.message.contains("which is not this volume"), "{error}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(world.machine.state().at(&staging()), before);
+}

@@ -220,7 +220,11 @@ impl Process {
         bound
     }
 
-    fn unmount_all(&self, target: &Path) -> Result<(), Error> {
+    fn unmount_all(&self, target: &Path, seen: &[Entry]) -> Result<(), Error> {
+        let stack = self.read(|state| state.at(target));
+        if let Some(other) = stack.iter().find(|entry| !seen.iter().any(|seen| seen.id == entry.id)) {
+            return Err(foreign("unmount the volume", target, other));
+        }
         while let Some(entry) = self.read(|state| state.at(target)).first() {
             if self.read(|state| state.busy.contains(target)) {
                 let holders = " by a program".to_owned();
@@ -324,8 +328,8 @@ impl Mounts for Process {
         self.bind_node(device, target).map_err(errors::mount)
     }
 
-    fn unmount(&self, target: &Path) -> Result<()> {
-        self.unmount_all(target).map_err(errors::mount)
+    fn unmount(&self, target: &Path, seen: &[Entry]) -> Result<()> {
+        self.unmount_all(target, seen).map_err(errors::mount)
     }
 
     fn remove_target(&self, target: &Path) -> Result<()> {
