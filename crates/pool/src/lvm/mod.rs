@@ -203,7 +203,7 @@ impl LvmPool {
             | Lvm::Duplicate { .. }
             | Lvm::DiskWrite { .. }
             | Lvm::Denied { .. } => Reason::Unavailable,
-            Lvm::Exec(quarry_exec::Error::Deadline { .. }) => Reason::Unavailable,
+            Lvm::Exec(quarry_exec::Error::Deadline { .. } | quarry_exec::Error::Stopping { .. }) => Reason::Unavailable,
             Lvm::Exec(_) | Lvm::Other { .. } | Lvm::Report { .. } | Lvm::Argument(_) | Lvm::Read { .. } => Reason::Host,
         };
         Error::new(reason, format!("pool {}: {error}", self.name))
