@@ -26,7 +26,7 @@ fn part(title: &str, options: String) -> Part {
     Part { title: title.to_owned(), options, plots: None }
 }
 
-/// A floor in this volume group, with the same options for the driver and for lvcreate.
+/// A floor in this volume group: the layout for the driver, and the options of lvcreate for the same layout.
 fn floor(pool: &str, layout: &str, lvcreate: &str) -> String {
     let layout = if layout.is_empty() { String::new() } else { format!("--param layout={layout}") };
     format!("--param pool={pool} {layout} --floor lvm --volume-group {pool} {lvcreate}")
@@ -41,7 +41,11 @@ pub fn parts(quick: bool) -> Vec<Part> {
     };
     let linear = floor("fast", "", "");
     let striped = floor("fast", "striped", "--lvcreate-option=--type=striped --lvcreate-option=--stripes=2");
-    let raid1 = floor("fast", "raid1", "--lvcreate-option=--type=raid1 --lvcreate-option=--mirrors=1");
+    let raid1 = floor(
+        "fast",
+        "raid1",
+        "--lvcreate-option=--type=raid1 --lvcreate-option=--mirrors=1 --lvcreate-option=--nosync",
+    );
     let thin = floor("thin", "", "--thin-pool pool");
     let slow = floor("slow", "", "");
     vec![
@@ -100,7 +104,7 @@ pub struct Row {
 pub struct Latency {
     pub count: u64,
     pub p50: f64,
-    pub p99: f64,
+    pub max: f64,
 }
 
 /// The driver's figure divided by that of the commands.
@@ -171,7 +175,7 @@ pub struct Foreign {
 
 /// Measures both in turn, `pairs` times.
 pub async fn foreign(node: &Node, pairs: usize) -> Result<Foreign> {
-    let other = "lvcreate -qq -y -an -Zn -L 4M -n other fast && lvremove -qq -y fast/other";
+    let other = "lvcreate -qq -y -an -Zn -L 4M -n other fast; lvremove -qq -y fast/other";
     let (mut create, mut create_after, mut delete, mut delete_after) = (vec![], vec![], vec![], vec![]);
     for number in 0..2 * pairs {
         let changed = number % 2 == 1;

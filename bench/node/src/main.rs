@@ -77,12 +77,14 @@ async fn run() -> Result<()> {
     let lives = life::lives(&node).await?;
     lives.draw(&into)?;
     results.lives = Some(lives);
-    results.memory.push(memory::at(&mut node, 0).await?);
-    for part in calls::parts(quick) {
-        results.parts.push(calls::measure(&node, &part, &into).await?);
-    }
     say("changes by others between the calls");
     results.foreign = Some(calls::foreign(&node, if quick { 2 } else { 15 }).await?);
+    results.memory.push(memory::at(&mut node, 0).await?);
+    results.write(&into, began)?;
+    for part in calls::parts(quick) {
+        results.parts.push(calls::measure(&node, &part, &into).await?);
+        results.write(&into, began)?;
+    }
     say("fio on a volume, on a bare logical volume and on the bare disk");
     results.data_path = data_path::measure(&node, if quick { 1 } else { 3 }).await?;
     let mut there = 0;
@@ -92,10 +94,10 @@ async fn run() -> Result<()> {
         there = count;
         results.parts.push(calls::measure(&node, &calls::with_background(count, quick), &into).await?);
         results.memory.push(memory::at(&mut node, count).await?);
+        results.write(&into, began)?;
     }
-    results.took = began.elapsed();
-    let path = into.join("RESULTS.md");
-    std::fs::write(&path, results.markdown()).with_context(|| format!("cannot write {}", path.display()))?;
+    results.complete = true;
+    let path = results.write(&into, began)?;
     say(&format!("{} was written, after {} minutes", path.display(), results.took.as_secs() / 60));
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! `bench/RESULTS.md`.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use quarry_vm::Accelerator;
 
 use crate::calls::{Foreign, Measured};
 use crate::data_path::Access;
@@ -14,7 +16,11 @@ use crate::node::Node;
 /// Everything that was measured.
 pub struct Results {
     quick: bool,
+    /// Whether the run came to its end.
+    pub complete: bool,
     machine: String,
+    /// Whether the guest's processors are emulated.
+    emulated: bool,
     pub lives: Option<Lives>,
     pub parts: Vec<Measured>,
     pub memory: Vec<Memory>,
@@ -42,7 +48,9 @@ impl Results {
         );
         Ok(Self {
             quick,
+            complete: false,
             machine,
+            emulated: node.vm.accelerator() == Accelerator::Tcg,
             lives: None,
             parts: Vec::new(),
             memory: Vec::new(),
@@ -52,20 +60,39 @@ impl Results {
         })
     }
 
+    /// Writes what there is into the directory. Returns the file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&mut self, into: &Path, began: Instant) -> Result<PathBuf> {
+        self.took = began.elapsed();
+        let path = into.join("RESULTS.md");
+        std::fs::write(&path, self.markdown()).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
     /// The whole file.
     pub fn markdown(&self) -> String {
         let mut text = String::from("# Results of `make bench`\n\n");
         if self.quick {
             text.push_str("**A quick run: the figures mean nothing.**\n\n");
         }
+        if !self.complete {
+            text.push_str("**Incomplete: the run is not over, or it failed.**\n\n");
+        }
         let _ = write!(text, "{}\nThe run took {} minutes.\n\n", self.machine, self.took.as_secs() / 60);
         text.push_str(
-            "All ratios are Quarry's time divided by that of the bare commands that an operator would type for\n\
-             the same volume, in the same guest, on the same disks, in the same run: below 1, Quarry is faster.\n\
-             [docs/bench.md](../docs/bench.md) names the commands of each phase. Emulation makes the start of a\n\
-             process expensive, so calls that start fewer processes than the commands look better here than on\n\
-             hardware.\n\n",
+            "Unless a table says otherwise, a ratio is Quarry's time divided by that of the bare commands that an\n\
+             operator would type for the same volume, in the same guest, on the same disks, in the same run: below 1,\n\
+             Quarry is faster. [docs/bench.md](../docs/bench.md) names the commands of each phase.",
         );
+        if self.emulated {
+            text.push_str(
+                " Emulation makes the\nstart of a process expensive, so calls that start fewer processes than the \
+                 commands look better here than\non hardware.",
+            );
+        }
+        text.push_str("\n\n");
         self.goals(&mut text);
         self.lives(&mut text);
         self.phases(&mut text);
@@ -96,12 +123,12 @@ impl Results {
         row("stage and publish of a ready volume / activation, mount, bind", 1.10, linear("restage-to-republish"));
         row("delete / `lvremove`", 1.10, linear("delete"));
         row(
-            "create after a change by others / create",
+            "create after a change by others / create alone",
             1.15,
             self.foreign.as_ref().map(|foreign| foreign.create_after / foreign.create),
         );
         row(
-            "delete after a change by others / delete",
+            "delete after a change by others / delete alone",
             1.15,
             self.foreign.as_ref().map(|foreign| foreign.delete_after / foreign.delete),
         );
@@ -133,7 +160,7 @@ impl Results {
         for part in &self.parts {
             let _ = write!(
                 text,
-                "### {}\n\n| phase | at once | volumes | Quarry | p99 | commands | ratio |\n|---|---:|---:|---:|---:|---:|---:|\n",
+                "### {}\n\n| phase | at once | calls | Quarry | slowest | commands | ratio |\n|---|---:|---:|---:|---:|---:|---:|\n",
                 part.title
             );
             for row in part.figures.results.iter().filter(|row| row.system == "driver") {
@@ -148,7 +175,7 @@ impl Results {
                 let _ = writeln!(
                     text,
                     "| {} | {} | {} | {:.1} | {:.1} | {floor} | {ratio} |",
-                    row.phase, row.concurrency, own.count, own.p50, own.p99
+                    row.phase, row.concurrency, own.count, own.p50, own.max
                 );
             }
             text.push('\n');
@@ -162,7 +189,7 @@ impl Results {
         let Some(foreign) = &self.foreign else { return };
         let _ = write!(
             text,
-            "## Changes by others\n\nMedians in milliseconds: alone, and right after an `lvcreate` and an `lvremove` of\n\
+            "## Changes by others\n\nMedians of Quarry's calls in milliseconds: alone, and right after an `lvcreate` and an `lvremove` of\n\
              somebody else in the same volume group.\n\n| call | alone | after the change | ratio |\n|---|---:|---:|---:|\n\
              | create | {:.1} | {:.1} | {:.2} |\n| delete | {:.1} | {:.1} | {:.2} |\n\n",
             foreign.create,
@@ -192,9 +219,9 @@ impl Results {
             return;
         }
         text.push_str(
-            "fio with direct I/O, medians: on a disk, on a logical volume made by hand, and on a raw block volume that\n\
-             Quarry published. A published volume is the device-mapper device itself, so it should be as fast as a\n\
-             logical volume. The disks are files of the host: differences of some percent are noise.\n\n\
+            "fio with direct I/O, medians, more is faster: on a disk, on a logical volume made by hand, and on a raw\n\
+             block volume that Quarry published. A published volume is the device-mapper device itself, so it should be as fast as a\n\
+             logical volume. The disks are files of the host: differences of a few percent are noise.\n\n\
              | | disk | logical volume | volume | volume / logical volume |\n|---|---:|---:|---:|---:|\n",
         );
         for access in &self.data_path {
@@ -241,8 +268,8 @@ mod tests {
     #[test]
     fn the_results_have_every_part() {
         let figures = r#"{"results": [
-            {"system": "driver", "concurrency": 1, "phase": "create", "latency_ms": {"count": 3, "p50": 20.0, "p99": 30.0}},
-            {"system": "floor", "concurrency": 1, "phase": "create", "latency_ms": {"count": 3, "p50": 10.0, "p99": 11.0}},
+            {"system": "driver", "concurrency": 1, "phase": "create", "latency_ms": {"count": 3, "p50": 20.0, "max": 30.0}},
+            {"system": "floor", "concurrency": 1, "phase": "create", "latency_ms": {"count": 3, "p50": 10.0, "max": 11.0}},
             {"system": "driver", "concurrency": 1, "phase": "stage", "latency_ms": null}],
             "ratios": [{"concurrency": 1, "phase": "create", "p50": 2.0, "per_second_in_a_row": 0.5}], "left_behind": []}"#;
         let part = Measured {
@@ -252,7 +279,9 @@ mod tests {
         };
         let results = Results {
             quick: true,
+            complete: true,
             machine: "A machine.".to_owned(),
+            emulated: true,
             lives: None,
             parts: vec![part],
             memory: vec![Memory { volumes: 0, mib: 9.5 }],
@@ -265,7 +294,7 @@ mod tests {
             "mean nothing",
             "took 2 minutes",
             "| create / `lvcreate`, one at a time | ≤ 1.05 | **2.00** |",
-            "| create after a change by others / create | ≤ 1.15 | 1.10 |",
+            "| create after a change by others / create alone | ≤ 1.15 | 1.10 |",
             "| delete / `lvremove` | ≤ 1.10 | not measured |",
             "| create | 1 | 3 | 20.0 | 30.0 | 10.0 | 2.00 |",
             "![Linear](plots/a.svg)",

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::life::Step;
 
-/// Pixels for each second at least, for the bars, and for the text beside them.
+/// Pixels: the longest bar, the names on its left, the height of a call, and the space above the first one.
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 200.0;
 const ROW: f64 = 34.0;
@@ -53,7 +53,7 @@ pub fn svg(filesystem: &str, steps: &[Step]) -> String {
                  </title></rect>",
                 y + 12.0
             );
-            // Seven pixels a letter: a label that does not fit would cover the next one.
+            // A letter takes 6.5 pixels: a label that does not fit would cover the next one.
             if f64::from(u32::try_from(label.len()).unwrap_or(u32::MAX)) * 6.5 < width {
                 let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{label}</text>", x + 4.0, y + 23.0);
             }

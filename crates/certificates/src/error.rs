@@ -11,7 +11,7 @@ pub enum Error {
     /// The authority's item cannot be used. It is never overwritten.
     #[error(
         "the stored authority cannot be used: {why}; it was not changed: restore it from a backup, or empty it (in \
-         Kubernetes, `kubectl patch secret NAME --type=merge -p '{{\"data\":null}}'`; without, remove its directory): then \
+         Kubernetes, `kubectl patch secret NAME -n NAMESPACE --type=merge -p '{{\"data\":null}}'`; without, remove its directory): then \
          a new authority is created and all certificates are reissued (connections fail until every node has \
          loaded them)"
     )]

@@ -31,13 +31,13 @@ pub struct SecretStore {
 /// the controllers to create any.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the Secret {name} is missing, and this controller may not create it: create it empty (`kubectl create secret generic \
-     {name} -n {namespace}`), or with the Helm chart run `helm upgrade`; {why}"
+    "the Secret {name} is missing, and the Kubernetes API rejected its creation ({why}): create it empty (`kubectl create \
+     secret generic {name} -n {namespace}`), or with the Helm chart run `helm upgrade`"
 )]
 struct Missing {
     name: String,
     namespace: String,
-    why: Unanswered,
+    why: String,
 }
 
 impl SecretStore {
@@ -99,7 +99,8 @@ impl Store for SecretStore {
         match ask(LIMIT, self.api.create(&PostParams::default(), &self.fresh(item, data))).await {
             Ok(_) => Ok(Create::Created),
             Err(error) if error.is(409) => Ok(Create::AlreadyThere),
-            Err(why) if why.is(403) => {
+            Err(Unanswered::Failed(kube::Error::Api(status))) if status.code == 403 => {
+                let why = status.message;
                 let missing = Missing { name: self.name(item), namespace: self.namespace.clone(), why };
                 Err(StoreError { attempted: "create", item, source: Box::new(missing) })
             }

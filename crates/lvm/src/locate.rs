@@ -266,7 +266,9 @@ impl Known {
     fn every_disk(&self) -> (Scope, Vec<PathBuf>) {
         let listed = self.labels().iter().filter(|(_, label)| self.lists(label));
         let devices = listed.map(|(device, _)| device.clone()).collect();
-        (Scope { devices, filter: self.filter(), ..Scope::default() }, self.unresponsive().to_vec())
+        let failed = self.last_scan.as_ref().map_or(&[][..], |last_scan| &last_scan.scan.failed);
+        let silent = self.unresponsive().iter().filter(|device| !failed.contains(device)).cloned();
+        (Scope { devices, filter: self.filter(), ..Scope::default() }, silent.collect())
     }
 
     /// Remembers the contents of a report. Returns whether it is the right volume group, with all its disks.
@@ -378,7 +380,7 @@ mod tests {
             let group = group.map(|(name, label)| GroupId { name: name.to_owned(), uuid: uuid(label) });
             (PathBuf::from(device), Label { uuid: uuid(label), group, used: true })
         };
-        let scan = Scan { labels: volumes.iter().map(label).collect(), unresponsive: Vec::new() };
+        let scan = Scan { labels: volumes.iter().map(label).collect(), ..Scan::default() };
         let last_scan = LastScan { disks: 0, candidates: Vec::new(), scan, host: HostSettings::default() };
         Known { last_scan: Some(last_scan), ..Known::default() }
     }
@@ -512,7 +514,9 @@ mod tests {
     fn a_device_that_does_not_answer_may_be_a_physical_volume() {
         let mut known = host(&[("/dev/vdb", "1", Some(("vg0", A))), ("/dev/vdc", "2", Some(("other", B)))]);
         if let Some(last_scan) = &mut known.last_scan {
-            last_scan.scan.unresponsive.push(PathBuf::from("/dev/vdz"));
+            last_scan.scan.unresponsive.extend(["/dev/vdy", "/dev/vdz"].map(PathBuf::from));
+            // It has answered, with an error.
+            last_scan.scan.failed.push(PathBuf::from("/dev/vdy"));
         }
         let (scope, unresponsive) = known.every_disk();
         assert_eq!(scope.devices, ["/dev/vdb", "/dev/vdc"].map(PathBuf::from));

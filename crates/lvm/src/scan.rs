@@ -52,6 +52,8 @@ pub(crate) struct Scan {
     pub(crate) labels: Vec<(PathBuf, Label)>,
     /// Devices that did not answer, or returned an error.
     pub(crate) unresponsive: Vec<PathBuf>,
+    /// Those of them that returned an error: they may do so for ever, as a path to a disk that is on standby.
+    pub(crate) failed: Vec<PathBuf>,
 }
 
 /// The devices that may be physical volumes, from sysfs only: no device is opened.
@@ -200,7 +202,10 @@ pub(crate) async fn scan(candidates: &[Candidate], patience: Duration) -> Scan {
             Err(error) if no_medium(&error) => {
                 open.remove(&device);
             }
-            Err(error) => tracing::debug!(device = %device.display(), %error, "cannot read a device's label"),
+            Err(error) => {
+                tracing::debug!(device = %device.display(), %error, "cannot read a device's label");
+                found.failed.push(device);
+            }
         }
     }
     found.unresponsive = open.into_iter().collect();

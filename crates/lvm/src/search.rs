@@ -1,5 +1,6 @@
 //! Searches all volume groups of the host.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use quarry_exec::Output;
@@ -19,9 +20,8 @@ pub const ALL_VOLUME_GROUPS: &str = "all volume groups";
 pub struct AllVolumeGroups {
     /// Those that could be read.
     pub groups: Vec<VolumeGroup>,
-    /// What could not be read, for the operator: disks that do not answer, and lvm's messages about volume groups that it
-    /// left out. Others may be there.
-    pub unread: Vec<String>,
+    /// The disks that do not answer: others may be there.
+    pub unread: Vec<PathBuf>,
 }
 
 /// Every complete volume group of this host that lvm opens, except those inside a volume or on a loop device,
@@ -33,16 +33,16 @@ pub struct AllVolumeGroups {
 pub async fn all_volume_groups() -> Result<AllVolumeGroups, Error> {
     let (scope, unresponsive) = every_disk().await?;
     let output = full_report(&scope).deadline(Duration::from_secs(10)).on(ALL_VOLUME_GROUPS).run().await?;
-    let unread = unresponsive.iter().map(|device| format!("{} does not answer", device.display()));
-    found(&output, unread.collect())
+    found(&output, unresponsive)
 }
 
-/// Adds the volume groups in lvm's report to what is known not to be in it.
-fn found(output: &Output, mut unread: Vec<String>) -> Result<AllVolumeGroups, Error> {
+/// The volume groups in lvm's report.
+fn found(output: &Output, unread: Vec<PathBuf>) -> Result<AllVolumeGroups, Error> {
     let unusable = |source| Error::Report { command: output.command.clone(), source, stderr: output.stderr.clone() };
     let groups = parse(&output.stdout).map_err(unusable)?;
     if !output.success() {
-        unread.push(format!("lvm left something out: {}", one_line(&output.stderr)));
+        // This may be so for ever, for reasons that have nothing to do with what is looked for.
+        tracing::warn!(stderr = one_line(&output.stderr), "lvm has left out volume groups of this host");
     }
     Ok(AllVolumeGroups { groups, unread })
 }
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_lvm_leaves_out_is_reported() {
+    fn what_lvm_leaves_out_for_ever_is_not_waited_for() {
         let output = |code, stderr: &str| Output {
             command: "lvm fullreport".to_owned(),
             code,
@@ -60,11 +60,10 @@ mod tests {
             stderr: stderr.to_owned(),
             duration: Duration::ZERO,
         };
-        let hangs = || vec!["/dev/vdz does not answer".to_owned()];
+        let hangs = || vec![PathBuf::from("/dev/vdz")];
         let warned = found(&output(0, "WARNING: of no importance"), hangs()).expect("a report");
         assert_eq!(warned, AllVolumeGroups { groups: vec![], unread: hangs() });
         let skipped = found(&output(5, "Skipping volume group x\nCannot process it"), vec![]).expect("a report");
-        let [why] = &skipped.unread[..] else { panic!("{skipped:?}") };
-        assert!(why.contains("Skipping volume group x"), "{why}");
+        assert_eq!(skipped, AllVolumeGroups::default());
     }
 }

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_exit_code_is_passed_on() {
+    fn every_exit_code_becomes_its_byte() {
         assert!((0..=u8::MAX).all(|code| finish(Ok(ExitCode::from(code))) == code));
         assert_eq!(finish(Err(anyhow::anyhow!("the disks cannot be read"))), 1);
     }

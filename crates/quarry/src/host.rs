@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_role_that_fails_first_ends_the_running_calls() {
+    async fn a_role_that_fails_first_waits_for_the_running_calls() {
         let (host, shutdown) = (Host::new("node-1", Vec::new()), Shutdown::new());
         let (sender, mut ended) = tokio::sync::oneshot::channel();
         let tasks = host.tasks().clone();

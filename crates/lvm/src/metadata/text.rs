@@ -81,7 +81,11 @@ impl fmt::Display for Value {
         match self {
             Self::Text(text) => Quoted(text).fmt(f),
             Self::Integer(number) => write!(f, "{number}"),
-            Self::Float(number) => write!(f, "{number:?}"),
+            // Never with an exponent, as lvm: only the point tells it from an integer.
+            Self::Float(number) => match number.to_string() {
+                fraction if fraction.contains('.') => f.write_str(&fraction),
+                whole => write!(f, "{whole}.0"),
+            },
             Self::Array(values) => {
                 f.write_str("[")?;
                 for (index, value) in values.iter().enumerate() {
@@ -369,7 +373,10 @@ mod tests {
 
     fn value() -> impl Strategy<Value = Value> {
         let scalar = || {
-            let float = any::<i32>().prop_map(|number| Value::Float(f64::from(number) / 8.0));
+            // Large and tiny ones as well.
+            let float =
+                (any::<i32>(), -300..300).prop_map(|(number, power)| f64::from(number) / 8.0 * 10_f64.powi(power));
+            let float = float.prop_map(Value::Float);
             prop_oneof!["[^\0]*".prop_map(Value::Text), any::<i64>().prop_map(Value::Integer), float]
         };
         prop_oneof![scalar(), prop::collection::vec(scalar(), 0..4).prop_map(Value::Array)]

@@ -238,6 +238,7 @@ impl LvmPool {
             })?;
         }
         self.shared.flushes.flushed(change);
+        self.shared.observer.note_change(group.uuid).await;
         Ok(())
     }
 

@@ -106,7 +106,10 @@ impl LvmPool {
 /// looked for any further: a broken disk of something else would prevent its deletion for ever.
 fn judge(found: &AllVolumeGroups, own: VgUuid, name: &str, seen: bool) -> Result<Option<String>, String> {
     match in_groups(&found.groups, own, name) {
-        None if seen && !found.unread.is_empty() => Err(found.unread.join("; ")),
+        None if seen && !found.unread.is_empty() => {
+            let silent: Vec<String> = found.unread.iter().map(|device| device.display().to_string()).collect();
+            Err(format!("{} does not answer", silent.join(", ")))
+        }
         place => Ok(place),
     }
 }
@@ -151,6 +154,8 @@ async fn groups() -> Groups {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::super::testing::uuid;
     use super::*;
     use quarry_lvm::{LogicalVolume, PhysicalVolume};
@@ -176,11 +181,11 @@ mod tests {
     fn a_volume_that_was_seen_may_be_on_what_cannot_be_read() {
         let moved = group("split", "/dev/vdc", &[("a", RECORD)]);
         let judged = |groups: &[VolumeGroup], unread: &[&str], seen| {
-            let unread = unread.iter().map(|what| (*what).to_owned()).collect();
+            let unread = unread.iter().map(PathBuf::from).collect();
             judge(&AllVolumeGroups { groups: groups.to_vec(), unread }, uuid("vg0"), "a", seen)
         };
-        let hangs = ["/dev/vdz does not answer"];
-        assert_eq!(judged(&[], &hangs, true), Err(hangs[0].to_owned()));
+        let hangs = ["/dev/vdz"];
+        assert_eq!(judged(&[], &hangs, true), Err("/dev/vdz does not answer".to_owned()));
         assert_eq!(judged(&[], &[], true), Ok(None));
         assert_eq!(judged(&[], &hangs, false), Ok(None));
         assert_eq!(judged(&[moved], &hangs, true), Ok(Some("split/a".to_owned())));

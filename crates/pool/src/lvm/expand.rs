@@ -14,7 +14,7 @@ use quarry_volume::{Error, Extents, Gib, Layout, Reason, Result, SizeRange};
 use super::scratch::{self, Scratch};
 use super::{LvmPool, device};
 use crate::pool::{Device, Expansion, NewSpace};
-use crate::{PoolVolume, ScratchRecord};
+use crate::{PoolVolume, ScratchRecord, SnapshotRecord};
 
 impl LvmPool {
     /// See [`crate::Pool::reserve_expansion`].
@@ -35,7 +35,8 @@ impl LvmPool {
             return Ok(None);
         }
         self.check_complete(&group)?;
-        let group = self.remove_interrupted_snapshots(&group, &current).await.map_err(for_expansion)?;
+        let group =
+            self.remove_interrupted_snapshots(&group, &current, SnapshotRecord::serves).await.map_err(for_expansion)?;
         let group = self.with_known_copies(group, volume).await?;
         let (current, found) = self.current(&group, volume)?;
         let layout = check_expandable(&self.name, &group, &current, found)?;

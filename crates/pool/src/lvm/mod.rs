@@ -557,7 +557,7 @@ impl Pool for LvmPool {
         current.record()?;
         self.check_not_renamed(&group, &current)?;
         self.check_complete(&group)?;
-        let group = self.remove_interrupted_snapshots(&group, &current).await?;
+        let group = self.remove_interrupted_snapshots(&group, &current, |_| true).await?;
         let (current, found) = self.current(&group, volume)?;
         snapshot::check_none(&self.name, &group, &current, "removed")?;
         thin::check_no_clone(&self.name, &group, &current)?;
@@ -572,14 +572,18 @@ impl Pool for LvmPool {
         current.record()?;
         self.check_not_renamed(&group, &current)?;
         self.check_complete(&group)?;
-        let group = self.remove_interrupted_snapshots(&group, &current).await?;
+        let group = self.remove_interrupted_snapshots(&group, &current, |_| true).await?;
         snapshot::check_none(&self.name, &group, &current, "removed")?;
         thin::check_no_clone(&self.name, &group, &current)?;
         let group = self.release_new_space(&group, found.uuid).await?;
         let (_, found) = self.current(&group, volume)?;
-        self.remove_volume(&group, found).await?;
+        // From now on, nobody looks for it where it cannot be found, also if this call does not learn that it is gone.
         self.forget(&volume.name);
-        Ok(())
+        let removed = self.remove_volume(&group, found).await;
+        if removed.is_err() && self.group().await.is_ok_and(|group| volume::is_recorded(&group, &volume.name)) {
+            self.remember(std::slice::from_ref(volume));
+        }
+        removed
     }
 }
 

@@ -6,8 +6,8 @@ use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quarry_lvm::VolumeGroup;
 use quarry_lvm::kernel::{self, Facts};
+use quarry_lvm::{VgUuid, VolumeGroup};
 
 use super::disks::LvmDisks;
 use super::snapshot::InvalidSnapshots;
@@ -79,13 +79,24 @@ impl Observer {
         self.last.lock().as_ref().is_some_and(|last| last.facts.snapshots().next().is_some())
     }
 
+    /// Notes that a pool has changed the volume group with this UUID.
+    pub(super) async fn note_change(&self, group: VgUuid) {
+        if self.used.of(&self.name).contains(&group) {
+            return;
+        }
+        let (used, name) = (Arc::clone(&self.used), self.name.clone());
+        if let Err(error) = tokio::task::spawn_blocking(move || used.keep(&name, group)).await {
+            tracing::warn!(%error, "cannot note which volume group is used");
+        }
+    }
+
     /// One call at a time: it has the volume group's only thread.
     fn observe_now(&self, group: &Arc<VolumeGroup>, report: u64) -> (Arc<VolumeGroup>, u64) {
         let last = self.last.lock().clone();
         let before = last.as_ref().map(|last| last.facts.clone()).unwrap_or_default();
         let mut facts = (self.facts)(group, &before);
         self.invalid.keep(group, &mut facts);
-        self.used.keep(&self.name, group.uuid);
+        self.used.found(&self.name, group.uuid);
         if let Some(last) = last.as_ref().filter(|last| last.report == report && last.facts == facts) {
             return (Arc::clone(&last.group), last.mark);
         }

@@ -23,6 +23,8 @@ pub(crate) struct UsedGroups {
     file: PathBuf,
     /// The name in the configuration, and the UUID.
     known: Mutex<BTreeSet<(String, VgUuid)>>,
+    /// Those that were found although others are known, and nothing was changed in them yet.
+    doubted: Mutex<BTreeSet<VgUuid>>,
 }
 
 impl UsedGroups {
@@ -38,7 +40,7 @@ impl UsedGroups {
                 BTreeSet::new()
             }
         };
-        Arc::new(Self { file, known: Mutex::new(known) })
+        Arc::new(Self { file, known: Mutex::new(known), doubted: Mutex::default() })
     }
 
     /// The volume groups that were used under that name.
@@ -46,20 +48,26 @@ impl UsedGroups {
         self.known.lock().iter().filter(|(used, _)| used == name).map(|(_, uuid)| *uuid).collect()
     }
 
-    /// Notes that the volume group is used. Blocks if it was not used before.
-    pub(crate) fn keep(&self, name: &str, uuid: VgUuid) {
-        let mut known = self.known.lock();
-        let others: Vec<String> =
-            known.iter().filter(|(used, _)| used == name).map(|(_, uuid)| uuid.to_string()).collect();
-        if !known.insert((name.to_owned(), uuid)) {
-            return;
-        }
-        if !others.is_empty() {
+    /// Notes that the volume group was found, if no other one is known: another one may be there by mistake, while the
+    /// disks of the right one are missing. Blocks if it was not known.
+    pub(crate) fn found(&self, name: &str, uuid: VgUuid) {
+        let others = self.of(name);
+        if others.is_empty() {
+            self.keep(name, uuid);
+        } else if !others.contains(&uuid) && self.doubted.lock().insert(uuid) {
             tracing::warn!(
                 volume_group = name, %uuid, ?others,
                 "a volume group of this name has another UUID than before; if nobody has created it anew, its disks are \
                  missing, and this is not the right one"
             );
+        }
+    }
+
+    /// Notes that a pool has changed the volume group, so that volumes may be in it. Blocks if it was not known.
+    pub(crate) fn keep(&self, name: &str, uuid: VgUuid) {
+        let mut known = self.known.lock();
+        if !known.insert((name.to_owned(), uuid)) {
+            return;
         }
         let lines = known.iter().map(|(name, uuid)| format!("{name} {uuid}\n"));
         if let Err(error) = state_file::replace(&self.file, &format!("{HEAD}\n{}", lines.collect::<String>())) {
@@ -87,8 +95,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let used = UsedGroups::open(folder.path());
         assert!(used.of("vg").is_empty());
-        used.keep("vg", uuid("1"));
-        used.keep("other", uuid("2"));
+        used.found("vg", uuid("1"));
+        used.found("other", uuid("2"));
+        // It may be somebody else's, until the pool has changed something in it.
+        used.found("vg", uuid("3"));
+        assert_eq!(UsedGroups::open(folder.path()).of("vg"), BTreeSet::from([uuid("1")]));
         used.keep("vg", uuid("3"));
         for used in [used, UsedGroups::open(folder.path())].map(|used| used.of("vg")) {
             assert_eq!(used, BTreeSet::from([uuid("1"), uuid("3")]));

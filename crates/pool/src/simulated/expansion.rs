@@ -6,7 +6,7 @@ use quarry_volume::{Error, Gib, Reason, Result, SizeRange};
 
 use super::{Inner, SimulatedDevice, snapshot};
 use crate::pool::{Device, Expansion, NewSpace};
-use crate::{PoolVolume, Record, ScratchRecord};
+use crate::{PoolVolume, Record, ScratchRecord, SnapshotRecord};
 
 /// The name under which the new space for a volume is reserved. No volume has such a name.
 pub(super) fn scratch_of(volume: &str) -> String {
@@ -23,7 +23,7 @@ pub(super) fn reserve(inner: &Arc<Inner>, volume: &PoolVolume, size: &SizeRange)
         disks.remove(&name);
         return Ok(None);
     }
-    inner.remove_interrupted_snapshots(&mut disks, volume);
+    inner.remove_interrupted_snapshots(&mut disks, volume, SnapshotRecord::serves);
     snapshot::check_none(&inner.name, &volume.name, &inner.snapshots_of(&disks, volume), "expanded")?;
     let target = current.expanded_size(size, inner.space(&disks).unit(&layout))?;
     let reserved = disks.get(&name).and_then(|slot| Record::parse(&slot.record).scratch());

@@ -275,7 +275,7 @@ impl Pool for SimulatedPool {
         let check = |inner: &Inner| {
             let mut disks = inner.disks();
             inner.current(&disks, volume)?.record()?;
-            inner.remove_interrupted_snapshots(&mut disks, volume);
+            inner.remove_interrupted_snapshots(&mut disks, volume, |_| true);
             snapshot::check_none(&inner.name, &volume.name, &inner.snapshots_of(&disks, volume), "removed")
         };
         self.inner.run(Operation::Read, check).await
@@ -286,7 +286,7 @@ impl Pool for SimulatedPool {
         let remove = |inner: &Inner| {
             let mut disks = inner.disks();
             inner.current(&disks, volume)?.record()?;
-            inner.remove_interrupted_snapshots(&mut disks, volume);
+            inner.remove_interrupted_snapshots(&mut disks, volume, |_| true);
             snapshot::check_none(&inner.name, &volume.name, &inner.snapshots_of(&disks, volume), "removed")?;
             disks.remove(&expansion::scratch_of(&volume.name));
             disks.remove(&volume.name);

@@ -63,10 +63,15 @@ impl Inner {
         snapshots
     }
 
-    /// Removes the copy-on-write snapshots of a volume whose creation was interrupted.
-    pub(super) fn remove_interrupted_snapshots(&self, disks: &mut Disks, volume: &PoolVolume) {
+    /// Removes those copy-on-write snapshots of a volume whose creation was interrupted, and which are chosen.
+    pub(super) fn remove_interrupted_snapshots(
+        &self,
+        disks: &mut Disks,
+        volume: &PoolVolume,
+        which: fn(&SnapshotRecord) -> bool,
+    ) {
         let mut left = self.snapshots_of(disks, volume);
-        left.retain(|snapshot| matches!(snapshot.health, SnapshotHealth::Incomplete(_)));
+        left.retain(|snapshot| matches!(snapshot.health, SnapshotHealth::Incomplete(_)) && which(&snapshot.record));
         for snapshot in left {
             disks.remove(&stored_as(&snapshot.name));
         }

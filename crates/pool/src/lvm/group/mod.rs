@@ -398,6 +398,12 @@ impl LvmPool {
         quarry_fault::point(|| "volume group:pvcreate:after".to_owned());
         maker.selection.changed(disk);
         made.map_err(|error| format!("cannot become a physical volume: {error}"))?;
+        // lvm does not flush. The other disks must not name this one before its label is durable: after a power cut, the
+        // volume group would lack a disk.
+        if !quarry_fault::disabled("flush") {
+            read(&disk.node, quarry_lvm::flush).await?;
+        }
+        quarry_fault::point(|| "volume group:label flushed:after".to_owned());
         tracing::info!(pool = self.name, disk = disk.name, %uuid, "made a physical volume");
         Ok(Prepared { disk: disk.clone(), uuid, _lock: lock })
     }
@@ -551,7 +557,7 @@ async fn read_label(device: &Path) -> Result<Option<Label>, String> {
     read(device, quarry_lvm::label).await
 }
 
-/// Reads a disk that answered a moment ago. The error is phrased to follow "it".
+/// Reads or flushes a disk that answered a moment ago. The error is phrased to follow "it".
 async fn read<T: Send + 'static>(device: &Path, work: fn(&Path) -> io::Result<T>) -> Result<T, String> {
     let path = device.to_owned();
     let read = tokio::time::timeout(

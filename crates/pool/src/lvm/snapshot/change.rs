@@ -290,15 +290,20 @@ impl LvmPool {
         }
     }
 
-    /// Removes the snapshots of a volume whose creation was interrupted: they were never handed out, and must not
-    /// prevent the volume's deletion, nor its expansion, if the request for them is never repeated. The caller holds the pool lock, so none of them is being created.
+    /// Removes those snapshots of a volume whose creation was interrupted: they must not prevent the volume's deletion, nor
+    /// its expansion, if the request for them is never repeated. `which` chooses among them: an expansion keeps one of its
+    /// own, because `vgcfgrestore` may have brought its record back. The caller holds the pool lock, so none of them is
+    /// being created.
     pub(in crate::lvm) async fn remove_interrupted_snapshots(
         &self,
         group: &Arc<VolumeGroup>,
         volume: &PoolVolume,
+        which: fn(&SnapshotRecord) -> bool,
     ) -> Result<Arc<VolumeGroup>> {
         let of_volume = |snapshot: &PoolSnapshot| {
-            snapshot.record.source.volume == volume.name && snapshot.record.source.storage == volume.storage
+            snapshot.record.source.volume == volume.name
+                && snapshot.record.source.storage == volume.storage
+                && which(&snapshot.record)
         };
         let left = all_on(group, &volume.storage)
             .into_iter()

@@ -22,7 +22,7 @@ impl LvmPool {
         let group = self.group().await?;
         let (name, size) = self.check_new_volume(&group, config, spec)?;
         let (pool, extents) = (self.thin_pool_in(&group, config)?, group.extent_size.whole_in(size));
-        if let Some(why) = spec.source.as_ref().and_then(|_| nearly_full(&group, pool, config, extents)) {
+        if let Some(why) = spec.source.as_ref().and_then(|_| nearly_full(&group, pool, config, size)) {
             return Err(Error::new(
                 Reason::NoSpace,
                 format!("pool {} cannot hold a copy of {size} bytes: {why}", self.name),

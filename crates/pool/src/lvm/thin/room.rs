@@ -69,19 +69,20 @@ pub(super) fn closed(group: &VolumeGroup, pool: &LogicalVolume) -> Option<String
     })
 }
 
-/// Why nothing is copied into the thin pool now. Only bytes that are copied take space at once: `more` is the size of the
-/// volume for them. If the volumes cannot fill the pool even so, there is no reason.
+/// Why a copy with at most this many bytes is not made in the thin pool now: unlike an empty volume, it takes space at
+/// once. With much free space, it is tried nevertheless, because most of it may be zeros, which take none.
 pub(super) fn nearly_full(
     group: &VolumeGroup,
     pool: &LogicalVolume,
     config: &ThinPoolConfig,
-    more: Extents,
+    bytes: u64,
 ) -> Option<String> {
     // Otherwise, the copy could wait for an extension that only the copy would cause.
     let limit = config.extend.map_or(NEARLY_FULL, |extend| extend.at.max(NEARLY_FULL));
     let percent = pool.thin_pool.map(|status| status.data_percent()).filter(|percent| *percent >= limit)?;
+    let free = pool.size / 100 * u64::from(100_u8.saturating_sub(percent));
     let path = format!("{}/{}", group.name, pool.name);
-    (virtual_extents(group, pool).and(more) > group.extent_size.whole_in(pool.size)).then(|| {
+    (bytes > free).then(|| {
         format!(
             "thin pool {path} uses {percent} % of its data, and when it is full, all volumes in it fail: extend it \
              (`lvextend --size +SIZE {path}`), or delete volumes and snapshots in it"

@@ -428,20 +428,21 @@ fn the_default_chunks_of_a_large_pool_divide_an_extent() {
 /// Copied bytes take space at once, unlike those that a pod may write later.
 #[test]
 fn nothing_is_copied_into_a_pool_that_it_could_fill() {
-    let full_with = |config: &ThinPoolConfig, volumes, percent, more: u64| {
-        let mut group = group(volumes);
+    // A pool of 100 MiB.
+    let full_with = |config: &ThinPoolConfig, percent, bytes: u64| {
+        let mut group = group(vec![thin("a", THIN)]);
         pool_of(&mut group).thin_pool = Some(status(percent, 1));
-        nearly_full(&group, group.thin_pool("pool").unwrap(), config, Extents(more))
+        nearly_full(&group, group.thin_pool("pool").unwrap(), config, bytes)
     };
-    let full = |volumes, percent, more| full_with(&config(), volumes, percent, more);
-    assert_eq!(full(vec![thin("a", THIN)], 89, 20), None);
-    let why = full(vec![thin("a", THIN)], 90, 20).unwrap();
+    let full = |percent, bytes| full_with(&config(), percent, bytes);
+    assert_eq!(full(89, 80 * MIB), None);
+    let why = full(90, 11 * MIB).unwrap();
     assert!(why.contains("uses 90 % of its data") && why.contains("lvextend --size +SIZE vg/pool"), "{why}");
-    // All volumes together have 100 MiB, as the pool has.
-    assert_eq!(full(vec![thin("a", THIN)], 100, 15), None, "they cannot fill it");
+    assert_eq!(full(90, 9 * MIB), None, "there is room for it");
+    assert!(full(100, MIB).is_some());
     // The copy is what lets it be extended.
     let extend = ThinPoolConfig { extend: Some(ExtendThinPool { at: 95, by: 20 }), ..config() };
-    let full = |percent| full_with(&extend, vec![thin("a", THIN)], percent, 20).is_some();
+    let full = |percent| full_with(&extend, percent, 80 * MIB).is_some();
     assert_eq!([94, 95].map(full), [false, true]);
 }
 
