@@ -56,7 +56,7 @@ async fn look<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + 
         let thread = move || {
             let found = work();
             drop(looking);
-            // Nobody waits for it any more if it took too long.
+            // No caller is left if it took too long.
             drop(report.send(found));
         };
         std::thread::Builder::new().name("loop devices".to_owned()).spawn(thread).ok()?;

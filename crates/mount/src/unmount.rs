@@ -12,8 +12,8 @@ use crate::{Attempt, Entry, Error, holders, syscalls};
 /// More stacked mounts on one target than any error could cause.
 const DEEPEST_STACK: usize = 256;
 
-/// Unmounts everything that is mounted at the target, whatever it is: see [`unmount_seen`]. Succeeds if nothing is mounted
-/// or the path does not exist.
+/// Unmounts everything that is mounted at the target, also what the caller has not seen: see [`unmount_seen`]. Succeeds
+/// if nothing is mounted or the path does not exist.
 ///
 /// Neither forced nor lazy: after a successful unmount, nothing uses the volume through this target. A
 /// filesystem that no longer responds (its device is gone) is unmounted like any other.

@@ -141,7 +141,7 @@ impl Host {
                 let read_only = mounted.read_only();
                 self.require_working(stage, mounted, check).await?;
                 if is_first && read_only {
-                    // Whatever the filesystem had is over with its last mount. This one could not show that.
+                    // The problems of a filesystem end with its last mount. This one could not show that.
                     self.publisher().set_filesystem_problem(&stage.id, None, false);
                 }
                 self.unmounted().lock().remove(&(stage.id.clone(), stage.staging.clone()));

@@ -341,7 +341,7 @@ async fn an_answer_that_cannot_be_read_is_not_final() {
             assert!(error.message.starts_with(&start) && error.message.contains(why), "{error}");
         }
     }
-    // The node's own words are, whatever its version.
+    // The node's own words are, also those of an older node.
     for (status, reason) in [
         (Status::internal("failed to decode the disk"), Reason::Host),
         (Status::out_of_range("too large"), Reason::SizeOutOfRange),

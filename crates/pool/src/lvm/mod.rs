@@ -577,7 +577,7 @@ impl Pool for LvmPool {
         thin::check_no_clone(&self.name, &group, &current)?;
         let group = self.release_new_space(&group, found.uuid).await?;
         let (_, found) = self.current(&group, volume)?;
-        // From now on, nobody looks for it where it cannot be found, also if this call does not learn that it is gone.
+        // From now on, it is not searched on other disks, also if this call does not learn that it is gone.
         self.forget(&volume.name);
         let removed = self.remove_volume(&group, found).await;
         if removed.is_err() && self.group().await.is_ok_and(|group| volume::is_recorded(&group, &volume.name)) {

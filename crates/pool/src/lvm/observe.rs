@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(hung.request, "status");
         let began = Instant::now();
         assert!(!observer.has_snapshots());
-        // Nobody waits for it again, and no second thread is started.
+        // No call waits for it again, and no second thread is started.
         for _ in 0..100 {
             assert!(observer.observe(group("/dev/vdb"), 2).await.is_err());
             assert!(observer.ask_kernel(|| ()).await.is_err());

@@ -57,7 +57,7 @@ impl UsedGroups {
         } else if !others.contains(&uuid) && self.doubted.lock().insert(uuid) {
             tracing::warn!(
                 volume_group = name, %uuid, ?others,
-                "a volume group of this name has another UUID than before; if nobody has created it anew, its disks are \
+                "a volume group of this name has another UUID than before; if it was not created anew, its disks are \
                  missing, and this is not the right one"
             );
         }
