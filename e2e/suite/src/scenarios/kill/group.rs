@@ -103,7 +103,12 @@ async fn live(node: &mut Node, kill: Kill, exist: &mut [usize; 2]) -> Result<boo
     // A boot sector: it is not free.
     node.vm.sh(boot_sector(&device(LAST))).await?;
     forget_points(node, at(Phase::Make).map(|(point, _)| point)).await?;
-    node.serve().await?;
+    // The first points are passed before it serves.
+    if let Err(error) = node.serve().await
+        && !was_killed(node).await?
+    {
+        return Err(error);
+    }
     killed |= wait(node, "the pools", at(Phase::Make), async |node: &Node| usable(node).await).await?;
     nothing_left(node).await?;
     exist[0] = points(node).await?.len();
