@@ -4,7 +4,7 @@
 //! namespace. But its database is visible: a pool that selects disks by name reads them again when an entry
 //! appears.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,8 @@ const DEVICES: &str = "/sys/dev/block";
 pub(crate) fn listen(uevents: Uevents) {
     let mut names = Names { data: DATA.into(), devices: DEVICES.into(), known: HashMap::new() };
     let started = open(&names.data).and_then(|inotify| {
+        // After the start of the watch, so that no change is missed.
+        names.read_all();
         std::thread::Builder::new()
             .name("udev".to_owned())
             .spawn(move || names.run(&inotify, &uevents))
@@ -44,10 +46,19 @@ fn open(data: &Path) -> Result<Inotify, Errno> {
 struct Names {
     data: PathBuf,
     devices: PathBuf,
-    known: HashMap<String, Vec<String>>,
+    /// By its entry. udev writes the names in no order.
+    known: HashMap<String, BTreeSet<String>>,
 }
 
 impl Names {
+    /// Reads the names that the disks have now: only what changes later is a change.
+    fn read_all(&mut self) {
+        let entries = fs::read_dir(&self.data).into_iter().flatten().flatten();
+        for entry in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
+            self.has_changed(&entry);
+        }
+    }
+
     fn run(&mut self, inotify: &Inotify, uevents: &Uevents) {
         loop {
             match inotify.read_events() {
@@ -110,10 +121,25 @@ mod tests {
         };
         assert!(changed("b8:16", "S:disk/by-id/wwn-1\nE:ID_FS_TYPE=ext4\n"), "it is new");
         assert!(!changed("b8:16", "S:disk/by-id/wwn-1\nS:disk/by-uuid/2\n"), "only its contents have changed");
-        assert!(changed("b8:16", "S:disk/by-id/wwn-2\n"));
+        assert!(changed("b8:16", "S:disk/by-id/wwn-2\nS:disk/by-path/3\n"));
+        assert!(!changed("b8:16", "S:disk/by-path/3\nS:disk/by-id/wwn-2\n"), "udev writes them in no order");
         for entry in ["b8:17", "b253:0", "b8:32", "c1:3", "+block:x"] {
             assert!(!changed(entry, "S:disk/by-id/wwn-1\n"), "{entry}");
         }
+    }
+
+    #[test]
+    fn the_names_at_the_start_are_no_change() {
+        let host = tempfile::tempdir().unwrap();
+        let path = |name: &str| host.path().join(name);
+        fs::create_dir_all(path("dev/8:16")).unwrap();
+        fs::create_dir_all(path("data")).unwrap();
+        fs::write(path("data/b8:16"), "S:disk/by-id/wwn-1\n").unwrap();
+        let mut names = Names { data: path("data"), devices: path("dev"), known: HashMap::new() };
+        names.read_all();
+        assert!(!names.has_changed("b8:16"));
+        fs::write(path("data/b8:16"), "S:disk/by-id/wwn-2\n").unwrap();
+        assert!(names.has_changed("b8:16"));
     }
 
     #[test]

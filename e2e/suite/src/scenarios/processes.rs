@@ -3,16 +3,19 @@
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_proto::csi::v1::NodeGetVolumeStatsRequest;
+use quarry_vm::{Config, Disk, Vm};
 
 use crate::csi::Ask;
-use crate::node::{FAULTS, Node};
+use crate::node::{FAULTS, GROUP, Node};
 use crate::scenario::{Context, Passed};
 
 pub async fn run(_: Context) -> Passed {
-    let mut node = Node::bare("processes", &[1 << 30]).await?;
+    let machine = Config::new("processes").disk(Disk::new("d1", 1 << 30)).disk(Disk::new("d2", 256 << 20));
+    let mut node = Node::with_vm(Vm::start(machine).await?, 1).await?;
     node.without_comparisons();
-    // So that a later stage finds the volume active.
-    node.keep_active().await?;
+    // A later stage finds the volume active. The other pool follows what happens to any disk.
+    let main = format!("  - name: main\n    lvm: {{volumeGroup: {GROUP}, deactivate: false}}\n");
+    node.configure(&format!("pools:\n{main}  - name: whole\n    disk: {{select: {{byId: [virtio-d2]}}}}\n")).await?;
     node.serve().await?;
     node.csi.capacity(&Default::default()).await?;
     started(&node).await?;
@@ -28,7 +31,7 @@ pub async fn run(_: Context) -> Passed {
 
 /// The life of a volume. `first_stage` has the programs that its first stage starts.
 async fn calls(node: &Node, kind: &'static str, first_stage: &[&str]) -> Result<()> {
-    let made = node.csi.create(&Ask::mount(kind, kind)).await?;
+    let made = node.csi.create(&Ask::mount(kind, kind).parameter("pool", "main")).await?;
     expect(node, "create", &["lvm lvcreate"]).await?;
     node.kubelet_folders(&made).await?;
     node.csi.stage(&made).await?;
