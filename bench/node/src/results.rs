@@ -145,7 +145,8 @@ impl Results {
                  | call | ms | in commands | processes |\n|---|---:|---:|---|\n"
             );
             for step in steps {
-                let commands: f64 = step.commands.iter().map(|command| command.ended - command.began).sum();
+                // Without a command, a sum would be -0.
+                let commands = step.commands.iter().fold(0.0, |sum, command| sum + command.ended - command.began);
                 let names: Vec<&str> = step.commands.iter().map(|command| command.what.as_str()).collect();
                 let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
                 let took = step.call.ended - step.call.began;
