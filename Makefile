@@ -80,7 +80,7 @@ soak-sums: ## Add up the results of the slices of `make soak`
 	@cargo run --quiet --locked --package quarry-e2e -- --sums
 
 # QUICK=1 only shows that everything works.
-bench: ## Every call of a node beside the bare commands, in a virtual node (about an hour); writes bench/RESULTS.md
+bench: ## Every call of a node beside the bare commands, in a virtual node (long); writes bench/RESULTS.md
 	@e2e/needs.sh bench
 	@cargo run --quiet --locked --package quarry-bench-node -- $${QUICK:+--quick --into target/bench}
 
