@@ -56,7 +56,7 @@ impl Host {
             pool.deactivate(&volume, since).await
         };
         // Nothing stages or publishes it meanwhile.
-        match self.tasks().run(&id.volume, "deactivate", WAIT, work).await {
+        match self.tasks().run_in_background(&id.volume, "deactivate", WAIT, work).await {
             Ok(()) => {}
             Err(error) => tracing::debug!(volume = %id, %error, "a source of a snapshot stays active"),
         }

@@ -29,7 +29,7 @@ use crate::snapshot::{DELETE_SNAPSHOT, subject};
 use crate::stage::STAGE;
 
 /// The task that removes a snapshot that no clone or full copy needs any more. It works on the name of that.
-const CLEAN_UP: &str = "clean up after";
+const CLEAN_UP: &str = "clean-up";
 /// How long that task is waited for. It continues.
 const CLEAN_UP_WAIT: Duration = Duration::from_secs(60);
 /// How long after a failure it is tried again.
@@ -210,7 +210,7 @@ impl Host {
                     false => host.clean_up_after_clone(&pool, &record).await,
                 }
             };
-            if let Err(error) = self.tasks().run(&key, CLEAN_UP, CLEAN_UP_WAIT, work).await {
+            if let Err(error) = self.tasks().run_in_background(&key, CLEAN_UP, CLEAN_UP_WAIT, work).await {
                 tracing::debug!(served = key, %error, "a snapshot that serves a clone or a full copy is kept");
                 done = false;
             }

@@ -35,6 +35,7 @@ pub struct Tasks {
 struct Entry {
     /// The operation, for messages and metrics: `create`, `stage`.
     what: &'static str,
+    kind: Kind,
     since: Instant,
     /// Its progress, for messages; can be empty.
     progress: watch::Receiver<String>,
@@ -42,6 +43,17 @@ struct Entry {
     cancel: CancellationToken,
     /// Closed when the task has ended.
     ended: watch::Receiver<()>,
+}
+
+/// Who wants a task's result.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Its caller.
+    Call,
+    /// Its caller, or a later one: see [`Tasks::run_long`].
+    LongCall,
+    /// No caller: see [`Tasks::run_in_background`].
+    Background,
 }
 
 /// A running task's means to report progress and to notice cancellation.
@@ -90,7 +102,8 @@ impl Tasks {
         self.inner.lock()
     }
 
-    /// Runs `work` on `volume` as its own task and waits for it, at most `wait`.
+    /// Runs `work` on `volume` as its own task and waits for it, at most `wait`. If a task in the background is in
+    /// progress on the volume, it waits for the end of that first, as part of the same `wait`.
     ///
     /// # Errors
     /// `UnderWay` if another operation on the volume is in progress, or if the wait timed out and the task
@@ -107,7 +120,7 @@ impl Tasks {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        self.start(volume, what, false, wait, work).await
+        self.start(volume, what, Kind::Call, wait, work).await
     }
 
     /// Like [`Tasks::run`], for work that can take hours. If it fails when its caller has given up, the next caller of
@@ -127,20 +140,18 @@ impl Tasks {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        self.start(volume, what, true, wait, work).await
+        self.start(volume, what, Kind::LongCall, wait, work).await
     }
 
-    /// Forgets the error that [`Tasks::run_long`] keeps for the next caller: what it was about does not exist any more.
-    pub(crate) fn forget_failure(&self, volume: &str) {
-        self.failures.lock().forget(volume);
-    }
-
-    /// `long`: whether the error of an earlier task is returned, see [`Tasks::run_long`].
-    async fn start<T, F>(
+    /// Like [`Tasks::run`], for work that Quarry does by itself, such as cleaning up. Callers know nothing of it, and wait
+    /// for its end instead of getting an error. It never waits for other tasks, so that no two wait for each other.
+    ///
+    /// # Errors
+    /// As [`Tasks::run`].
+    pub(crate) async fn run_in_background<T, F>(
         &self,
         volume: &str,
         what: &'static str,
-        long: bool,
         wait: Duration,
         work: impl FnOnce(Handle) -> F,
     ) -> Result<T>
@@ -148,6 +159,34 @@ impl Tasks {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
+        self.start(volume, what, Kind::Background, wait, work).await
+    }
+
+    /// Forgets the error that [`Tasks::run_long`] keeps for the next caller: what it was about does not exist any more.
+    pub(crate) fn forget_failure(&self, volume: &str) {
+        self.failures.lock().forget(volume);
+    }
+
+    async fn start<T, F>(
+        &self,
+        volume: &str,
+        what: &'static str,
+        kind: Kind,
+        wait: Duration,
+        work: impl FnOnce(Handle) -> F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let deadline = Instant::now() + wait;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        if kind != Kind::Background {
+            let background = |entry: &Entry| entry.kind == Kind::Background;
+            while let Some(ended) = self.ending(volume, background).filter(|_| !left().is_zero()) {
+                wait_for_end(ended, left()).await;
+            }
+        }
         let (progress_sender, progress) = watch::channel(String::new());
         let (ended_sender, ended) = watch::channel(());
         let cancel = CancellationToken::new();
@@ -167,8 +206,8 @@ impl Tasks {
             if let Some(error) = self.failures.lock().take(volume, what) {
                 return Err(error.context("an earlier call failed, and a retry tries again"));
             }
-            let entry =
-                Entry { what, since: Instant::now(), progress: progress.clone(), cancel: cancel.clone(), ended };
+            let (since, progress, cancel) = (Instant::now(), progress.clone(), cancel.clone());
+            let entry = Entry { what, kind, since, progress, cancel, ended };
             tasks.insert(key.clone(), entry);
         }
         let registered = Registered { tasks: self.clone(), volume: key, _ended: ended_sender };
@@ -186,7 +225,7 @@ impl Tasks {
                     && waiting.strong_count() == 0
                 {
                     tracing::warn!(what, volume = name, %error, "failed after its caller had given up");
-                    if long {
+                    if kind == Kind::LongCall {
                         failures.lock().keep(&name, what, error.clone());
                     }
                 }
@@ -194,14 +233,15 @@ impl Tasks {
             }
             .instrument(span),
         );
-        let ended = tokio::time::timeout(wait, task).await;
+        let ended = tokio::time::timeout(left(), task).await;
         drop(caller);
         match ended {
             Ok(Ok(result)) => result,
             // It is not known how far the task came, so this error must not be final.
             Ok(Err(join)) => Err(Error::unavailable(format!(
-                "{what} of volume {volume} ended unexpectedly ({join}); this is a bug in Quarry: please report it. \
-                 A retry is safe: every operation starts by reading the current state"
+                "{what} of {} ended unexpectedly ({join}); this is a bug in Quarry: please report it. \
+                 A retry is safe: every operation starts by reading the current state",
+                named(volume)
             ))),
             Err(_elapsed) => {
                 let text = progress.borrow().clone();
@@ -209,12 +249,12 @@ impl Tasks {
                     Error::new(
                         Reason::TimedOut,
                         format!(
-                            "{what} of volume {volume} takes longer than {wait:.1?} and continues; retry to get \
-                             its result"
+                            "{what} of {} takes longer than {wait:.1?} and continues; retry to get its result",
+                            named(volume)
                         ),
                     )
                 } else {
-                    Error::new(Reason::UnderWay, format!("{what} of volume {volume} continues: {text}; retry"))
+                    Error::new(Reason::UnderWay, format!("{what} of {} continues: {text}; retry", named(volume)))
                 })
             }
         }
@@ -239,15 +279,16 @@ impl Tasks {
     {
         let deadline = Instant::now() + wait;
         let left = || deadline.saturating_duration_since(Instant::now());
-        while let Some(ended) = self.ending(volume, before).filter(|_| !left().is_zero()) {
+        while let Some(ended) = self.ending(volume, |entry| before.contains(&entry.what)).filter(|_| !left().is_zero())
+        {
             wait_for_end(ended, left()).await;
         }
         self.run(volume, what, left(), work).await
     }
 
-    /// The end signal of the task on `volume`, if it is of one of these kinds.
-    fn ending(&self, volume: &str, kinds: &[&str]) -> Option<watch::Receiver<()>> {
-        self.lock().get(volume).filter(|entry| kinds.contains(&entry.what)).map(|entry| entry.ended.clone())
+    /// The end signal of the task on `volume`, if it is one of those that are `wanted`.
+    fn ending(&self, volume: &str, wanted: impl Fn(&Entry) -> bool) -> Option<watch::Receiver<()>> {
+        self.lock().get(volume).filter(|entry| wanted(entry)).map(|entry| entry.ended.clone())
     }
 
     /// Fails while a task of one of these kinds is in progress on `volume`.
@@ -318,14 +359,20 @@ async fn wait_for_end(mut ended: watch::Receiver<()>, wait: Duration) {
     let _ = tokio::time::timeout(wait, ended.changed()).await;
 }
 
+/// What a task works on, in messages. Only what is not a volume says what it is, after a space.
+fn named(subject: &str) -> String {
+    if subject.contains(' ') { subject.to_owned() } else { format!("volume {subject}") }
+}
+
 fn in_progress(volume: &str, entry: &Entry) -> Error {
     let progress = entry.progress.borrow();
     let progress = if progress.is_empty() { String::new() } else { format!(", {}", *progress) };
     Error::new(
         Reason::UnderWay,
         format!(
-            "{} of volume {volume} has been in progress for {:.1?}{progress}; retry when it is done",
+            "{} of {} has been in progress for {:.1?}{progress}; retry when it is done",
             entry.what,
+            named(volume),
             entry.since.elapsed()
         ),
     )

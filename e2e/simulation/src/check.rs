@@ -153,6 +153,13 @@ fn copies(world: &World, story: &Story, found: &mut BTreeMap<String, Vec<Kept>>)
 }
 
 impl World {
+    /// The sizes that the volume of a claim may have had since it was created, in bytes.
+    pub(crate) fn sizes_since_creation(&self, claim: usize) -> Vec<u64> {
+        let asked = self.claims[claim].mib * MIB;
+        let story = self.stories.iter().find(|story| story.claim == claim && story.may_have_grown);
+        [Some(asked), story.map(|story| asked + story.more * MIB)].into_iter().flatten().collect()
+    }
+
     /// The sizes that the volume of a claim may have, in bytes.
     fn sizes(&self, claim: &str) -> Vec<u64> {
         let Some((number, claim)) = self.claims.iter().enumerate().find(|(_, one)| one.name == claim) else {

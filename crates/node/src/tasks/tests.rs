@@ -146,3 +146,34 @@ async fn stop_cancels_only_the_named_kind() {
     tasks.stop("v", "create", LONG).await;
     assert!(tasks.list().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_waits_for_work_in_the_background_and_that_waits_for_nothing() {
+    let tasks = Tasks::default();
+    let second = Duration::from_secs(1);
+    let background = {
+        let tasks = tasks.clone();
+        tokio::spawn(async move {
+            let work = |_| async move {
+                tokio::time::sleep(5 * second).await;
+                Ok(())
+            };
+            tasks.run_in_background("v (snapshot)", "clean-up", LONG, work).await
+        })
+    };
+    while tasks.list().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let more = tasks.run_in_background("v (snapshot)", "clean-up", LONG, |_| async { Ok(()) }).await.unwrap_err();
+    assert_eq!(more.reason, Reason::UnderWay);
+    assert_eq!(more.to_string(), "clean-up of v (snapshot) has been in progress for 0.0ns; retry when it is done");
+    // Not longer than the call allows.
+    let began = Instant::now();
+    let short = tasks.run("v (snapshot)", "create snapshot", 2 * second, |_| async { Ok(()) }).await.unwrap_err();
+    assert_eq!((short.reason, began.elapsed().as_secs()), (Reason::UnderWay, 2));
+    // What is left of its time is for its own work.
+    let work = |_| async { std::future::pending::<Result<()>>().await };
+    let late = tasks.run_long("v (snapshot)", "create snapshot", 4 * second, work).await.unwrap_err();
+    assert_eq!((late.reason, began.elapsed().as_secs()), (Reason::TimedOut, 6));
+    assert!(background.await.unwrap().is_ok());
+}
