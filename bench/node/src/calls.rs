@@ -164,43 +164,44 @@ pub async fn background(node: &Node, there: usize, count: usize) -> Result<()> {
     node.sh(script).await.map(drop)
 }
 
-/// Creates and deletes of a volume alone, and right after somebody else changed the volume group: medians in
-/// milliseconds.
+/// Medians of one of Quarry's calls in milliseconds.
 pub struct Foreign {
-    pub create: f64,
-    pub create_after: f64,
-    pub delete: f64,
-    pub delete_after: f64,
+    /// `create` or `delete`.
+    pub call: &'static str,
+    /// With nothing before it.
+    pub alone: f64,
+    /// Right after somebody else changed another volume group: udev may still be busy with that.
+    pub after_another: f64,
+    /// Right after somebody else changed the same volume group.
+    pub after_own: f64,
 }
 
-/// Measures both in turn, `pairs` times.
-pub async fn foreign(node: &Node, pairs: usize) -> Result<Foreign> {
-    let other = "lvcreate -qq -y -an -Zn -L 4M -n other fast; lvremove -qq -y fast/other";
-    let (mut create, mut create_after, mut delete, mut delete_after) = (vec![], vec![], vec![], vec![]);
-    for number in 0..2 * pairs {
-        let changed = number % 2 == 1;
-        let change = if changed { other } else { "true" };
-        let script = format!(
-            ": >{LOG}; {change}; \
-             id=$(quarry csi create between --size 64Mi --param pool=fast -o json | \
-             sed -n 's/.*\"volume_id\": *\"\\([^\"]*\\)\".*/\\1/p' | head -n 1); test -n \"$id\"; \
-             {change}; quarry csi delete \"$id\" >/dev/null; cat {LOG}"
-        );
-        node.settle().await?;
-        let found = intervals(&node.sh(format!("set -e; {script}")).await?);
-        let took = |method: &str| {
-            let call = found.iter().find(|one| one.call && one.what == method);
-            call.map(|one| (one.ended - one.began) * 1e3).with_context(|| format!("the log has no {method}"))
-        };
-        let (creates, deletes) =
-            if changed { (&mut create_after, &mut delete_after) } else { (&mut create, &mut delete) };
-        creates.push(took("CreateVolume")?);
-        deletes.push(took("DeleteVolume")?);
+/// Creates and deletes volumes after changes by others, and without, in turn, `rounds` times each.
+pub async fn foreign(node: &Node, rounds: usize) -> Result<Vec<Foreign>> {
+    let change = |group: &str| format!("lvcreate -qq -y -an -Zn -L 4M -n other {group}; lvremove -qq -y {group}/other");
+    let changes = ["true".to_owned(), change("thin"), change("fast")];
+    let methods = [("create", "CreateVolume"), ("delete", "DeleteVolume")];
+    let mut found = [const { [const { Vec::new() }; 3] }; 2];
+    for _ in 0..rounds {
+        for (kind, change) in changes.iter().enumerate() {
+            let script = format!(
+                ": >{LOG}; {change}; \
+                 id=$(quarry csi create between --size 64Mi --param pool=fast -o json | \
+                 sed -n 's/.*\"volume_id\": *\"\\([^\"]*\\)\".*/\\1/p' | head -n 1); test -n \"$id\"; \
+                 {change}; quarry csi delete \"$id\" >/dev/null; cat {LOG}"
+            );
+            node.settle().await?;
+            let log = intervals(&node.sh(format!("set -e; {script}")).await?);
+            for ((_, method), found) in methods.iter().zip(&mut found) {
+                let call = log.iter().find(|one| one.call && one.what == *method);
+                let call = call.with_context(|| format!("the log has no {method}"))?;
+                found[kind].push((call.ended - call.began) * 1e3);
+            }
+        }
     }
-    Ok(Foreign {
-        create: median(create),
-        create_after: median(create_after),
-        delete: median(delete),
-        delete_after: median(delete_after),
-    })
+    let medians = methods.iter().zip(found).map(|((call, _), found)| {
+        let [alone, after_another, after_own] = found.map(median);
+        Foreign { call, alone, after_another, after_own }
+    });
+    Ok(medians.collect())
 }

@@ -78,7 +78,7 @@ async fn run() -> Result<()> {
     lives.draw(&into)?;
     results.lives = Some(lives);
     say("changes by others between the calls");
-    results.foreign = Some(calls::foreign(&node, if quick { 2 } else { 15 }).await?);
+    results.foreign = calls::foreign(&node, if quick { 2 } else { 15 }).await?;
     results.memory.push(memory::at(&mut node, 0).await?);
     results.write(&into, began)?;
     for part in calls::parts(quick) {

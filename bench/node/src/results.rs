@@ -24,7 +24,7 @@ pub struct Results {
     pub lives: Option<Lives>,
     pub parts: Vec<Measured>,
     pub memory: Vec<Memory>,
-    pub foreign: Option<Foreign>,
+    pub foreign: Vec<Foreign>,
     pub data_path: Vec<Access>,
     pub took: Duration,
 }
@@ -54,7 +54,7 @@ impl Results {
             lives: None,
             parts: Vec::new(),
             memory: Vec::new(),
-            foreign: None,
+            foreign: Vec::new(),
             data_path: Vec::new(),
             took: Duration::ZERO,
         })
@@ -122,16 +122,18 @@ impl Results {
         row("create, first stage and publish / lvcreate, mkfs, mount, bind", 1.25, linear("create-to-publish"));
         row("stage and publish of a ready volume / activation, mount, bind", 1.10, linear("restage-to-republish"));
         row("delete / `lvremove`", 1.10, linear("delete"));
-        row(
-            "create after a change by others / create alone",
-            1.15,
-            self.foreign.as_ref().map(|foreign| foreign.create_after / foreign.create),
-        );
-        row(
-            "delete after a change by others / delete alone",
-            1.15,
-            self.foreign.as_ref().map(|foreign| foreign.delete_after / foreign.delete),
-        );
+        for foreign in &self.foreign {
+            let call = foreign.call;
+            row(
+                &format!("{call} after a change by others / {call} alone"),
+                1.15,
+                Some(foreign.after_own / foreign.alone),
+            );
+        }
+        for (which, most) in [(self.memory.first(), 10.0), (self.memory.last(), 14.0)] {
+            let Some(memory) = which else { continue };
+            row(&format!("resident memory in MiB, beside {} volumes", memory.volumes), most, Some(memory.resident));
+        }
         text.push('\n');
     }
 
@@ -187,28 +189,35 @@ impl Results {
     }
 
     fn others(&self, text: &mut String) {
-        let Some(foreign) = &self.foreign else { return };
-        let _ = write!(
-            text,
-            "## Changes by others\n\nMedians of Quarry's calls in milliseconds: alone, and right after an `lvcreate` and an `lvremove` of\n\
-             somebody else in the same volume group.\n\n| call | alone | after the change | ratio |\n|---|---:|---:|---:|\n\
-             | create | {:.1} | {:.1} | {:.2} |\n| delete | {:.1} | {:.1} | {:.2} |\n\n",
-            foreign.create,
-            foreign.create_after,
-            foreign.create_after / foreign.create,
-            foreign.delete,
-            foreign.delete_after,
-            foreign.delete_after / foreign.delete,
+        if self.foreign.is_empty() {
+            return;
+        }
+        text.push_str(
+            "## Changes by others\n\nMedians of Quarry's calls in milliseconds: alone, right after an `lvcreate` and an \
+             `lvremove` of\nsomebody else in another volume group, and right after the same in Quarry's. After both, \
+             udev may still\nbe busy with what was changed.\n\n\
+             | call | alone | after another group | after this group | / alone | / after another group |\n\
+             |---|---:|---:|---:|---:|---:|\n",
         );
+        for Foreign { call, alone, after_another, after_own } in &self.foreign {
+            let _ = writeln!(
+                text,
+                "| {call} | {alone:.1} | {after_another:.1} | {after_own:.1} | {:.2} | {:.2} |",
+                after_own / alone,
+                after_own / after_another
+            );
+        }
+        text.push('\n');
     }
 
     fn memory(&self, text: &mut String) {
         text.push_str(
             "## Memory\n\nResident memory of `quarry standalone` (controller and node in one process), just started and\n\
-             idle.\n\n| volumes | MiB |\n|---:|---:|\n",
+             idle. The rest of what is resident are pages of the program's file, which all processes of a host share.\n\n\
+             | volumes | MiB | of that its own |\n|---:|---:|---:|\n",
         );
-        for memory in &self.memory {
-            let _ = writeln!(text, "| {} | {:.1} |", memory.volumes, memory.mib);
+        for Memory { volumes, resident, own } in &self.memory {
+            let _ = writeln!(text, "| {volumes} | {resident:.1} | {own:.1} |");
         }
         text.push('\n');
     }
@@ -285,8 +294,8 @@ mod tests {
             emulated: true,
             lives: None,
             parts: vec![part],
-            memory: vec![Memory { volumes: 0, mib: 9.5 }],
-            foreign: Some(Foreign { create: 10.0, create_after: 11.0, delete: 10.0, delete_after: 20.0 }),
+            memory: vec![Memory { volumes: 0, resident: 19.5, own: 6.2 }],
+            foreign: vec![Foreign { call: "create", alone: 10.0, after_another: 10.5, after_own: 11.0 }],
             data_path: vec![Access { name: "reads", disk: 9.0, logical: 10.0, volume: 9.9 }],
             took: Duration::from_secs(125),
         };
@@ -299,7 +308,9 @@ mod tests {
             "| delete / `lvremove` | ≤ 1.10 | not measured |",
             "| create | 1 | 3 | 20.0 | 30.0 | 10.0 | 2.00 |",
             "![Linear](plots/a.svg)",
-            "| 0 | 9.5 |",
+            "| create | 10.0 | 10.5 | 11.0 | 1.10 | 1.05 |",
+            "| 0 | 19.5 | 6.2 |",
+            "| resident memory in MiB, beside 0 volumes | ≤ 10.00 | **19.50** |",
             "| reads | 9 | 10 | 10 | 0.99 |",
         ] {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
