@@ -88,18 +88,43 @@ fn drop_clean_pages(device: &File) -> io::Result<()> {
     Ok(posix_fadvise(device, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
 }
 
+/// A buffer in memory as direct reads require it. Its bytes begin at a multiple of [`ALIGNMENT`].
+#[derive(Debug)]
+pub struct AlignedBuffer {
+    bytes: Vec<u8>,
+    skip: usize,
+}
+
+impl AlignedBuffer {
+    /// A buffer of that many bytes, all of them 0.
+    #[must_use]
+    pub fn new(length: usize) -> Self {
+        let bytes = vec![0_u8; length + ALIGNMENT];
+        // The buffer is never moved: the vector does not grow.
+        let skip = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        Self { bytes, skip }
+    }
+
+    /// Reads the first `length` bytes of the buffer, which must have as many, and returns them. Offset and length must be
+    /// multiples of the device's sector size.
+    ///
+    /// # Errors
+    /// The device cannot be read, or ends before that.
+    pub fn read(&mut self, device: &impl FileExt, offset: u64, length: usize) -> io::Result<&[u8]> {
+        let aligned = self.bytes.get_mut(self.skip..).and_then(|rest| rest.get_mut(..length));
+        let aligned = aligned.ok_or_else(|| io::Error::other("the buffer is shorter than the read"))?;
+        device.read_exact_at(aligned, offset)?;
+        Ok(aligned)
+    }
+}
+
 /// Reads `length` bytes into an aligned buffer, as direct reads require. Offset and length must be multiples of the
 /// device's sector size.
 ///
 /// # Errors
 /// The device cannot be read, or ends before that.
 pub fn read_aligned(device: &impl FileExt, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-    let mut buffer = vec![0_u8; length + ALIGNMENT];
-    let skip = buffer.as_ptr().align_offset(ALIGNMENT);
-    let aligned = buffer.get_mut(skip..).and_then(|rest| rest.get_mut(..length));
-    let aligned = aligned.ok_or_else(|| io::Error::other("no aligned buffer"))?;
-    device.read_exact_at(aligned, offset)?;
-    Ok(aligned.to_vec())
+    AlignedBuffer::new(length).read(device, offset, length).map(<[u8]>::to_vec)
 }
 
 #[cfg(test)]

@@ -94,7 +94,8 @@ fn arguments(kind: Filesystem, uuid: &str, mut options: MakeOptions) -> Vec<Stri
 pub(crate) fn flush(device: &Path) -> Result<(), Error> {
     let failed = |source| Error::io("flush", device, source);
     quarry_fault::point(|| "device:flush:before".to_owned());
-    let flushed = File::options().write(true).open(device).and_then(|file| file.sync_all());
+    // Not opened for writing: udev reads a device again when a program closes it that could have written to it.
+    let flushed = File::open(device).and_then(|file| quarry_block::flush(&file));
     quarry_fault::point(|| "device:flush:after".to_owned());
     flushed.map_err(failed)
 }

@@ -13,6 +13,8 @@ use crate::Host;
 use crate::stage::Stage;
 
 pub(super) const LONG: Duration = Duration::from_secs(600);
+/// After this time, a call is waiting for another one.
+const WAITS: Duration = Duration::from_secs(1);
 pub(super) const COPY: &str = "copy";
 pub(super) const SNAPSHOT: &str = "snap";
 
@@ -179,7 +181,8 @@ impl Filled {
         self.call_while(before, async |host| host.create(self.spec(), None, LONG).await.map(drop), other)
     }
 
-    /// Makes a call, and does something else before its effect with that number. `None` if it has fewer effects.
+    /// Makes a call, and does something else before its effect with that number. What waits for the call goes on with it
+    /// after a while. `None` if the call has fewer effects.
     pub(super) fn call_while<T, R>(
         &self,
         before: usize,
@@ -195,9 +198,13 @@ impl Filled {
                 () = process.paused() => {}
                 _ = &mut call => return None,
             }
-            let other = other(&host).await;
+            let mut other = std::pin::pin!(other(&host));
+            let ended = tokio::time::timeout(WAITS, &mut other).await;
             process.resume();
-            Some((other, call.await))
+            Some(match ended {
+                Ok(other) => (other, call.await),
+                Err(_) => tokio::join!(other, call),
+            })
         });
         self.check();
         results
