@@ -19,6 +19,9 @@ pub struct Part {
     plots: Option<&'static str>,
 }
 
+/// Quarry deactivates a logical volume in the background after NodeUnstageVolume. This is long enough for that.
+const SETTLE: &str = "--settle 4";
+
 /// The phases that a part leaves out to be short.
 const SHORT: &str = "--without expand,snapshot,restore";
 
@@ -135,11 +138,12 @@ impl Measured {
 pub async fn measure(node: &Node, part: &Part, into: &Path) -> Result<Measured> {
     say(&part.title);
     node.settle().await?;
-    let script = format!("quarry bench {} --json /run/bench.json --plot /run/plots >/run/bench.out 2>&1", part.options);
+    let script =
+        format!("quarry bench {} {SETTLE} --json /run/bench.json --plot /run/plots >/run/bench.out 2>&1", part.options);
     let output = node.output(script).await?;
     if !output.exit.success() {
         let said = node.sh("tail -n 40 /run/bench.out").await.unwrap_or_default();
-        bail!("{}: quarry bench {} ended with {}:\n{said}", part.title, part.options, output.exit);
+        bail!("{}: quarry bench {} {SETTLE} ended with {}:\n{said}", part.title, part.options, output.exit);
     }
     let json = node.sh("cat /run/bench.json").await?;
     let figures: Figures = serde_json::from_str(&json).context("the JSON of quarry bench")?;

@@ -92,7 +92,11 @@ impl Results {
                  commands look better here than\non hardware.",
             );
         }
-        text.push_str("\n\n");
+        text.push_str(
+            "\n\n`unstage` is not comparable: the commands include `lvchange --activate n`, while Quarry deactivates the\n\
+             logical volume after its answer. After each `unstage` there is a wait that is not timed (`--settle`), so\n\
+             that this does not affect the phases that follow.\n\n",
+        );
         self.goals(&mut text);
         self.lives(&mut text);
         self.phases(&mut text);
@@ -302,6 +306,7 @@ mod tests {
         let text = results.markdown();
         for expected in [
             "mean nothing",
+            "\n`unstage` is not comparable",
             "took 2 minutes",
             "| create / `lvcreate`, one at a time | ≤ 1.05 | **2.00** |",
             "| create after a change by others / create alone | ≤ 1.15 | 1.10 |",

@@ -48,6 +48,9 @@ pub struct Plan {
     pub patience: Duration,
     /// The pause before a call is repeated.
     pub retry_interval: Duration,
+    /// The wait after a round's volumes were unstaged, which is not timed: what the driver still does after its
+    /// answers must not be part of the next phase.
+    pub settle: Duration,
     /// The bare commands to measure beside the driver.
     pub floor: Option<LvmFloor>,
 }

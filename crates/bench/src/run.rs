@@ -214,10 +214,26 @@ impl Rounds<'_> {
                 self.series(kind, at_once, What::Phase(phase)).fail(failure);
                 break;
             }
+            if self.ends_use(phase) {
+                self.wait().await;
+            }
         }
         self.add_sums(system, at_once, &batch.notes);
         self.clean(system, at_once, batch).await;
         useful
+    }
+
+    /// Whether the volumes are in use before this phase, and not after it.
+    fn ends_use(&self, phase: Phase) -> bool {
+        phase == Phase::Unstage || (phase == Phase::Unpublish && !self.steps.contains(&Phase::Unstage))
+    }
+
+    /// Lets the system finish what it still does after its answers. Both systems get the same wait.
+    async fn wait(&self) {
+        tokio::select! {
+            () = tokio::time::sleep(self.plan.settle) => {}
+            () = self.stop.stop.cancelled() => {}
+        }
     }
 
     fn say(&self, text: String) {

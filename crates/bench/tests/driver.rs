@@ -40,6 +40,7 @@ fn plan(served: &Served) -> Plan {
         timeout: LONG,
         patience: LONG,
         retry_interval: MS,
+        settle: Duration::ZERO,
         floor: None,
     }
 }
@@ -110,6 +111,44 @@ async fn times_are_those_of_the_driver() {
     // The sum contains its parts.
     let whole = find(&results, What::Sum(Sum::CreateToPublish), 1).unwrap().latency().unwrap();
     assert!(whole.min >= 80 * MS && whole.max >= stage.max, "{whole:?}");
+    assert_clean(&double, &served, &results);
+}
+
+#[tokio::test]
+async fn what_follows_an_unstage_waits_until_the_driver_is_done() {
+    let double = Double::default();
+    let served = double.serve(true, true);
+    let settle = 300 * MS;
+    let results = measure(&Plan { settle, ..plan(&served) }).await;
+    assert!(results.is_complete(), "{results:?}");
+    let ends = |phase, half: usize| {
+        let samples = &series(&results, phase, 2).samples;
+        samples.chunks(4).nth(half).unwrap().iter().map(|sample| sample.at + sample.took).max().unwrap()
+    };
+    let begins = |phase| series(&results, phase, 2).samples.iter().map(|sample| sample.at).min().unwrap();
+    // Volumes are unstaged twice.
+    assert!(begins(Phase::Restage) >= ends(Phase::Unstage, 0) + settle, "{results:?}");
+    assert!(begins(Phase::Detach) >= ends(Phase::Unstage, 1) + settle, "{results:?}");
+    assert!(series(&results, Phase::Unstage, 2).wall < settle, "the wait is not timed: {results:?}");
+    assert_clean(&double, &served, &results);
+}
+
+#[tokio::test]
+async fn an_interruption_ends_the_wait_after_an_unstage() {
+    let double = Double::default();
+    let served = double.serve(true, true);
+    let stop = Stop::default();
+    let (token, watched) = (stop.stop.clone(), double.clone());
+    tokio::spawn(async move {
+        while watched.state().calls.get("node_unstage_volume").is_none_or(|calls| *calls < 4) {
+            tokio::time::sleep(MS).await;
+        }
+        tokio::time::sleep(50 * MS).await;
+        token.cancel();
+    });
+    let plan = Plan { settle: 60 * LONG, ..plan(&served) };
+    let results = tokio::time::timeout(LONG, run(&plan, &stop, &|_| {})).await.expect("it waits").unwrap();
+    assert!(results.interrupted && count(&results, Phase::Restage) == 0, "{results:?}");
     assert_clean(&double, &served, &results);
 }
 

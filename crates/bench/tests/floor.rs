@@ -99,6 +99,7 @@ fn plan(served: &Served) -> Plan {
         timeout: Duration::from_secs(60),
         patience: Duration::from_secs(60),
         retry_interval: Duration::from_millis(1),
+        settle: Duration::ZERO,
         floor: Some(LvmFloor { volume_group: "vg0".to_owned(), ..LvmFloor::default() }),
     }
 }

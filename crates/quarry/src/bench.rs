@@ -83,6 +83,10 @@ pub(crate) struct Args {
     /// The pause before a call is repeated.
     #[arg(long, default_value = "0.1", value_parser = seconds, value_name = "SECONDS")]
     retry_interval: Duration,
+    /// After the volumes of a round were unstaged, wait for this long, which is not timed: so that what the driver
+    /// does after its answers does not slow down restage and delete.
+    #[arg(long, default_value = "0", value_parser = pause, value_name = "SECONDS")]
+    settle: Duration,
 
     /// Measure bare commands, too: those that an operator would type for the same volumes.
     #[arg(long, value_name = "KIND", requires = "volume_group", help_heading = FLOOR)]
@@ -249,8 +253,14 @@ fn plan(args: Args) -> anyhow::Result<Plan> {
         timeout: args.timeout,
         patience: args.patience,
         retry_interval: args.retry_interval,
+        settle: args.settle,
         floor,
     })
+}
+
+/// A number of seconds, or 0 for no wait at all.
+fn pause(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
 /// Reads lines of `KEY=VALUE`. Errors name the line's number and never its text.
@@ -287,12 +297,13 @@ mod tests {
         let plan = read(
             "--controller unix:///c.sock --node unix:///n.sock --volumes 100 --concurrency 1,10,100 --size 2Gi \
              --fs xfs --access single-node-multi-writer --param pool=fast --secret a=b --without stats,snapshot \
-             --floor lvm --volume-group vg0 --lvcreate-option=--type=raid1 --lvcreate-option=--mirrors=1",
+             --settle 2.5 --floor lvm --volume-group vg0 --lvcreate-option=--type=raid1 --lvcreate-option=--mirrors=1",
         )
         .unwrap();
         assert_eq!((plan.controller.as_str(), plan.node.as_str()), ("unix:///c.sock", "unix:///n.sock"));
         assert_eq!((plan.volumes, plan.concurrency.as_slice()), (100, [1, 10, 100].as_slice()));
         assert_eq!((plan.size, plan.expand_to), (2 << 30, 4 << 30));
+        assert_eq!(plan.settle, Duration::from_millis(2500));
         assert_eq!(plan.without, [Phase::Stats, Phase::Snapshot].into());
         let floor = plan.floor.unwrap();
         assert_eq!((floor.volume_group.as_str(), floor.lvcreate_options.len()), ("vg0", 2));
@@ -303,6 +314,8 @@ mod tests {
         let plan = read("--controller unix:///run/x/csi.sock").unwrap();
         assert_eq!(plan.node, plan.controller);
         assert_eq!(plan.floor, None);
+        assert_eq!(plan.settle, Duration::ZERO);
+        assert_eq!(read("--settle 0").unwrap().settle, Duration::ZERO);
     }
 
     #[test]
@@ -313,6 +326,7 @@ mod tests {
             ("--without create", "stage, publish"),
             ("--fs ext4 --block", "either --fs or --block"),
             ("--size 1.5Gi", "not a size"),
+            ("--settle=-1", "seconds"),
         ] {
             let error = read(line).map(drop).unwrap_err();
             assert!(error.contains(words), "{line}: {error}");

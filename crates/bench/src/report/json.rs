@@ -56,6 +56,7 @@ struct Settings<'a> {
     timeout_seconds: f64,
     patience_seconds: f64,
     retry_interval_seconds: f64,
+    settle_seconds: f64,
     floor: Option<Floor<'a>>,
 }
 
@@ -160,6 +161,7 @@ fn settings(plan: &Plan) -> Settings<'_> {
         timeout_seconds: plan.timeout.as_secs_f64(),
         patience_seconds: plan.patience.as_secs_f64(),
         retry_interval_seconds: plan.retry_interval.as_secs_f64(),
+        settle_seconds: plan.settle.as_secs_f64(),
         floor: plan.floor.as_ref().map(|floor| Floor {
             kind: "lvm",
             volume_group: &floor.volume_group,
