@@ -35,10 +35,11 @@ fn floor(pool: &str, layout: &str, lvcreate: &str) -> String {
     format!("--param pool={pool} {layout} --floor lvm --volume-group {pool} {lvcreate}")
 }
 
-/// All parts without other volumes, in their order.
+/// All parts without other volumes, in their order. Each has an even number of rounds: both systems are first equally
+/// often.
 pub fn parts(quick: bool) -> Vec<Part> {
     let volumes = |volumes: usize, at_once: usize, rounds: usize| {
-        let (volumes, rounds) = if quick { (2, 1) } else { (volumes, rounds) };
+        let (volumes, rounds) = if quick { (2, 2) } else { (volumes, rounds) };
         let at_once = if at_once > 1 { format!("1,{}", at_once.min(volumes)) } else { "1".to_owned() };
         format!("--volumes {volumes} --concurrency {at_once} --rounds {rounds}")
     };
@@ -54,9 +55,9 @@ pub fn parts(quick: bool) -> Vec<Part> {
     vec![
         Part {
             plots: Some("linear-ext4"),
-            ..part("Linear, ext4", format!("{linear} --fs ext4 --size 64Mi {}", volumes(10, 10, 3)))
+            ..part("Linear, ext4", format!("{linear} --fs ext4 --size 64Mi {}", volumes(10, 10, 4)))
         },
-        part("Linear, xfs", format!("{linear} --fs xfs --size 320Mi {SHORT} {}", volumes(6, 1, 3))),
+        part("Linear, xfs", format!("{linear} --fs xfs --size 320Mi {SHORT} {}", volumes(6, 1, 4))),
         part("Linear, raw block", format!("{linear} --block --size 64Mi {SHORT} {}", volumes(10, 1, 2))),
         part("Striped over two disks, ext4", format!("{striped} --fs ext4 --size 64Mi {SHORT} {}", volumes(6, 1, 2))),
         part("raid1 on two disks, ext4", format!("{raid1} --fs ext4 --size 64Mi {SHORT} {}", volumes(6, 1, 2))),
@@ -73,7 +74,7 @@ pub fn parts(quick: bool) -> Vec<Part> {
             "Linear: 100 creates at once",
             format!(
                 "{linear} --fs ext4 --size 64Mi --without stage,publish,stats,expand,snapshot,restore,restage {}",
-                volumes(100, 100, 1)
+                volumes(100, 100, 2)
             ),
         ),
     ]
@@ -81,7 +82,7 @@ pub fn parts(quick: bool) -> Vec<Part> {
 
 /// A part beside this number of volumes.
 pub fn with_background(count: usize, quick: bool) -> Part {
-    let volumes = if quick { "--volumes 2 --rounds 1" } else { "--volumes 10 --rounds 3" };
+    let volumes = if quick { "--volumes 2 --rounds 2" } else { "--volumes 10 --rounds 4" };
     let linear = floor("fast", "", "");
     part(&format!("Linear, ext4, beside {count} volumes"), format!("{linear} --fs ext4 --size 64Mi {SHORT} {volumes}"))
 }
@@ -208,4 +209,20 @@ pub async fn foreign(node: &Node, rounds: usize) -> Result<Vec<Foreign>> {
         Foreign { call, alone, after_another, after_own }
     });
     Ok(medians.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_systems_are_first_equally_often() {
+        for quick in [false, true] {
+            for part in parts(quick).into_iter().chain([with_background(100, quick)]) {
+                let (_, rounds) = part.options.split_once("--rounds ").unwrap();
+                let rounds: usize = rounds.split_whitespace().next().unwrap().parse().unwrap();
+                assert!(rounds > 0 && rounds.is_multiple_of(2), "{}: {}", part.title, part.options);
+            }
+        }
+    }
 }

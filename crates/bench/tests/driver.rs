@@ -24,6 +24,7 @@ fn plan(served: &Served) -> Plan {
         volumes: 4,
         concurrency: vec![2],
         rounds: 1,
+        warm_up: false,
         background: 0,
         without: [].into(),
         size: 1 << 30,
@@ -332,6 +333,35 @@ async fn a_run_in_which_nothing_is_created_ends_after_the_first_round() {
     double.fault("create_volume", "", usize::MAX, Effect::Fails(Code::InvalidArgument));
     let results = measure(&Plan { rounds: 5, ..plan(&served) }).await;
     assert_eq!(series(&results, Phase::Create, 2).errors["INVALID_ARGUMENT"].count, 4);
+    assert_clean(&double, &served, &results);
+}
+
+#[tokio::test]
+async fn the_warm_up_is_not_measured_and_its_errors_count() {
+    let double = Double::default();
+    let served = double.serve(true, true);
+    // The first calls of their kind are those of the warm-up.
+    double.fault("node_stage_volume", "", 1, Effect::Late(500 * MS));
+    double.fault("node_unstage_volume", "", 1, Effect::Fails(Code::Internal));
+    double.fault("delete_volume", "-restored", 1, Effect::Fails(Code::Aborted));
+    let steps = std::sync::Mutex::new(Vec::new());
+    let progress = |step: quarry_bench::Step| steps.lock().unwrap().push((step.text, step.done, step.all));
+    let plan = Plan { warm_up: true, ..plan(&served) };
+    let results = run(&plan, &Stop::default(), &progress).await.unwrap();
+    let stage = series(&results, Phase::Stage, 2);
+    assert!(stage.samples.len() == 4 && stage.latency().unwrap().max < 500 * MS, "{stage:?}");
+    let unstage = series(&results, Phase::Unstage, 2);
+    assert_eq!((unstage.samples.len(), unstage.errors["INTERNAL"].count), (8, 1), "{unstage:?}");
+    assert!(series(&results, Phase::DeleteRestored, 2).retries.is_empty());
+    assert_eq!(find(&results, What::Sum(Sum::CreateToPublish), 2).unwrap().samples.len(), 4);
+    assert!(!results.is_complete());
+    let steps = steps.into_inner().unwrap();
+    let measured: Vec<_> = steps.iter().filter(|(text, ..)| text.starts_with("round 1 of 1, 2 at once")).collect();
+    assert!(steps.first().unwrap().0.starts_with("warm-up, driver: create"), "{steps:?}");
+    assert!(
+        measured.iter().map(|(_, done, _)| *done).eq(0..18) && measured.iter().all(|step| step.2 == 18),
+        "{steps:?}"
+    );
     assert_clean(&double, &served, &results);
 }
 

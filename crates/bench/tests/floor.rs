@@ -83,6 +83,7 @@ fn plan(served: &Served) -> Plan {
         volumes: 3,
         concurrency: vec![1, 3],
         rounds: 2,
+        warm_up: false,
         background: 0,
         without: [Phase::Snapshot].into(),
         size: 1 << 30,
@@ -134,6 +135,7 @@ fn bare_commands_are_measured_beside_the_driver() {
     runtime.block_on(async {
         rounds_alternate_and_only_own_volumes_are_removed(folder.path()).await;
         what_is_not_ours_is_not_written_to(folder.path()).await;
+        both_systems_warm_up(folder.path()).await;
     });
 }
 
@@ -152,8 +154,9 @@ async fn rounds_alternate_and_only_own_volumes_are_removed(folder: &Path) {
     };
     let results = run(&plan(&served), &Stop::default(), &progress).await.unwrap();
     assert!(results.is_complete(), "{results:?}");
-    let alternating = [Kind::Driver, Kind::Floor, Kind::Floor, Kind::Driver];
-    assert_eq!(*order.lock().unwrap(), [alternating, alternating].concat());
+    // Both numbers at once in each round, so that the figures of both are from about the same time.
+    let (odd, even) = ([Kind::Driver, Kind::Floor], [Kind::Floor, Kind::Driver]);
+    assert_eq!(*order.lock().unwrap(), [odd, odd, even, even].concat());
     // Each step is counted, and the last one is the last of all.
     let counted = counted.lock().unwrap();
     assert_eq!(*counted, (0..counted.len()).map(|done| (done, counted.len())).collect::<Vec<_>>());
@@ -196,5 +199,21 @@ async fn what_is_not_ours_is_not_written_to(folder: &Path) {
     let log = log(folder);
     assert!(!log.iter().any(|line| line.starts_with("dd")), "{log:?}");
     assert_eq!(log.iter().filter(|line| line.starts_with("lvm lvremove")).count(), 9);
+    assert_clean(folder, &served, &results);
+}
+
+/// One volume of each system first, which counts nowhere.
+async fn both_systems_warm_up(folder: &Path) {
+    let double = Double::default();
+    let served = double.serve(true, true);
+    let plan = Plan { warm_up: true, concurrency: vec![3], rounds: 1, ..plan(&served) };
+    let results = run(&plan, &Stop::default(), &|_| {}).await.unwrap();
+    assert!(results.is_complete(), "{results:?}");
+    assert_eq!((count(&results, Kind::Driver, Phase::Create), count(&results, Kind::Floor, Phase::Create)), (3, 3));
+    assert_eq!(double.state().calls["create_volume"], 4);
+    let log = log(folder);
+    for command in ["lvcreate", "lvextend", "lvremove"] {
+        assert_eq!(log.iter().filter(|line| line.starts_with(&format!("lvm {command}"))).count(), 4, "{command}");
+    }
     assert_clean(folder, &served, &results);
 }

@@ -36,9 +36,13 @@ pub(crate) struct Args {
     /// How many volumes are worked on at once; several numbers are measured one after the other.
     #[arg(long, value_delimiter = ',', default_value = "1", value_name = "N[,N...]")]
     concurrency: Vec<usize>,
-    /// The number of rounds for each concurrency.
-    #[arg(long, default_value_t = 3)]
+    /// The number of rounds for each concurrency. In every second one, the floor comes first: an even number
+    /// gives both systems the same place.
+    #[arg(long, default_value_t = 4)]
     rounds: usize,
+    /// Leave out the round before the first one: one volume of each system, which is not measured.
+    #[arg(long)]
+    no_warm_up: bool,
     /// Create this number of volumes first, which are there during the whole run and are not measured.
     #[arg(long, default_value_t = 0, value_name = "VOLUMES")]
     background: usize,
@@ -240,6 +244,7 @@ fn plan(args: Args) -> anyhow::Result<Plan> {
         volumes: args.volumes,
         concurrency: args.concurrency,
         rounds: args.rounds,
+        warm_up: !args.no_warm_up,
         background: args.background,
         without: args.without.into_iter().collect(),
         size: args.size,
@@ -313,7 +318,8 @@ mod tests {
     fn one_socket_serves_both_by_default() {
         let plan = read("--controller unix:///run/x/csi.sock").unwrap();
         assert_eq!(plan.node, plan.controller);
-        assert_eq!(plan.floor, None);
+        assert_eq!((plan.rounds, plan.warm_up, plan.floor.as_ref()), (4, true, None));
+        assert!(!read("--no-warm-up").unwrap().warm_up);
         assert_eq!(plan.settle, Duration::ZERO);
         assert_eq!(read("--settle 0").unwrap().settle, Duration::ZERO);
     }

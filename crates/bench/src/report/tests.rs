@@ -53,6 +53,7 @@ fn plan() -> Plan {
         volumes: 3,
         concurrency: vec![1, 2],
         rounds: 1,
+        warm_up: true,
         background: 100,
         without: [].into(),
         size: 1 << 30,
