@@ -15,6 +15,8 @@ pub struct Part {
     pub title: String,
     /// Its options besides the common ones.
     options: String,
+    /// How many other volumes are there.
+    background: usize,
     /// The folder of its plots in `plots`, if they are kept.
     plots: Option<&'static str>,
 }
@@ -26,7 +28,7 @@ const SETTLE: &str = "--settle 4";
 const SHORT: &str = "--without expand,snapshot,restore";
 
 fn part(title: &str, options: String) -> Part {
-    Part { title: title.to_owned(), options, plots: None }
+    Part { title: title.to_owned(), options, background: 0, plots: None }
 }
 
 /// A floor in this volume group: the layout for the driver, and the options of lvcreate for the same layout.
@@ -84,7 +86,8 @@ pub fn parts(quick: bool) -> Vec<Part> {
 pub fn with_background(count: usize, quick: bool) -> Part {
     let volumes = if quick { "--volumes 2 --rounds 2" } else { "--volumes 10 --rounds 4" };
     let linear = floor("fast", "", "");
-    part(&format!("Linear, ext4, beside {count} volumes"), format!("{linear} --fs ext4 --size 64Mi {SHORT} {volumes}"))
+    let options = format!("{linear} --fs ext4 --size 64Mi {SHORT} {volumes}");
+    Part { background: count, ..part(&format!("Linear, ext4, beside {count} volumes"), options) }
 }
 
 /// What `quarry bench` wrote.
@@ -123,6 +126,8 @@ pub struct Ratio {
 /// A part with its figures.
 pub struct Measured {
     pub title: String,
+    /// How many other volumes were there.
+    pub background: usize,
     pub figures: Figures,
     /// The plots, as paths from RESULTS.md.
     pub plots: Vec<String>,
@@ -157,7 +162,7 @@ pub async fn measure(node: &Node, part: &Part, into: &Path) -> Result<Measured> 
             plots.push(file);
         }
     }
-    Ok(Measured { title: part.title.clone(), figures, plots })
+    Ok(Measured { title: part.title.clone(), background: part.background, figures, plots })
 }
 
 /// Creates volumes until there are `count` of them; `there` are there.

@@ -113,9 +113,12 @@ impl Results {
             let _ = writeln!(text, "| {what} | ≤ {most:.2} | {measured} |");
         };
         let linear = |phase: &str| self.parts.first().and_then(|part| Some(part.ratio(phase, 1)?.p50));
-        let most = |phase: &str| self.parts.last().and_then(|part| Some(part.ratio(phase, 1)?.p50));
+        // An incomplete run may have no such part.
+        let most = self.parts.iter().filter(|part| part.background > 0).max_by_key(|part| part.background);
+        let beside = most.map_or_else(|| "other".to_owned(), |part| format!("{} other", part.background));
         row("create / `lvcreate`, one at a time", 1.05, linear("create"));
-        row("the same beside the most volumes of this run", 1.05, most("create"));
+        let most = most.and_then(|part| Some(part.ratio("create", 1)?.p50));
+        row(&format!("the same beside {beside} volumes"), 1.05, most);
         let burst = self.parts.iter().find(|part| part.title.contains("creates at once"));
         let at_once = burst.and_then(|part| part.figures.ratios.iter().rfind(|ratio| ratio.phase == "create"));
         row(
@@ -286,18 +289,21 @@ mod tests {
             {"system": "floor", "concurrency": 1, "phase": "create", "latency_ms": {"count": 3, "p50": 10.0, "max": 11.0}},
             {"system": "driver", "concurrency": 1, "phase": "stage", "latency_ms": null}],
             "ratios": [{"concurrency": 1, "phase": "create", "p50": 2.0, "per_second_in_a_row": 0.5}], "left_behind": []}"#;
-        let part = Measured {
-            title: "Linear".to_owned(),
-            figures: serde_json::from_str(figures).unwrap(),
+        let part = |title: &str, background: usize, create: &str| Measured {
+            title: title.to_owned(),
+            background,
+            figures: serde_json::from_str(&figures.replace("2.0,", create)).unwrap(),
             plots: vec!["plots/a.svg".to_owned()],
         };
-        let results = Results {
+        // The parts need not be in the order of their numbers, and a run may end before any part with other volumes.
+        let beside = [part("Beside 100", 100, "3.0,"), part("Beside 1000", 1000, "4.0,"), part("Later", 0, "5.0,")];
+        let mut results = Results {
             quick: true,
             complete: true,
             machine: "A machine.".to_owned(),
             emulated: true,
             lives: None,
-            parts: vec![part],
+            parts: vec![part("Linear", 0, "2.0,")],
             memory: vec![Memory { volumes: 0, resident: 19.5, own: 6.2 }],
             foreign: vec![Foreign { call: "create", alone: 10.0, after_another: 10.5, after_own: 11.0 }],
             data_path: vec![Access { name: "reads", disk: 9.0, logical: 10.0, volume: 9.9 }],
@@ -309,6 +315,7 @@ mod tests {
             "\n`unstage` is not comparable",
             "took 2 minutes",
             "| create / `lvcreate`, one at a time | ≤ 1.05 | **2.00** |",
+            "| the same beside other volumes | ≤ 1.05 | not measured |",
             "| create after a change by others / create alone | ≤ 1.15 | 1.10 |",
             "| delete / `lvremove` | ≤ 1.10 | not measured |",
             "| create | 1 | 3 | 20.0 | 30.0 | 10.0 | 2.00 |",
@@ -321,5 +328,8 @@ mod tests {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
         }
         assert!(!text.contains("| stage |"), "a phase without calls has no row:\n{text}");
+        results.parts.extend(beside);
+        let text = results.markdown();
+        assert!(text.contains("| the same beside 1000 other volumes | ≤ 1.05 | **4.00** |"), "{text}");
     }
 }
