@@ -9,7 +9,8 @@ use quarry_vm::Accelerator;
 
 use crate::calls::{Foreign, Measured};
 use crate::data_path::Access;
-use crate::life::{self, Lives};
+use crate::life::{self, Lives, Step};
+use crate::log::Interval;
 use crate::memory::Memory;
 use crate::node::Node;
 
@@ -146,7 +147,10 @@ impl Results {
 
     fn lives(&self, text: &mut String) {
         let Some(lives) = &self.lives else { return };
-        text.push_str("## One volume: processes and time\n\n");
+        text.push_str(
+            "## One volume: processes and time\n\nWhat a call leaves to the background is named as *after the answer*, and \
+             is in neither of the times.\n\n",
+        );
         for (filesystem, steps) in &lives.lives {
             let _ = write!(
                 text,
@@ -156,8 +160,7 @@ impl Results {
             for step in steps {
                 // Without a command, a sum would be -0.
                 let commands = step.commands.iter().fold(0.0, |sum, command| sum + command.ended - command.began);
-                let names: Vec<&str> = step.commands.iter().map(|command| command.what.as_str()).collect();
-                let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                let names = names(step);
                 let took = step.call.ended - step.call.began;
                 let _ = writeln!(text, "| {} | {:.1} | {:.1} | {names} |", step.name, took * 1e3, commands * 1e3);
             }
@@ -255,6 +258,17 @@ impl Results {
     }
 }
 
+/// The commands of a call, and those that it left to the background.
+fn names(step: &Step) -> String {
+    let join =
+        |commands: &[Interval]| commands.iter().map(|command| command.what.as_str()).collect::<Vec<_>>().join(", ");
+    let within = if step.commands.is_empty() { "none".to_owned() } else { join(&step.commands) };
+    match step.afterwards.as_slice() {
+        [] => within,
+        afterwards => format!("{within}; after the answer: {}", join(afterwards)),
+    }
+}
+
 /// A figure, in bold when it is over its goal.
 fn mark(found: f64, most: f64) -> String {
     if found <= most { format!("{found:.2}") } else { format!("**{found:.2}**") }
@@ -297,12 +311,19 @@ mod tests {
         };
         // The parts need not be in the order of their numbers, and a run may end before any part with other volumes.
         let beside = [part("Beside 100", 100, "3.0,"), part("Beside 1000", 1000, "4.0,"), part("Later", 0, "5.0,")];
+        let interval = |what: &str, call, began, ended| Interval { what: what.to_owned(), call, began, ended };
+        let step = Step {
+            name: "unstage",
+            call: interval("NodeUnstageVolume", true, 1.0, 1.5),
+            commands: vec![interval("umount", false, 1.1, 1.3)],
+            afterwards: vec![interval("lvm lvchange", false, 1.4, 1.9)],
+        };
         let mut results = Results {
             quick: true,
             complete: true,
             machine: "A machine.".to_owned(),
             emulated: true,
-            lives: None,
+            lives: Some(Lives { lives: vec![("ext4", vec![step])] }),
             parts: vec![part("Linear", 0, "2.0,")],
             memory: vec![Memory { volumes: 0, resident: 19.5, own: 6.2 }],
             foreign: vec![Foreign { call: "create", alone: 10.0, after_another: 10.5, after_own: 11.0 }],
@@ -322,6 +343,7 @@ mod tests {
             "![Linear](plots/a.svg)",
             "| create | 10.0 | 10.5 | 11.0 | 1.10 | 1.05 |",
             "| 0 | 19.5 | 6.2 |",
+            "| unstage | 500.0 | 200.0 | umount; after the answer: lvm lvchange |",
             "| resident memory in MiB, beside 0 volumes | ≤ 10.00 | **19.50** |",
             "| reads | 9 | 10 | 10 | 0.99 |",
         ] {
