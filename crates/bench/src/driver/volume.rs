@@ -59,6 +59,7 @@ impl Volume {
         known(&self.volume, "volume")
     }
 
+    /// The staging path for calls that want none if the volume is not staged.
     fn staging(&self) -> String {
         if self.staged { text(&self.place.staging()) } else { String::new() }
     }
@@ -176,15 +177,16 @@ impl Driver {
 
     async fn stage(&self, volume: &mut Volume, attempts: &mut Attempts<'_>) -> Result<(), Failure> {
         // The caller makes it, and some drivers remove it when they unstage.
-        std::fs::create_dir_all(volume.staging()).map_err(|error| Failure {
+        let staging = volume.place.staging();
+        std::fs::create_dir_all(&staging).map_err(|error| Failure {
             code: "DIRECTORY".to_owned(),
-            message: format!("creating {}: {error}", volume.staging()),
+            message: format!("creating {}: {error}", staging.display()),
         })?;
         volume.staged = true;
         let request = csi::NodeStageVolumeRequest {
             volume_id: volume.id()?,
             publish_context: volume.publish_context.clone(),
-            staging_target_path: volume.staging(),
+            staging_target_path: text(&staging),
             volume_capability: Some(self.plan.capability.clone()),
             secrets: self.plan.secrets.clone(),
             volume_context: volume.context.clone(),

@@ -244,8 +244,11 @@ serve! {
             &self,
             request: Request<csi::NodeUnstageVolumeRequest>,
         ) -> Result<Response<csi::NodeUnstageVolumeResponse>, Status> {
-            let id = request.into_inner().volume_id;
+            let request = request.into_inner();
+            let id = request.volume_id;
             self.call("node_unstage_volume", &id, |state| {
+                // Some drivers remove the directory, and the caller makes it again.
+                remove_target(&request.staging_target_path);
                 if state.volume(&id)?.published {
                     return Err(state.reject(format!("{id} is unstaged and still published")));
                 }
