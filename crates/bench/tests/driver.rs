@@ -217,6 +217,34 @@ async fn a_volume_that_may_exist_is_named() {
 }
 
 #[tokio::test]
+async fn what_an_earlier_attempt_may_have_made_is_removed() {
+    for call in ["create_volume", "create_snapshot"] {
+        let double = Double::default();
+        let served = double.serve(true, true);
+        // It was made, and then the driver says something that alone would mean that it was not.
+        double.fault(call, "-0001", 1, Effect::FailsAfterwards(Code::DeadlineExceeded));
+        double.fault(call, "-0001", 1, Effect::Fails(Code::ResourceExhausted));
+        let results = measure(&plan(&served)).await;
+        let failed = results.series.iter().filter(|series| series.errors.contains_key("RESOURCE_EXHAUSTED")).count();
+        assert_eq!(failed, 1, "{call}");
+        assert_clean(&double, &served, &results);
+    }
+}
+
+#[tokio::test]
+async fn what_may_exist_is_named_although_the_clean_up_is_refused() {
+    for (call, words) in [("create_volume", "volume bench-"), ("create_snapshot", "the snapshot of bench-")] {
+        let double = Double::default();
+        let served = double.serve(true, true);
+        double.fault(call, "-0001", 1, Effect::FailsAfterwards(Code::Internal));
+        double.fault(call, "-0001", 1, Effect::Fails(Code::FailedPrecondition));
+        let results = measure(&Plan { without: [Phase::Restore].into(), ..plan(&served) }).await;
+        let named = results.left_behind.iter().any(|left| left.starts_with(words) && left.contains("-0001: UNCERTAIN"));
+        assert!(named, "{call}: {:?}", results.left_behind);
+    }
+}
+
+#[tokio::test]
 async fn an_interruption_cleans_up() {
     let double = Double { delay: 10 * MS, ..Double::default() };
     let served = double.serve(true, true);

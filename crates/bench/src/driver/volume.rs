@@ -15,7 +15,7 @@ use crate::system::{Failure, Place};
 pub(crate) struct Thing {
     /// Its ID, from the answer.
     pub(super) id: Option<String>,
-    /// A call to make it failed, and may have made it nevertheless.
+    /// A call to make it failed, and may have made it nevertheless. Only an answer with success ends this.
     pub(super) uncertain: bool,
 }
 
@@ -111,7 +111,7 @@ impl Driver {
         attempts: &mut Attempts<'_>,
     ) -> Result<csi::Volume, Failure> {
         // Even if this future is dropped, the clean-up knows that there may be a volume.
-        thing.uncertain = true;
+        let before = std::mem::replace(&mut thing.uncertain, true);
         match ask!(self.controller, create_volume, request, attempts) {
             Ok(answer) => {
                 let made = answer.volume.unwrap_or_default();
@@ -119,7 +119,7 @@ impl Driver {
                 Ok(made)
             }
             Err(refused) => {
-                thing.uncertain = refused.may_have_worked();
+                thing.uncertain = before || refused.may_have_worked();
                 Err(refused.into())
             }
         }
@@ -260,13 +260,14 @@ impl Driver {
             parameters: self.plan.snapshot_parameters.clone(),
             ..Default::default()
         };
+        let before = volume.snapshot.uncertain;
         loop {
             let thing = &mut volume.snapshot;
             thing.uncertain = thing.id.is_none();
             let snapshot = match ask!(self.controller, create_snapshot, request.clone(), attempts) {
                 Ok(answer) => answer.snapshot.unwrap_or_default(),
                 Err(refused) => {
-                    thing.uncertain = thing.id.is_none() && refused.may_have_worked();
+                    thing.uncertain = thing.id.is_none() && (before || refused.may_have_worked());
                     return Err(refused.into());
                 }
             };
