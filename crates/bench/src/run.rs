@@ -32,7 +32,7 @@ pub struct Results {
     pub floor_left_out: Vec<LeftOut>,
     /// The figures.
     pub series: Vec<Series>,
-    /// What the clean-up could not remove, with the reason.
+    /// What the clean-up could not remove or left alone, with the reason.
     pub left_behind: Vec<String>,
     /// Whether it was stopped before the end.
     pub interrupted: bool,
@@ -93,6 +93,7 @@ pub async fn run(plan: &Plan, stop: &Stop, progress: &(dyn Fn(Step) + Sync)) -> 
     if let Some(floor) = &floor {
         left_behind.extend(floor.remaining().await.unwrap_or_else(|error| vec![format!("{error:#}")]));
     }
+    left_behind.extend(driver.left_alone());
     left_behind.extend(directory.remove());
     let floor_left_out = |floor: &Floor| {
         let distinct: BTreeSet<Phase> = steps.iter().copied().collect();

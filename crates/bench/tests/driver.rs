@@ -327,6 +327,8 @@ async fn a_volume_that_existed_before_is_never_touched() {
     assert_eq!(series(&results, Phase::Create, 2).errors["FOREIGN_ID"].count, 4);
     assert!(double.state().touched.is_empty(), "{:?}", double.state().touched);
     assert!(double.state().volumes.contains_key("precious"));
+    let said = "left alone: the driver returned precious for a new volume, which existed before";
+    assert_eq!(results.left_behind, [said]);
 
     // A driver that gives one volume to two names: each is used and deleted once.
     let double = Double { answers: Some("same"), ..Double::default() };
@@ -334,6 +336,24 @@ async fn a_volume_that_existed_before_is_never_touched() {
     let results = measure(&Plan { without: [Phase::Restore].into(), ..plan(&served) }).await;
     assert_eq!(series(&results, Phase::Create, 2).errors["SAME_ID"].count, 3);
     assert_eq!(double.state().calls["delete_volume"], 1);
+    assert_eq!(results.left_behind, ["left alone: the driver returned same for two volumes"]);
+
+    // Without an ID, the name is all that is known.
+    let double = Double { answers: Some(""), ..Double::default() };
+    let served = double.serve(true, true);
+    let results = measure(&plan(&served)).await;
+    assert_eq!(series(&results, Phase::Create, 2).errors["NO_ID"].count, 4);
+    assert!(results.left_behind.len() == 4 && results.left_behind[3].contains("-0003"), "{:?}", results.left_behind);
+    assert!(double.state().touched.is_empty(), "{:?}", double.state().touched);
+}
+
+#[tokio::test]
+async fn an_id_may_be_used_again_and_be_that_of_a_snapshot() {
+    let double = Double { numbered: true, ..Double::default() };
+    let served = double.serve(true, true);
+    let results = measure(&Plan { rounds: 2, ..plan(&served) }).await;
+    assert!(results.is_complete(), "{results:?}");
+    assert_clean(&double, &served, &results);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::volume_content_source::{SnapshotSource, Type as Source};
 
-use super::{Attempts, Driver, NOT_READY, ask};
+use super::{Attempts, Driver, Made, NOT_READY, ask};
 use crate::Phase;
 use crate::system::{Failure, Place};
 
@@ -112,10 +112,11 @@ impl Driver {
     ) -> Result<csi::Volume, Failure> {
         // Even if this future is dropped, the clean-up knows that there may be a volume.
         let before = std::mem::replace(&mut thing.uncertain, true);
+        let name = request.name.clone();
         match ask!(self.controller, create_volume, request, attempts) {
             Ok(answer) => {
                 let made = answer.volume.unwrap_or_default();
-                self.accept(thing, made.volume_id.clone(), "volume")?;
+                self.accept(thing, made.volume_id.clone(), Made::Volume, &name)?;
                 Ok(made)
             }
             Err(refused) => {
@@ -272,7 +273,7 @@ impl Driver {
                 }
             };
             if thing.id.is_none() {
-                self.accept(thing, snapshot.snapshot_id, "snapshot")?;
+                self.accept(thing, snapshot.snapshot_id, Made::Snapshot, &request.name)?;
             }
             volume.size = volume.size.max(snapshot.size_bytes);
             if snapshot.ready_to_use || !wait {
@@ -311,17 +312,20 @@ impl Driver {
     }
 
     pub(super) async fn delete(&self, thing: &mut Thing, attempts: &mut Attempts<'_>) -> Result<(), Failure> {
-        let request =
-            csi::DeleteVolumeRequest { volume_id: known(thing, "volume")?, secrets: self.plan.secrets.clone() };
+        let volume_id = known(thing, "volume")?;
+        let request = csi::DeleteVolumeRequest { volume_id: volume_id.clone(), secrets: self.plan.secrets.clone() };
         ask!(self.controller, delete_volume, request, attempts)?;
+        self.forget(Made::Volume, &volume_id);
         *thing = Thing::default();
         Ok(())
     }
 
     pub(super) async fn delete_snapshot(&self, thing: &mut Thing, attempts: &mut Attempts<'_>) -> Result<(), Failure> {
-        let request =
-            csi::DeleteSnapshotRequest { snapshot_id: known(thing, "snapshot")?, secrets: self.plan.secrets.clone() };
+        let snapshot_id = known(thing, "snapshot")?;
+        let secrets = self.plan.secrets.clone();
+        let request = csi::DeleteSnapshotRequest { snapshot_id: snapshot_id.clone(), secrets };
         ask!(self.controller, delete_snapshot, request, attempts)?;
+        self.forget(Made::Snapshot, &snapshot_id);
         *thing = Thing::default();
         Ok(())
     }

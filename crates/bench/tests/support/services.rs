@@ -82,7 +82,11 @@ serve! {
             let request = request.into_inner();
             let name = request.name.clone();
             self.call("create_volume", &name, |state| {
-                let id = self.answers.map_or_else(|| format!("id-{name}"), str::to_owned);
+                let id = match self.answers {
+                    Some(answer) => answer.to_owned(),
+                    None if self.numbered => state.number(&name),
+                    None => format!("id-{name}"),
+                };
                 let size = request.capacity_range.unwrap_or_default().required_bytes;
                 if let Some(Source::Snapshot(source)) =
                     request.volume_content_source.clone().and_then(|source| source.r#type)
@@ -154,7 +158,10 @@ serve! {
             let request = request.into_inner();
             self.call("create_snapshot", &request.name, |state| {
                 state.volume(&request.source_volume_id)?;
-                let id = format!("snap-{}", request.name);
+                let id = match self.numbered {
+                    true => request.source_volume_id,
+                    false => format!("snap-{}", request.name),
+                };
                 let unready = state.snapshots.entry(id.clone()).or_insert(self.unready);
                 let ready_to_use = *unready == 0;
                 *unready = unready.saturating_sub(1);
