@@ -458,3 +458,47 @@ async fn reports_and_plots_show_the_run() {
     }
     assert!(results.series.iter().all(|series| series.kind == Kind::Driver));
 }
+
+/// A token for each page, without an end.
+fn endless(token: &str) -> String {
+    (token.parse().unwrap_or(0) + 1).to_string()
+}
+
+#[tokio::test]
+async fn a_list_that_has_no_end_is_an_error() {
+    for (next_token, words) in [
+        ((|token| if token == "a" { "b" } else { "a" }.to_owned()) as fn(&str) -> String, "the same page again"),
+        (|_| "a".to_owned(), "the same page again"),
+        (endless, "pages"),
+    ] {
+        let double = Double { next_token, ..Double::default() };
+        let served = double.serve(true, true);
+        let (plan, stop) = (plan(&served), Stop::default());
+        let listed = tokio::time::timeout(LONG, run(&plan, &stop, &|_| {})).await.expect("it lists without end");
+        let error = format!("{:#}", listed.unwrap_err());
+        assert!(error.contains(words), "{error}");
+        assert!(double.state().calls.is_empty(), "nothing is created without a complete list");
+    }
+}
+
+#[tokio::test]
+async fn an_interruption_ends_a_list() {
+    let double = Double { next_token: endless, ..Double::default() };
+    let served = double.serve(true, true);
+    let stop = Stop::default();
+    stop.stop.cancel();
+    let plan = plan(&served);
+    let listed = tokio::time::timeout(LONG, run(&plan, &stop, &|_| {})).await.expect("it lists without end");
+    let error = format!("{:#}", listed.unwrap_err());
+    assert!(error.contains("interrupted"), "{error}");
+}
+
+#[tokio::test]
+async fn a_list_of_several_pages_is_read() {
+    let next_token = |token: &str| if token == "9" { String::new() } else { endless(token) };
+    let double = Double { next_token, ..Double::default() };
+    let served = double.serve(true, true);
+    let results = measure(&plan(&served)).await;
+    assert!(results.is_complete(), "{results:?}");
+    assert_clean(&double, &served, &results);
+}

@@ -165,6 +165,11 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// Whether no new call should be made.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
     /// The failure of a wait that ended without success.
     pub(crate) fn gave_up(&self, message: &str) -> Failure {
         let code = if self.stop.is_cancelled() { INTERRUPTED } else { NOT_READY };

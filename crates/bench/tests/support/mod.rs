@@ -88,6 +88,8 @@ pub(crate) struct Double {
     pub(crate) answers: Option<&'static str>,
     /// IDs are numbers, those of volumes that are gone are used again, and a snapshot has that of its volume.
     pub(crate) numbered: bool,
+    /// The token of the page of ListVolumes after the one with this token. Every page has all volumes.
+    pub(crate) next_token: fn(&str) -> String,
 }
 
 impl Default for Double {
@@ -108,6 +110,7 @@ impl Default for Double {
             unready: 0,
             answers: None,
             numbered: false,
+            next_token: |_| String::new(),
         }
     }
 }

@@ -64,15 +64,16 @@ serve! {
 
         async fn list_volumes(
             &self,
-            _: Request<csi::ListVolumesRequest>,
+            request: Request<csi::ListVolumesRequest>,
         ) -> Result<Response<csi::ListVolumesResponse>, Status> {
+            let next_token = (self.next_token)(&request.into_inner().starting_token);
             let state = self.state();
             let entry = |id: &String| csi::list_volumes_response::Entry {
                 volume: Some(csi::Volume { volume_id: id.clone(), ..Default::default() }),
                 status: None,
             };
             let entries = state.volumes.keys().map(entry).collect();
-            Ok(Response::new(csi::ListVolumesResponse { entries, next_token: String::new() }))
+            Ok(Response::new(csi::ListVolumesResponse { entries, next_token }))
         }
 
         async fn create_volume(
