@@ -1,6 +1,7 @@
 //! `quarry bench`: measures any CSI driver, and bare commands beside it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -147,6 +148,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(directory) = &plots {
         std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     }
+    let json = json.map(JsonFile::open).transpose()?;
     let stop = Stop::default();
     let bar = bar();
     stop_on_signals(stop.clone(), bar.clone()).context("waiting for signals")?;
@@ -160,13 +162,44 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     // The reader may have stopped reading: a closed pipe is not a failure.
     let _ = std::io::stdout().write_all(text.as_bytes());
-    if let Some(path) = json {
-        write(&path, &report::json(&results, true)?)?;
-    }
-    if let Some(directory) = plots {
-        draw(&results, &directory)?;
-    }
+    save(&results, json, plots.as_deref())?;
     Ok(if results.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The file of `--json`: opened before the run, and written after it.
+struct JsonFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl JsonFile {
+    fn open(path: PathBuf) -> anyhow::Result<Self> {
+        // What is in the file stays until there is something to write.
+        let file = File::options().write(true).create(true).truncate(false).open(&path);
+        let file = file.with_context(|| format!("opening {}", path.display()))?;
+        Ok(Self { path, file })
+    }
+
+    fn write(mut self, text: &str) -> anyhow::Result<()> {
+        let mut write = || {
+            // A pipe has no length.
+            if self.file.metadata()?.is_file() {
+                self.file.set_len(0)?;
+            }
+            self.file.write_all(text.as_bytes())
+        };
+        write().with_context(|| format!("writing {}", self.path.display()))
+    }
+}
+
+/// Writes the files. One that cannot be written does not keep the others from being written.
+fn save(results: &Results, json: Option<JsonFile>, plots: Option<&Path>) -> anyhow::Result<()> {
+    let json = json.map(|file| file.write(&report::json(results, true)?));
+    let plots = plots.map(|directory| draw(results, directory));
+    let failed: Vec<String> =
+        [json, plots].into_iter().flatten().filter_map(|saved| Some(format!("{:#}", saved.err()?))).collect();
+    anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
 }
 
 /// The bar on standard error; hidden if that is no terminal.
@@ -337,6 +370,53 @@ mod tests {
             let error = read(line).map(drop).unwrap_err();
             assert!(error.contains(words), "{line}: {error}");
         }
+    }
+
+    fn results() -> Results {
+        Results {
+            plan: read("").unwrap(),
+            run: "abcdefghij".to_owned(),
+            started: std::time::SystemTime::UNIX_EPOCH,
+            driver: quarry_bench::Identity::default(),
+            steps: Vec::new(),
+            left_out: Vec::new(),
+            floor_left_out: Vec::new(),
+            series: Vec::new(),
+            left_behind: Vec::new(),
+            interrupted: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_written_is_found_before_the_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let line = format!(
+            "bench --controller unix://{0}/none.sock --work-dir {0}/work --json {0}/none/bench.json",
+            directory.path().display()
+        );
+        let line = Line::try_parse_from(line.split_whitespace()).unwrap();
+        let error = format!("{:#}", run(line.args).await.map(drop).unwrap_err());
+        assert!(error.contains("none/bench.json"), "{error}");
+    }
+
+    #[test]
+    fn the_plots_are_drawn_although_the_json_cannot_be_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let full = JsonFile::open("/dev/full".into()).unwrap();
+        let error = save(&results(), Some(full), Some(directory.path())).unwrap_err().to_string();
+        assert!(error.contains("/dev/full"), "{error}");
+        assert!(directory.path().join("time.svg").exists());
+    }
+
+    #[test]
+    fn the_json_replaces_a_longer_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bench.json");
+        std::fs::write(&path, "x".repeat(100_000)).unwrap();
+        let file = JsonFile::open(path.clone()).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 100_000, "nothing is lost if the run fails");
+        save(&results(), Some(file), None).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), report::json(&results(), true).unwrap());
     }
 
     #[test]
