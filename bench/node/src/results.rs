@@ -239,9 +239,9 @@ impl Results {
             return;
         }
         text.push_str(
-            "fio with direct I/O, medians, more is faster: on a disk, on a logical volume made by hand, and on a raw\n\
-             block volume that Quarry published. A published volume is the device-mapper device itself, so it should be as fast as a\n\
-             logical volume. The disks are files of the host: differences of a few percent are noise.\n\n\
+            "fio with direct I/O, medians, more is faster: on another disk of the same kind, on a logical volume made by\n\
+             hand, and on a raw block volume that Quarry published. A published volume is the device-mapper device\n\
+             itself, so it should be as fast as a logical volume. The disks are files of the host: differences of a few percent are noise.\n\n\
              | | disk | logical volume | volume | volume / logical volume |\n|---|---:|---:|---:|---:|\n",
         );
         for access in &self.data_path {
