@@ -15,15 +15,20 @@ pub struct Part {
     pub title: String,
     /// Its options besides the common ones.
     options: String,
+    /// How many other volumes are there.
+    background: usize,
     /// The folder of its plots in `plots`, if they are kept.
     plots: Option<&'static str>,
 }
+
+/// Quarry deactivates a logical volume in the background after NodeUnstageVolume. This is long enough for that.
+const SETTLE: &str = "--settle 4";
 
 /// The phases that a part leaves out to be short.
 const SHORT: &str = "--without expand,snapshot,restore";
 
 fn part(title: &str, options: String) -> Part {
-    Part { title: title.to_owned(), options, plots: None }
+    Part { title: title.to_owned(), options, background: 0, plots: None }
 }
 
 /// A floor in this volume group: the layout for the driver, and the options of lvcreate for the same layout.
@@ -32,10 +37,11 @@ fn floor(pool: &str, layout: &str, lvcreate: &str) -> String {
     format!("--param pool={pool} {layout} --floor lvm --volume-group {pool} {lvcreate}")
 }
 
-/// All parts without other volumes, in their order.
+/// All parts without other volumes, in their order. Each has an even number of rounds: both systems are first equally
+/// often.
 pub fn parts(quick: bool) -> Vec<Part> {
     let volumes = |volumes: usize, at_once: usize, rounds: usize| {
-        let (volumes, rounds) = if quick { (2, 1) } else { (volumes, rounds) };
+        let (volumes, rounds) = if quick { (2, 2) } else { (volumes, rounds) };
         let at_once = if at_once > 1 { format!("1,{}", at_once.min(volumes)) } else { "1".to_owned() };
         format!("--volumes {volumes} --concurrency {at_once} --rounds {rounds}")
     };
@@ -51,9 +57,9 @@ pub fn parts(quick: bool) -> Vec<Part> {
     vec![
         Part {
             plots: Some("linear-ext4"),
-            ..part("Linear, ext4", format!("{linear} --fs ext4 --size 64Mi {}", volumes(10, 10, 3)))
+            ..part("Linear, ext4", format!("{linear} --fs ext4 --size 64Mi {}", volumes(10, 10, 4)))
         },
-        part("Linear, xfs", format!("{linear} --fs xfs --size 320Mi {SHORT} {}", volumes(6, 1, 3))),
+        part("Linear, xfs", format!("{linear} --fs xfs --size 320Mi {SHORT} {}", volumes(6, 1, 4))),
         part("Linear, raw block", format!("{linear} --block --size 64Mi {SHORT} {}", volumes(10, 1, 2))),
         part("Striped over two disks, ext4", format!("{striped} --fs ext4 --size 64Mi {SHORT} {}", volumes(6, 1, 2))),
         part("raid1 on two disks, ext4", format!("{raid1} --fs ext4 --size 64Mi {SHORT} {}", volumes(6, 1, 2))),
@@ -70,7 +76,7 @@ pub fn parts(quick: bool) -> Vec<Part> {
             "Linear: 100 creates at once",
             format!(
                 "{linear} --fs ext4 --size 64Mi --without stage,publish,stats,expand,snapshot,restore,restage {}",
-                volumes(100, 100, 1)
+                volumes(100, 100, 2)
             ),
         ),
     ]
@@ -78,9 +84,10 @@ pub fn parts(quick: bool) -> Vec<Part> {
 
 /// A part beside this number of volumes.
 pub fn with_background(count: usize, quick: bool) -> Part {
-    let volumes = if quick { "--volumes 2 --rounds 1" } else { "--volumes 10 --rounds 3" };
+    let volumes = if quick { "--volumes 2 --rounds 2" } else { "--volumes 10 --rounds 4" };
     let linear = floor("fast", "", "");
-    part(&format!("Linear, ext4, beside {count} volumes"), format!("{linear} --fs ext4 --size 64Mi {SHORT} {volumes}"))
+    let options = format!("{linear} --fs ext4 --size 64Mi {SHORT} {volumes}");
+    Part { background: count, ..part(&format!("Linear, ext4, beside {count} volumes"), options) }
 }
 
 /// What `quarry bench` wrote.
@@ -119,6 +126,8 @@ pub struct Ratio {
 /// A part with its figures.
 pub struct Measured {
     pub title: String,
+    /// How many other volumes were there.
+    pub background: usize,
     pub figures: Figures,
     /// The plots, as paths from RESULTS.md.
     pub plots: Vec<String>,
@@ -135,11 +144,12 @@ impl Measured {
 pub async fn measure(node: &Node, part: &Part, into: &Path) -> Result<Measured> {
     say(&part.title);
     node.settle().await?;
-    let script = format!("quarry bench {} --json /run/bench.json --plot /run/plots >/run/bench.out 2>&1", part.options);
+    let script =
+        format!("quarry bench {} {SETTLE} --json /run/bench.json --plot /run/plots >/run/bench.out 2>&1", part.options);
     let output = node.output(script).await?;
     if !output.exit.success() {
         let said = node.sh("tail -n 40 /run/bench.out").await.unwrap_or_default();
-        bail!("{}: quarry bench {} ended with {}:\n{said}", part.title, part.options, output.exit);
+        bail!("{}: quarry bench {} {SETTLE} ended with {}:\n{said}", part.title, part.options, output.exit);
     }
     let json = node.sh("cat /run/bench.json").await?;
     let figures: Figures = serde_json::from_str(&json).context("the JSON of quarry bench")?;
@@ -152,7 +162,7 @@ pub async fn measure(node: &Node, part: &Part, into: &Path) -> Result<Measured> 
             plots.push(file);
         }
     }
-    Ok(Measured { title: part.title.clone(), figures, plots })
+    Ok(Measured { title: part.title.clone(), background: part.background, figures, plots })
 }
 
 /// Creates volumes until there are `count` of them; `there` are there.
@@ -204,4 +214,20 @@ pub async fn foreign(node: &Node, rounds: usize) -> Result<Vec<Foreign>> {
         Foreign { call, alone, after_another, after_own }
     });
     Ok(medians.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_systems_are_first_equally_often() {
+        for quick in [false, true] {
+            for part in parts(quick).into_iter().chain([with_background(100, quick)]) {
+                let (_, rounds) = part.options.split_once("--rounds ").unwrap();
+                let rounds: usize = rounds.split_whitespace().next().unwrap().parse().unwrap();
+                assert!(rounds > 0 && rounds.is_multiple_of(2), "{}: {}", part.title, part.options);
+            }
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Reads and writes of a volume, of a bare logical volume and of the bare disk, by fio.
+//! Reads and writes of a volume, of a bare logical volume and of another disk of the same kind, by fio.
 #![allow(clippy::disallowed_types)] // quarry-exec belongs to the product.
 
 use std::path::Path;
@@ -23,7 +23,7 @@ const JOBS: [(&str, &str, &str); 4] = [
     ("sequential writes of 1 MiB, MiB/s", "--rw=write --bs=1M --iodepth=4", "bw"),
 ];
 
-/// One kind of access: the medians on the disk, on the logical volume, and on the volume.
+/// One kind of access: the medians on a disk that has no volumes, on the logical volume, and on the volume.
 pub struct Access {
     pub name: &'static str,
     pub disk: f64,

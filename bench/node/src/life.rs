@@ -20,6 +20,8 @@ pub struct Step {
     pub call: Interval,
     /// The commands that ended while it ran.
     pub commands: Vec<Interval>,
+    /// The commands that ended after its answer: it went on in the background.
+    pub afterwards: Vec<Interval>,
 }
 
 /// The lives of some volumes.
@@ -80,6 +82,7 @@ pub async fn lives(node: &Node) -> Result<Lives> {
 
 async fn one(node: &Node, filesystem: &str, size: &str) -> Result<Vec<Step>> {
     node.sh(format!("mkdir -p {PATHS}/stage {PATHS}/pod")).await?;
+    node.settle().await?;
     let create =
         format!("quarry csi -o json create life-{filesystem} --size {size} --param pool=fast --fs {filesystem}");
     let (step, answer) = step(node, "create", "CreateVolume", &create).await?;
@@ -95,13 +98,41 @@ async fn one(node: &Node, filesystem: &str, size: &str) -> Result<Vec<Step>> {
 
 /// Makes one call, and returns it with what the command printed.
 async fn step(node: &Node, name: &'static str, method: &str, command: &str) -> Result<(Step, String)> {
-    node.settle().await?;
     let answer = node.sh(format!(": >{LOG}; {command}")).await.with_context(|| name.to_owned())?;
+    // What the call left to the background is over then, and the next step begins with nothing else on the node.
+    node.settle().await?;
     let found = intervals(&node.sh(format!("cat {LOG}")).await?);
-    let call = found.iter().find(|one| one.call && one.what == method);
-    let call = call.with_context(|| format!("the log does not say how long {method} took"))?.clone();
+    let step = assign(name, method, found);
+    Ok((step.with_context(|| format!("the log does not say how long {method} took"))?, answer))
+}
+
+/// Divides the commands of a log into those of a call, and those after its answer.
+fn assign(name: &'static str, method: &str, found: Vec<Interval>) -> Option<Step> {
+    let call = found.iter().find(|one| one.call && one.what == method)?.clone();
     // The two clocks are read one after the other.
-    let within = |one: &&Interval| !one.call && one.began >= call.began - 0.01 && one.ended <= call.ended;
-    let commands = found.iter().filter(within).cloned().collect();
-    Ok((Step { name, call, commands }, answer))
+    let since = |one: &Interval| !one.call && one.began >= call.began - 0.01;
+    let (commands, afterwards) = found.into_iter().filter(since).partition(|one| one.ended <= call.ended);
+    Some(Step { name, call, commands, afterwards })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_after_the_answer_is_not_part_of_the_call() {
+        let interval = |what: &str, call, began, ended| Interval { what: what.to_owned(), call, began, ended };
+        let found = vec![
+            interval("lvm vgs", false, 1.0, 1.2),
+            interval("umount", false, 2.1, 2.3),
+            interval("NodeUnstageVolume", true, 2.0, 2.4),
+            interval("lvm lvchange", false, 2.35, 2.9),
+            interval("GetCapacity", true, 2.5, 2.6),
+        ];
+        let step = assign("unstage", "NodeUnstageVolume", found).unwrap();
+        let names = |commands: &[Interval]| commands.iter().map(|one| one.what.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&step.commands), ["umount"]);
+        assert_eq!(names(&step.afterwards), ["lvm lvchange"]);
+        assert!(assign("stage", "NodeStageVolume", Vec::new()).is_none());
+    }
 }

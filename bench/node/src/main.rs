@@ -85,7 +85,7 @@ async fn run() -> Result<()> {
         results.parts.push(calls::measure(&node, &part, &into).await?);
         results.write(&into, began)?;
     }
-    say("fio on a volume, on a bare logical volume and on the bare disk");
+    say("fio on a volume, on a bare logical volume and on another disk");
     results.data_path = data_path::measure(&node, if quick { 1 } else { 3 }).await?;
     let mut there = 0;
     for count in if quick { [3, 6] } else { [100, 1000] } {

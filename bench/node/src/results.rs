@@ -9,7 +9,8 @@ use quarry_vm::Accelerator;
 
 use crate::calls::{Foreign, Measured};
 use crate::data_path::Access;
-use crate::life::{self, Lives};
+use crate::life::{self, Lives, Step};
+use crate::log::Interval;
 use crate::memory::Memory;
 use crate::node::Node;
 
@@ -92,7 +93,11 @@ impl Results {
                  commands look better here than\non hardware.",
             );
         }
-        text.push_str("\n\n");
+        text.push_str(
+            "\n\n`unstage` is not comparable: the commands include `lvchange --activate n`, while Quarry deactivates the\n\
+             logical volume after its answer. After each `unstage` there is a wait that is not timed (`--settle`), so\n\
+             that this does not affect the phases that follow.\n\n",
+        );
         self.goals(&mut text);
         self.lives(&mut text);
         self.phases(&mut text);
@@ -109,9 +114,12 @@ impl Results {
             let _ = writeln!(text, "| {what} | ≤ {most:.2} | {measured} |");
         };
         let linear = |phase: &str| self.parts.first().and_then(|part| Some(part.ratio(phase, 1)?.p50));
-        let most = |phase: &str| self.parts.last().and_then(|part| Some(part.ratio(phase, 1)?.p50));
+        // An incomplete run may have no such part.
+        let most = self.parts.iter().filter(|part| part.background > 0).max_by_key(|part| part.background);
+        let beside = most.map_or_else(|| "other".to_owned(), |part| format!("{} other", part.background));
         row("create / `lvcreate`, one at a time", 1.05, linear("create"));
-        row("the same beside the most volumes of this run", 1.05, most("create"));
+        let most = most.and_then(|part| Some(part.ratio("create", 1)?.p50));
+        row(&format!("the same beside {beside} volumes"), 1.05, most);
         let burst = self.parts.iter().find(|part| part.title.contains("creates at once"));
         let at_once = burst.and_then(|part| part.figures.ratios.iter().rfind(|ratio| ratio.phase == "create"));
         row(
@@ -139,7 +147,10 @@ impl Results {
 
     fn lives(&self, text: &mut String) {
         let Some(lives) = &self.lives else { return };
-        text.push_str("## One volume: processes and time\n\n");
+        text.push_str(
+            "## One volume: processes and time\n\nWhat a call leaves to the background is named as *after the answer*, and \
+             is in neither of the times.\n\n",
+        );
         for (filesystem, steps) in &lives.lives {
             let _ = write!(
                 text,
@@ -149,8 +160,7 @@ impl Results {
             for step in steps {
                 // Without a command, a sum would be -0.
                 let commands = step.commands.iter().fold(0.0, |sum, command| sum + command.ended - command.began);
-                let names: Vec<&str> = step.commands.iter().map(|command| command.what.as_str()).collect();
-                let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                let names = names(step);
                 let took = step.call.ended - step.call.began;
                 let _ = writeln!(text, "| {} | {:.1} | {:.1} | {names} |", step.name, took * 1e3, commands * 1e3);
             }
@@ -229,9 +239,9 @@ impl Results {
             return;
         }
         text.push_str(
-            "fio with direct I/O, medians, more is faster: on a disk, on a logical volume made by hand, and on a raw\n\
-             block volume that Quarry published. A published volume is the device-mapper device itself, so it should be as fast as a\n\
-             logical volume. The disks are files of the host: differences of a few percent are noise.\n\n\
+            "fio with direct I/O, medians, more is faster: on another disk of the same kind, on a logical volume made by\n\
+             hand, and on a raw block volume that Quarry published. A published volume is the device-mapper device\n\
+             itself, so it should be as fast as a logical volume. The disks are files of the host: differences of a few percent are noise.\n\n\
              | | disk | logical volume | volume | volume / logical volume |\n|---|---:|---:|---:|---:|\n",
         );
         for access in &self.data_path {
@@ -245,6 +255,17 @@ impl Results {
                 access.volume / access.logical
             );
         }
+    }
+}
+
+/// The commands of a call, and those that it left to the background.
+fn names(step: &Step) -> String {
+    let join =
+        |commands: &[Interval]| commands.iter().map(|command| command.what.as_str()).collect::<Vec<_>>().join(", ");
+    let within = if step.commands.is_empty() { "none".to_owned() } else { join(&step.commands) };
+    match step.afterwards.as_slice() {
+        [] => within,
+        afterwards => format!("{within}; after the answer: {}", join(afterwards)),
     }
 }
 
@@ -282,18 +303,28 @@ mod tests {
             {"system": "floor", "concurrency": 1, "phase": "create", "latency_ms": {"count": 3, "p50": 10.0, "max": 11.0}},
             {"system": "driver", "concurrency": 1, "phase": "stage", "latency_ms": null}],
             "ratios": [{"concurrency": 1, "phase": "create", "p50": 2.0, "per_second_in_a_row": 0.5}], "left_behind": []}"#;
-        let part = Measured {
-            title: "Linear".to_owned(),
-            figures: serde_json::from_str(figures).unwrap(),
+        let part = |title: &str, background: usize, create: &str| Measured {
+            title: title.to_owned(),
+            background,
+            figures: serde_json::from_str(&figures.replace("2.0,", create)).unwrap(),
             plots: vec!["plots/a.svg".to_owned()],
         };
-        let results = Results {
+        // The parts need not be in the order of their numbers, and a run may end before any part with other volumes.
+        let beside = [part("Beside 100", 100, "3.0,"), part("Beside 1000", 1000, "4.0,"), part("Later", 0, "5.0,")];
+        let interval = |what: &str, call, began, ended| Interval { what: what.to_owned(), call, began, ended };
+        let step = Step {
+            name: "unstage",
+            call: interval("NodeUnstageVolume", true, 1.0, 1.5),
+            commands: vec![interval("umount", false, 1.1, 1.3)],
+            afterwards: vec![interval("lvm lvchange", false, 1.4, 1.9)],
+        };
+        let mut results = Results {
             quick: true,
             complete: true,
             machine: "A machine.".to_owned(),
             emulated: true,
-            lives: None,
-            parts: vec![part],
+            lives: Some(Lives { lives: vec![("ext4", vec![step])] }),
+            parts: vec![part("Linear", 0, "2.0,")],
             memory: vec![Memory { volumes: 0, resident: 19.5, own: 6.2 }],
             foreign: vec![Foreign { call: "create", alone: 10.0, after_another: 10.5, after_own: 11.0 }],
             data_path: vec![Access { name: "reads", disk: 9.0, logical: 10.0, volume: 9.9 }],
@@ -302,19 +333,25 @@ mod tests {
         let text = results.markdown();
         for expected in [
             "mean nothing",
+            "\n`unstage` is not comparable",
             "took 2 minutes",
             "| create / `lvcreate`, one at a time | ≤ 1.05 | **2.00** |",
+            "| the same beside other volumes | ≤ 1.05 | not measured |",
             "| create after a change by others / create alone | ≤ 1.15 | 1.10 |",
             "| delete / `lvremove` | ≤ 1.10 | not measured |",
             "| create | 1 | 3 | 20.0 | 30.0 | 10.0 | 2.00 |",
             "![Linear](plots/a.svg)",
             "| create | 10.0 | 10.5 | 11.0 | 1.10 | 1.05 |",
             "| 0 | 19.5 | 6.2 |",
+            "| unstage | 500.0 | 200.0 | umount; after the answer: lvm lvchange |",
             "| resident memory in MiB, beside 0 volumes | ≤ 10.00 | **19.50** |",
             "| reads | 9 | 10 | 10 | 0.99 |",
         ] {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
         }
         assert!(!text.contains("| stage |"), "a phase without calls has no row:\n{text}");
+        results.parts.extend(beside);
+        let text = results.markdown();
+        assert!(text.contains("| the same beside 1000 other volumes | ≤ 1.05 | **4.00** |"), "{text}");
     }
 }

@@ -78,8 +78,10 @@ mod tests {
             name: "create",
             call: interval("CreateVolume", true, 10.0, 10.5),
             commands: vec![interval("lvm lvcreate", false, 10.1, 10.4)],
+            afterwards: vec![],
         };
-        let short = Step { name: "stats", call: interval("NodeGetVolumeStats", true, 11.0, 11.001), commands: vec![] };
+        let call = interval("NodeGetVolumeStats", true, 11.0, 11.001);
+        let short = Step { name: "stats", call, commands: vec![], afterwards: vec![] };
         let svg = svg("ext4", &[create, short]);
         assert!(
             svg.contains(">create</text>") && svg.contains("lvm lvcreate 300") && svg.contains(">500</text>"),

@@ -20,8 +20,10 @@ pub struct Plan {
     pub volumes: usize,
     /// How many volumes are worked on at once; one set of rounds for each number.
     pub concurrency: Vec<usize>,
-    /// Rounds for each number.
+    /// Rounds for each number. In every second one, the floor comes first.
     pub rounds: usize,
+    /// Whether each system first takes one volume through all phases, which is not measured.
+    pub warm_up: bool,
     /// Volumes that exist during the whole run and are not measured.
     pub background: usize,
     /// Phases that are not measured.
@@ -48,6 +50,9 @@ pub struct Plan {
     pub patience: Duration,
     /// The pause before a call is repeated.
     pub retry_interval: Duration,
+    /// The wait after a round's volumes were unstaged, which is not timed: what the driver still does after its
+    /// answers must not be part of the next phase.
+    pub settle: Duration,
     /// The bare commands to measure beside the driver.
     pub floor: Option<LvmFloor>,
 }

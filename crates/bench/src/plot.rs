@@ -8,6 +8,7 @@ use plotters::prelude::{
     Rectangle, SVGBackend, Text, WHITE,
 };
 use plotters::style::Color as _;
+use quarry_volume::printable;
 
 use crate::{Kind, Latency, Results, Series, What};
 
@@ -75,7 +76,9 @@ fn page<'a>(
     let root = SVGBackend::with_string(svg, size).into_drawing_area();
     root.fill(&WHITE)?;
     let (heading, panels) = root.split_vertically(HEADING);
-    heading.draw(&Text::new(format!("{}: {title}", results.driver.name), (12, 8), (FONT, 18)))?;
+    // XML cannot have control characters.
+    let driver = printable(&results.driver.name);
+    heading.draw(&Text::new(format!("{driver}: {title}"), (12, 8), (FONT, 18)))?;
     for (index, (kind, name, opacity)) in legend.enumerate() {
         let square = Rectangle::new([(0, 0), (12, 12)], color(*kind).mix(*opacity).filled());
         let x = 14 + 110 * i32::try_from(index)?;
@@ -231,6 +234,15 @@ mod tests {
         assert!(points.iter().any(|point| (point.1 - 996.0).abs() < 1e-9));
         series.samples.truncate(POINTS);
         assert_eq!(thinned(&series).len(), POINTS);
+    }
+
+    #[test]
+    fn the_name_of_the_driver_cannot_make_the_plot_unreadable() {
+        let mut results = results();
+        results.driver.name = "a\u{1b}[2J\u{0}<b>".to_owned();
+        let svg = against_concurrency(&results).unwrap();
+        assert!(svg.chars().all(|c| !c.is_control() || c == '\n'), "XML has no control characters: {svg}");
+        assert!(svg.contains("a\\u{1b}[2J\\u{0}&lt;b&gt;: latency"), "{svg}");
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct Results {
     pub floor_left_out: Vec<LeftOut>,
     /// The figures.
     pub series: Vec<Series>,
-    /// What the clean-up could not remove, with the reason.
+    /// What the clean-up could not remove or left alone, with the reason.
     pub left_behind: Vec<String>,
     /// Whether it was stopped before the end.
     pub interrupted: bool,
@@ -93,6 +93,7 @@ pub async fn run(plan: &Plan, stop: &Stop, progress: &(dyn Fn(Step) + Sync)) -> 
     if let Some(floor) = &floor {
         left_behind.extend(floor.remaining().await.unwrap_or_else(|error| vec![format!("{error:#}")]));
     }
+    left_behind.extend(driver.left_alone());
     left_behind.extend(directory.remove());
     let floor_left_out = |floor: &Floor| {
         let distinct: BTreeSet<Phase> = steps.iter().copied().collect();
@@ -112,6 +113,10 @@ pub async fn run(plan: &Plan, stop: &Stop, progress: &(dyn Fn(Step) + Sync)) -> 
         interrupted: stop.stop.is_cancelled(),
     })
 }
+
+/// The number of the round before the first one, which is not measured: programs that run for the first time are
+/// read from the disk, and a driver may fill its caches.
+const WARM_UP: usize = 0;
 
 /// The order of the series in reports.
 type Key = (usize, What, Kind);
@@ -173,27 +178,44 @@ impl Rounds<'_> {
     }
 
     async fn measure(&mut self, driver: &Driver, floor: Option<&Floor>) {
-        for at_once in &self.plan.concurrency {
-            for round in 1..=self.plan.rounds {
-                let floor_first = round % 2 == 0;
-                for turn in [floor_first, !floor_first] {
-                    let useful = match (turn, floor) {
-                        (false, _) => self.round(driver, *at_once, round).await,
-                        (true, Some(floor)) => self.round(floor, *at_once, round).await,
-                        (true, None) => true,
-                    };
-                    if !useful || self.stop.stop.is_cancelled() {
-                        return;
-                    }
+        if self.plan.warm_up {
+            // With one volume, this number matters only for the place of the errors in the report.
+            let at_once = self.plan.concurrency.first().copied().unwrap_or(1);
+            if !self.both(driver, floor, at_once, WARM_UP).await {
+                return;
+            }
+        }
+        // All numbers at once in each round: the figures that are compared are from about the same time.
+        for round in 1..=self.plan.rounds {
+            for at_once in &self.plan.concurrency {
+                if !self.both(driver, floor, *at_once, round).await {
+                    return;
                 }
             }
         }
     }
 
+    /// One round of each system. `false` if the run has to end.
+    async fn both(&mut self, driver: &Driver, floor: Option<&Floor>, at_once: usize, round: usize) -> bool {
+        let floor_first = round != WARM_UP && round.is_multiple_of(2);
+        for turn in [floor_first, !floor_first] {
+            let useful = match (turn, floor) {
+                (false, _) => self.round(driver, at_once, round).await,
+                (true, Some(floor)) => self.round(floor, at_once, round).await,
+                (true, None) => true,
+            };
+            if !useful || self.stop.stop.is_cancelled() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// One round of one system. `false` if no volume was created: further rounds would be the same.
     async fn round<S: System>(&mut self, system: &S, at_once: usize, round: usize) -> bool {
-        let kind = system.kind();
-        let mut batch = match self.batch(system, &format!("{kind}-{at_once}-{round}"), self.plan.volumes) {
+        let (kind, measured) = (system.kind(), round != WARM_UP);
+        let volumes = if measured { self.plan.volumes } else { 1 };
+        let mut batch = match self.batch(system, &format!("{kind}-{at_once}-{round}"), volumes) {
             Ok(batch) => batch,
             Err(left) => {
                 self.left_behind.push(left);
@@ -202,9 +224,12 @@ impl Rounds<'_> {
         };
         let mut useful = true;
         for phase in self.steps.iter().copied().filter(|phase| system.has(*phase)) {
-            self.say(format!("round {round} of {}, {at_once} at once, {kind}: {phase}", self.plan.rounds));
-            self.phase(system, phase, at_once, &mut batch, true).await;
-            self.done += 1;
+            self.say(match measured {
+                true => format!("round {round} of {}, {at_once} at once, {kind}: {phase}", self.plan.rounds),
+                false => format!("warm-up, {kind}: {phase}"),
+            });
+            self.phase(system, phase, at_once, &mut batch, measured).await;
+            self.done += usize::from(measured);
             useful &= phase != Phase::Create || batch.notes.iter().any(|note| !note.failed);
             if self.stop.stop.is_cancelled() || !useful {
                 break;
@@ -214,10 +239,28 @@ impl Rounds<'_> {
                 self.series(kind, at_once, What::Phase(phase)).fail(failure);
                 break;
             }
+            if self.ends_use(phase) {
+                self.wait().await;
+            }
         }
-        self.add_sums(system, at_once, &batch.notes);
+        if measured {
+            self.add_sums(system, at_once, &batch.notes);
+        }
         self.clean(system, at_once, batch).await;
         useful
+    }
+
+    /// Whether the volumes are in use before this phase, and not after it.
+    fn ends_use(&self, phase: Phase) -> bool {
+        phase == Phase::Unstage || (phase == Phase::Unpublish && !self.steps.contains(&Phase::Unstage))
+    }
+
+    /// Lets the system finish what it still does after its answers. Both systems get the same wait.
+    async fn wait(&self) {
+        tokio::select! {
+            () = tokio::time::sleep(self.plan.settle) => {}
+            () = self.stop.stop.cancelled() => {}
+        }
     }
 
     fn say(&self, text: String) {
@@ -262,6 +305,9 @@ impl Rounds<'_> {
         let started = Instant::now();
         let ended: Vec<Ended> = calls.buffer_unordered(at_once).filter_map(std::future::ready).collect().await;
         let wall = started.elapsed();
+        if !measured && ended.iter().all(|ended| ended.result.is_ok()) {
+            return;
+        }
         let series = self.series(system.kind(), at_once, What::Phase(phase));
         if measured {
             series.wall += wall;

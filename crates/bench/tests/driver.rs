@@ -24,6 +24,7 @@ fn plan(served: &Served) -> Plan {
         volumes: 4,
         concurrency: vec![2],
         rounds: 1,
+        warm_up: false,
         background: 0,
         without: [].into(),
         size: 1 << 30,
@@ -40,6 +41,7 @@ fn plan(served: &Served) -> Plan {
         timeout: LONG,
         patience: LONG,
         retry_interval: MS,
+        settle: Duration::ZERO,
         floor: None,
     }
 }
@@ -114,6 +116,44 @@ async fn times_are_those_of_the_driver() {
 }
 
 #[tokio::test]
+async fn what_follows_an_unstage_waits_until_the_driver_is_done() {
+    let double = Double::default();
+    let served = double.serve(true, true);
+    let settle = 300 * MS;
+    let results = measure(&Plan { settle, ..plan(&served) }).await;
+    assert!(results.is_complete(), "{results:?}");
+    let ends = |phase, half: usize| {
+        let samples = &series(&results, phase, 2).samples;
+        samples.chunks(4).nth(half).unwrap().iter().map(|sample| sample.at + sample.took).max().unwrap()
+    };
+    let begins = |phase| series(&results, phase, 2).samples.iter().map(|sample| sample.at).min().unwrap();
+    // Volumes are unstaged twice.
+    assert!(begins(Phase::Restage) >= ends(Phase::Unstage, 0) + settle, "{results:?}");
+    assert!(begins(Phase::Detach) >= ends(Phase::Unstage, 1) + settle, "{results:?}");
+    assert!(series(&results, Phase::Unstage, 2).wall < settle, "the wait is not timed: {results:?}");
+    assert_clean(&double, &served, &results);
+}
+
+#[tokio::test]
+async fn an_interruption_ends_the_wait_after_an_unstage() {
+    let double = Double::default();
+    let served = double.serve(true, true);
+    let stop = Stop::default();
+    let (token, watched) = (stop.stop.clone(), double.clone());
+    tokio::spawn(async move {
+        while watched.state().calls.get("node_unstage_volume").is_none_or(|calls| *calls < 4) {
+            tokio::time::sleep(MS).await;
+        }
+        tokio::time::sleep(50 * MS).await;
+        token.cancel();
+    });
+    let plan = Plan { settle: 60 * LONG, ..plan(&served) };
+    let results = tokio::time::timeout(LONG, run(&plan, &stop, &|_| {})).await.expect("it waits").unwrap();
+    assert!(results.interrupted && count(&results, Phase::Restage) == 0, "{results:?}");
+    assert_clean(&double, &served, &results);
+}
+
+#[tokio::test]
 async fn retryable_codes_are_repeated_and_counted() {
     let double = Double { unready: 2, ..Double::default() };
     let served = double.serve(true, true);
@@ -174,6 +214,34 @@ async fn a_volume_that_may_exist_is_named() {
     let [left] = results.left_behind.as_slice() else { panic!("{:?}", results.left_behind) };
     assert!(left.contains("-0001: UNCERTAIN"), "{left}");
     assert!(!results.is_complete());
+}
+
+#[tokio::test]
+async fn what_an_earlier_attempt_may_have_made_is_removed() {
+    for call in ["create_volume", "create_snapshot"] {
+        let double = Double::default();
+        let served = double.serve(true, true);
+        // It was made, and then the driver says something that alone would mean that it was not.
+        double.fault(call, "-0001", 1, Effect::FailsAfterwards(Code::DeadlineExceeded));
+        double.fault(call, "-0001", 1, Effect::Fails(Code::ResourceExhausted));
+        let results = measure(&plan(&served)).await;
+        let failed = results.series.iter().filter(|series| series.errors.contains_key("RESOURCE_EXHAUSTED")).count();
+        assert_eq!(failed, 1, "{call}");
+        assert_clean(&double, &served, &results);
+    }
+}
+
+#[tokio::test]
+async fn what_may_exist_is_named_although_the_clean_up_is_refused() {
+    for (call, words) in [("create_volume", "volume bench-"), ("create_snapshot", "the snapshot of bench-")] {
+        let double = Double::default();
+        let served = double.serve(true, true);
+        double.fault(call, "-0001", 1, Effect::FailsAfterwards(Code::Internal));
+        double.fault(call, "-0001", 1, Effect::Fails(Code::FailedPrecondition));
+        let results = measure(&Plan { without: [Phase::Restore].into(), ..plan(&served) }).await;
+        let named = results.left_behind.iter().any(|left| left.starts_with(words) && left.contains("-0001: UNCERTAIN"));
+        assert!(named, "{call}: {:?}", results.left_behind);
+    }
 }
 
 #[tokio::test]
@@ -259,6 +327,8 @@ async fn a_volume_that_existed_before_is_never_touched() {
     assert_eq!(series(&results, Phase::Create, 2).errors["FOREIGN_ID"].count, 4);
     assert!(double.state().touched.is_empty(), "{:?}", double.state().touched);
     assert!(double.state().volumes.contains_key("precious"));
+    let said = "left alone: the driver returned precious for a new volume, which existed before";
+    assert_eq!(results.left_behind, [said]);
 
     // A driver that gives one volume to two names: each is used and deleted once.
     let double = Double { answers: Some("same"), ..Double::default() };
@@ -266,6 +336,24 @@ async fn a_volume_that_existed_before_is_never_touched() {
     let results = measure(&Plan { without: [Phase::Restore].into(), ..plan(&served) }).await;
     assert_eq!(series(&results, Phase::Create, 2).errors["SAME_ID"].count, 3);
     assert_eq!(double.state().calls["delete_volume"], 1);
+    assert_eq!(results.left_behind, ["left alone: the driver returned same for two volumes"]);
+
+    // Without an ID, the name is all that is known.
+    let double = Double { answers: Some(""), ..Double::default() };
+    let served = double.serve(true, true);
+    let results = measure(&plan(&served)).await;
+    assert_eq!(series(&results, Phase::Create, 2).errors["NO_ID"].count, 4);
+    assert!(results.left_behind.len() == 4 && results.left_behind[3].contains("-0003"), "{:?}", results.left_behind);
+    assert!(double.state().touched.is_empty(), "{:?}", double.state().touched);
+}
+
+#[tokio::test]
+async fn an_id_may_be_used_again_and_be_that_of_a_snapshot() {
+    let double = Double { numbered: true, ..Double::default() };
+    let served = double.serve(true, true);
+    let results = measure(&Plan { rounds: 2, ..plan(&served) }).await;
+    assert!(results.is_complete(), "{results:?}");
+    assert_clean(&double, &served, &results);
 }
 
 #[tokio::test]
@@ -293,6 +381,35 @@ async fn a_run_in_which_nothing_is_created_ends_after_the_first_round() {
     double.fault("create_volume", "", usize::MAX, Effect::Fails(Code::InvalidArgument));
     let results = measure(&Plan { rounds: 5, ..plan(&served) }).await;
     assert_eq!(series(&results, Phase::Create, 2).errors["INVALID_ARGUMENT"].count, 4);
+    assert_clean(&double, &served, &results);
+}
+
+#[tokio::test]
+async fn the_warm_up_is_not_measured_and_its_errors_count() {
+    let double = Double::default();
+    let served = double.serve(true, true);
+    // The first calls of their kind are those of the warm-up.
+    double.fault("node_stage_volume", "", 1, Effect::Late(500 * MS));
+    double.fault("node_unstage_volume", "", 1, Effect::Fails(Code::Internal));
+    double.fault("delete_volume", "-restored", 1, Effect::Fails(Code::Aborted));
+    let steps = std::sync::Mutex::new(Vec::new());
+    let progress = |step: quarry_bench::Step| steps.lock().unwrap().push((step.text, step.done, step.all));
+    let plan = Plan { warm_up: true, ..plan(&served) };
+    let results = run(&plan, &Stop::default(), &progress).await.unwrap();
+    let stage = series(&results, Phase::Stage, 2);
+    assert!(stage.samples.len() == 4 && stage.latency().unwrap().max < 500 * MS, "{stage:?}");
+    let unstage = series(&results, Phase::Unstage, 2);
+    assert_eq!((unstage.samples.len(), unstage.errors["INTERNAL"].count), (8, 1), "{unstage:?}");
+    assert!(series(&results, Phase::DeleteRestored, 2).retries.is_empty());
+    assert_eq!(find(&results, What::Sum(Sum::CreateToPublish), 2).unwrap().samples.len(), 4);
+    assert!(!results.is_complete());
+    let steps = steps.into_inner().unwrap();
+    let measured: Vec<_> = steps.iter().filter(|(text, ..)| text.starts_with("round 1 of 1, 2 at once")).collect();
+    assert!(steps.first().unwrap().0.starts_with("warm-up, driver: create"), "{steps:?}");
+    assert!(
+        measured.iter().map(|(_, done, _)| *done).eq(0..18) && measured.iter().all(|step| step.2 == 18),
+        "{steps:?}"
+    );
     assert_clean(&double, &served, &results);
 }
 
@@ -340,4 +457,48 @@ async fn reports_and_plots_show_the_run() {
         }
     }
     assert!(results.series.iter().all(|series| series.kind == Kind::Driver));
+}
+
+/// A token for each page, without an end.
+fn endless(token: &str) -> String {
+    (token.parse().unwrap_or(0) + 1).to_string()
+}
+
+#[tokio::test]
+async fn a_list_that_has_no_end_is_an_error() {
+    for (next_token, words) in [
+        ((|token| if token == "a" { "b" } else { "a" }.to_owned()) as fn(&str) -> String, "the same page again"),
+        (|_| "a".to_owned(), "the same page again"),
+        (endless, "pages"),
+    ] {
+        let double = Double { next_token, ..Double::default() };
+        let served = double.serve(true, true);
+        let (plan, stop) = (plan(&served), Stop::default());
+        let listed = tokio::time::timeout(LONG, run(&plan, &stop, &|_| {})).await.expect("it lists without end");
+        let error = format!("{:#}", listed.unwrap_err());
+        assert!(error.contains(words), "{error}");
+        assert!(double.state().calls.is_empty(), "nothing is created without a complete list");
+    }
+}
+
+#[tokio::test]
+async fn an_interruption_ends_a_list() {
+    let double = Double { next_token: endless, ..Double::default() };
+    let served = double.serve(true, true);
+    let stop = Stop::default();
+    stop.stop.cancel();
+    let plan = plan(&served);
+    let listed = tokio::time::timeout(LONG, run(&plan, &stop, &|_| {})).await.expect("it lists without end");
+    let error = format!("{:#}", listed.unwrap_err());
+    assert!(error.contains("interrupted"), "{error}");
+}
+
+#[tokio::test]
+async fn a_list_of_several_pages_is_read() {
+    let next_token = |token: &str| if token == "9" { String::new() } else { endless(token) };
+    let double = Double { next_token, ..Double::default() };
+    let served = double.serve(true, true);
+    let results = measure(&plan(&served)).await;
+    assert!(results.is_complete(), "{results:?}");
+    assert_clean(&double, &served, &results);
 }

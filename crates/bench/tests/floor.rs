@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ while [ $# -gt 0 ]; do
 done
 case $command in
 lvs)
+    while [ -e "$folder/hangs" ]; do sleep 0.1; done
     for file in "$folder"/state/*; do
         read -r uuid tag < "$file"
         [ "$select" = "lv_tags=\"$tag\"" ] && echo "  $uuid $(basename "$file")"
@@ -40,6 +41,9 @@ lvs)
     exit 0
     ;;
 lvcreate)
+    case $name in
+    *-0001) [ -e "$folder/taken" ] && echo 'precio-aaaa-bbbb-cccc-dddd-eeee-ffffff precious' > "$folder/state/$name" ;;
+    esac
     [ -e "$folder/state/$name" ] && exit 5
     printf '%06d-aaaa-bbbb-cccc-dddd-eeee-ffffff %s\n' $$ "$tag" > "$folder/state/$name"
     ;;
@@ -54,7 +58,7 @@ exit 0
 "#;
 const OTHER: &str = "#!/bin/sh\necho \"$(basename \"$0\") $*\" >> \"$(dirname \"$0\")/log\"\n";
 
-/// Logical volumes that this run did not create: one has a name that it uses, one has the tag of another run.
+/// Logical volumes that this run did not create: one has a name like its own, one has the tag of another run.
 const FOREIGN: [(&str, &str); 2] = [("bench-other-floor-1-1-0000", "precious"), ("data", "quarry-bench-other")];
 
 fn install(folder: &Path) {
@@ -83,6 +87,7 @@ fn plan(served: &Served) -> Plan {
         volumes: 3,
         concurrency: vec![1, 3],
         rounds: 2,
+        warm_up: false,
         background: 0,
         without: [Phase::Snapshot].into(),
         size: 1 << 30,
@@ -99,6 +104,7 @@ fn plan(served: &Served) -> Plan {
         timeout: Duration::from_secs(60),
         patience: Duration::from_secs(60),
         retry_interval: Duration::from_millis(1),
+        settle: Duration::ZERO,
         floor: Some(LvmFloor { volume_group: "vg0".to_owned(), ..LvmFloor::default() }),
     }
 }
@@ -133,6 +139,10 @@ fn bare_commands_are_measured_beside_the_driver() {
     runtime.block_on(async {
         rounds_alternate_and_only_own_volumes_are_removed(folder.path()).await;
         what_is_not_ours_is_not_written_to(folder.path()).await;
+        both_systems_warm_up(folder.path()).await;
+        a_name_that_somebody_else_took_first_is_left_alone(folder.path()).await;
+        a_logical_volume_that_was_replaced_is_left_alone(folder.path()).await;
+        a_report_that_hangs_is_abandoned(folder.path()).await;
     });
 }
 
@@ -151,8 +161,9 @@ async fn rounds_alternate_and_only_own_volumes_are_removed(folder: &Path) {
     };
     let results = run(&plan(&served), &Stop::default(), &progress).await.unwrap();
     assert!(results.is_complete(), "{results:?}");
-    let alternating = [Kind::Driver, Kind::Floor, Kind::Floor, Kind::Driver];
-    assert_eq!(*order.lock().unwrap(), [alternating, alternating].concat());
+    // Both numbers at once in each round, so that the figures of both are from about the same time.
+    let (odd, even) = ([Kind::Driver, Kind::Floor], [Kind::Floor, Kind::Driver]);
+    assert_eq!(*order.lock().unwrap(), [odd, odd, even, even].concat());
     // Each step is counted, and the last one is the last of all.
     let counted = counted.lock().unwrap();
     assert_eq!(*counted, (0..counted.len()).map(|done| (done, counted.len())).collect::<Vec<_>>());
@@ -196,4 +207,98 @@ async fn what_is_not_ours_is_not_written_to(folder: &Path) {
     assert!(!log.iter().any(|line| line.starts_with("dd")), "{log:?}");
     assert_eq!(log.iter().filter(|line| line.starts_with("lvm lvremove")).count(), 9);
     assert_clean(folder, &served, &results);
+}
+
+/// One volume of each system first, which counts nowhere.
+async fn both_systems_warm_up(folder: &Path) {
+    let double = Double::default();
+    let served = double.serve(true, true);
+    let plan = Plan { warm_up: true, concurrency: vec![3], rounds: 1, ..plan(&served) };
+    let results = run(&plan, &Stop::default(), &|_| {}).await.unwrap();
+    assert!(results.is_complete(), "{results:?}");
+    assert_eq!((count(&results, Kind::Driver, Phase::Create), count(&results, Kind::Floor, Phase::Create)), (3, 3));
+    assert_eq!(double.state().calls["create_volume"], 4);
+    let log = log(folder);
+    for command in ["lvcreate", "lvextend", "lvremove"] {
+        assert_eq!(log.iter().filter(|line| line.starts_with(&format!("lvm {command}"))).count(), 4, "{command}");
+    }
+    assert_clean(folder, &served, &results);
+}
+
+/// The logical volumes whose names contain this, and their contents.
+fn named(folder: &Path, part: &str) -> Vec<(PathBuf, String)> {
+    let entries = std::fs::read_dir(folder.join("state")).unwrap().map(|entry| entry.unwrap().path());
+    let of = |path: PathBuf| (path.clone(), std::fs::read_to_string(path).unwrap());
+    entries.filter(|path| path.to_string_lossy().contains(part)).map(of).collect()
+}
+
+fn errors(results: &Results, phase: Phase) -> Vec<(&str, u64)> {
+    let of = |series: &&quarry_bench::Series| (series.kind, series.what) == (Kind::Floor, What::Phase(phase));
+    let errors = results.series.iter().find(of).unwrap().errors.iter();
+    errors.map(|(code, errors)| (code.as_str(), errors.count)).collect()
+}
+
+/// `lvcreate` fails because of the name, and the clean-up removes only what has the tag of the run.
+async fn a_name_that_somebody_else_took_first_is_left_alone(folder: &Path) {
+    let double = Double::default();
+    let served = double.serve(true, true);
+    std::fs::write(folder.join("taken"), "").unwrap();
+    let plan = Plan { concurrency: vec![1], rounds: 1, ..plan(&served) };
+    let results = run(&plan, &Stop::default(), &|_| {}).await.unwrap();
+    std::fs::remove_file(folder.join("taken")).unwrap();
+    assert_eq!(errors(&results, Phase::Create), [("COMMAND", 1)]);
+    let taken = named(folder, "-floor-1-1-0001");
+    assert!(taken.len() == 1 && taken[0].1.contains("precious"), "{taken:?}");
+    let log = log(folder);
+    assert!(!log.iter().any(|line| line.contains("lvremove") && line.contains("-0001")), "{log:?}");
+    std::fs::remove_file(&taken[0].0).unwrap();
+    assert_clean(folder, &served, &results);
+}
+
+/// Even the name and the tag are the same: the UUID is not.
+async fn a_logical_volume_that_was_replaced_is_left_alone(folder: &Path) {
+    let double = Double::default();
+    let served = double.serve(true, true);
+    let replace = |step: Step| {
+        if step.text.ends_with("floor: delete") {
+            for (path, text) in named(folder, "-floor-1-1-0001") {
+                std::fs::write(path, format!("precio-{}", text.split_once('-').unwrap().1)).unwrap();
+            }
+        }
+    };
+    let plan = Plan { concurrency: vec![1], rounds: 1, ..plan(&served) };
+    let results = run(&plan, &Stop::default(), &replace).await.unwrap();
+    let [(path, text)] = named(folder, &results.run).try_into().unwrap();
+    assert!(path.to_string_lossy().ends_with("-0001") && text.starts_with("precio"), "{path:?}: {text}");
+    assert_eq!(errors(&results, Phase::Delete), [("CHECK", 1)]);
+    let left = results.left_behind.join("\n");
+    assert!(left.contains("-0001: REFUSED") && left.contains("did not create it"), "{left}");
+    std::fs::remove_file(path).unwrap();
+    log(folder);
+}
+
+/// The second interruption also ends the wait for a report of lvm.
+async fn a_report_that_hangs_is_abandoned(folder: &Path) {
+    let double = Double::default();
+    let served = double.serve(true, true);
+    std::fs::write(folder.join("hangs"), "").unwrap();
+    let stop = Stop::default();
+    let (both, path) = (stop.clone(), folder.join("log"));
+    tokio::spawn(async move {
+        while !std::fs::read_to_string(&path).is_ok_and(|log| log.contains("lvm lvs")) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        both.stop.cancel();
+        both.abandon.cancel();
+    });
+    let plan = Plan { concurrency: vec![1], rounds: 1, ..plan(&served) };
+    let results = tokio::time::timeout(Duration::from_secs(20), run(&plan, &stop, &|_| {})).await;
+    std::fs::remove_file(folder.join("hangs")).unwrap();
+    let results = results.expect("it waits for the report").unwrap();
+    assert!(results.interrupted && results.series.iter().all(|series| series.errors.is_empty()), "{results:?}");
+    assert!(results.left_behind.iter().any(|left| left.contains("-floor-1-1-0001: INTERRUPTED")), "{results:?}");
+    for (path, _) in named(folder, &results.run) {
+        std::fs::remove_file(path).unwrap();
+    }
+    log(folder);
 }

@@ -1,6 +1,7 @@
 //! `quarry bench`: measures any CSI driver, and bare commands beside it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -36,9 +37,13 @@ pub(crate) struct Args {
     /// How many volumes are worked on at once; several numbers are measured one after the other.
     #[arg(long, value_delimiter = ',', default_value = "1", value_name = "N[,N...]")]
     concurrency: Vec<usize>,
-    /// The number of rounds for each concurrency.
-    #[arg(long, default_value_t = 3)]
+    /// The number of rounds for each concurrency. In every second one, the floor comes first: an even number
+    /// gives both systems the same place.
+    #[arg(long, default_value_t = 4)]
     rounds: usize,
+    /// Leave out the round before the first one: one volume of each system, which is not measured.
+    #[arg(long)]
+    no_warm_up: bool,
     /// Create this number of volumes first, which are there during the whole run and are not measured.
     #[arg(long, default_value_t = 0, value_name = "VOLUMES")]
     background: usize,
@@ -83,6 +88,10 @@ pub(crate) struct Args {
     /// The pause before a call is repeated.
     #[arg(long, default_value = "0.1", value_parser = seconds, value_name = "SECONDS")]
     retry_interval: Duration,
+    /// After the volumes of a round were unstaged, wait for this long, which is not timed: so that what the driver
+    /// does after its answers does not slow down restage and delete.
+    #[arg(long, default_value = "0", value_parser = pause, value_name = "SECONDS")]
+    settle: Duration,
 
     /// Measure bare commands, too: those that an operator would type for the same volumes.
     #[arg(long, value_name = "KIND", requires = "volume_group", help_heading = FLOOR)]
@@ -139,6 +148,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(directory) = &plots {
         std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     }
+    let json = json.map(JsonFile::open).transpose()?;
     let stop = Stop::default();
     let bar = bar();
     stop_on_signals(stop.clone(), bar.clone()).context("waiting for signals")?;
@@ -152,13 +162,44 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     // The reader may have stopped reading: a closed pipe is not a failure.
     let _ = std::io::stdout().write_all(text.as_bytes());
-    if let Some(path) = json {
-        write(&path, &report::json(&results, true)?)?;
-    }
-    if let Some(directory) = plots {
-        draw(&results, &directory)?;
-    }
+    save(&results, json, plots.as_deref())?;
     Ok(if results.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The file of `--json`: opened before the run, and written after it.
+struct JsonFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl JsonFile {
+    fn open(path: PathBuf) -> anyhow::Result<Self> {
+        // What is in the file stays until there is something to write.
+        let file = File::options().write(true).create(true).truncate(false).open(&path);
+        let file = file.with_context(|| format!("opening {}", path.display()))?;
+        Ok(Self { path, file })
+    }
+
+    fn write(mut self, text: &str) -> anyhow::Result<()> {
+        let mut write = || {
+            // A pipe has no length.
+            if self.file.metadata()?.is_file() {
+                self.file.set_len(0)?;
+            }
+            self.file.write_all(text.as_bytes())
+        };
+        write().with_context(|| format!("writing {}", self.path.display()))
+    }
+}
+
+/// Writes the files. One that cannot be written does not keep the others from being written.
+fn save(results: &Results, json: Option<JsonFile>, plots: Option<&Path>) -> anyhow::Result<()> {
+    let json = json.map(|file| file.write(&report::json(results, true)?));
+    let plots = plots.map(|directory| draw(results, directory));
+    let failed: Vec<String> =
+        [json, plots].into_iter().flatten().filter_map(|saved| Some(format!("{:#}", saved.err()?))).collect();
+    anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
 }
 
 /// The bar on standard error; hidden if that is no terminal.
@@ -236,6 +277,7 @@ fn plan(args: Args) -> anyhow::Result<Plan> {
         volumes: args.volumes,
         concurrency: args.concurrency,
         rounds: args.rounds,
+        warm_up: !args.no_warm_up,
         background: args.background,
         without: args.without.into_iter().collect(),
         size: args.size,
@@ -249,8 +291,14 @@ fn plan(args: Args) -> anyhow::Result<Plan> {
         timeout: args.timeout,
         patience: args.patience,
         retry_interval: args.retry_interval,
+        settle: args.settle,
         floor,
     })
+}
+
+/// A number of seconds, or 0 for no wait at all.
+fn pause(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
 /// Reads lines of `KEY=VALUE`. Errors name the line's number and never its text.
@@ -287,12 +335,13 @@ mod tests {
         let plan = read(
             "--controller unix:///c.sock --node unix:///n.sock --volumes 100 --concurrency 1,10,100 --size 2Gi \
              --fs xfs --access single-node-multi-writer --param pool=fast --secret a=b --without stats,snapshot \
-             --floor lvm --volume-group vg0 --lvcreate-option=--type=raid1 --lvcreate-option=--mirrors=1",
+             --settle 2.5 --floor lvm --volume-group vg0 --lvcreate-option=--type=raid1 --lvcreate-option=--mirrors=1",
         )
         .unwrap();
         assert_eq!((plan.controller.as_str(), plan.node.as_str()), ("unix:///c.sock", "unix:///n.sock"));
         assert_eq!((plan.volumes, plan.concurrency.as_slice()), (100, [1, 10, 100].as_slice()));
         assert_eq!((plan.size, plan.expand_to), (2 << 30, 4 << 30));
+        assert_eq!(plan.settle, Duration::from_millis(2500));
         assert_eq!(plan.without, [Phase::Stats, Phase::Snapshot].into());
         let floor = plan.floor.unwrap();
         assert_eq!((floor.volume_group.as_str(), floor.lvcreate_options.len()), ("vg0", 2));
@@ -302,7 +351,10 @@ mod tests {
     fn one_socket_serves_both_by_default() {
         let plan = read("--controller unix:///run/x/csi.sock").unwrap();
         assert_eq!(plan.node, plan.controller);
-        assert_eq!(plan.floor, None);
+        assert_eq!((plan.rounds, plan.warm_up, plan.floor.as_ref()), (4, true, None));
+        assert!(!read("--no-warm-up").unwrap().warm_up);
+        assert_eq!(plan.settle, Duration::ZERO);
+        assert_eq!(read("--settle 0").unwrap().settle, Duration::ZERO);
     }
 
     #[test]
@@ -313,10 +365,58 @@ mod tests {
             ("--without create", "stage, publish"),
             ("--fs ext4 --block", "either --fs or --block"),
             ("--size 1.5Gi", "not a size"),
+            ("--settle=-1", "seconds"),
         ] {
             let error = read(line).map(drop).unwrap_err();
             assert!(error.contains(words), "{line}: {error}");
         }
+    }
+
+    fn results() -> Results {
+        Results {
+            plan: read("").unwrap(),
+            run: "abcdefghij".to_owned(),
+            started: std::time::SystemTime::UNIX_EPOCH,
+            driver: quarry_bench::Identity::default(),
+            steps: Vec::new(),
+            left_out: Vec::new(),
+            floor_left_out: Vec::new(),
+            series: Vec::new(),
+            left_behind: Vec::new(),
+            interrupted: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_written_is_found_before_the_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let line = format!(
+            "bench --controller unix://{0}/none.sock --work-dir {0}/work --json {0}/none/bench.json",
+            directory.path().display()
+        );
+        let line = Line::try_parse_from(line.split_whitespace()).unwrap();
+        let error = format!("{:#}", run(line.args).await.map(drop).unwrap_err());
+        assert!(error.contains("none/bench.json"), "{error}");
+    }
+
+    #[test]
+    fn the_plots_are_drawn_although_the_json_cannot_be_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let full = JsonFile::open("/dev/full".into()).unwrap();
+        let error = save(&results(), Some(full), Some(directory.path())).unwrap_err().to_string();
+        assert!(error.contains("/dev/full"), "{error}");
+        assert!(directory.path().join("time.svg").exists());
+    }
+
+    #[test]
+    fn the_json_replaces_a_longer_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bench.json");
+        std::fs::write(&path, "x".repeat(100_000)).unwrap();
+        let file = JsonFile::open(path.clone()).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 100_000, "nothing is lost if the run fails");
+        save(&results(), Some(file), None).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), report::json(&results(), true).unwrap());
     }
 
     #[test]

@@ -36,12 +36,19 @@ pub(crate) struct Refused {
     code: Code,
     message: String,
     interrupted: bool,
+    /// An attempt before this answer may have had an effect.
+    ambiguous: bool,
 }
 
 impl Refused {
-    /// Whether the call may have had an effect. After these codes, CSI says or implies that nothing was made.
+    fn new(code: Code, message: String) -> Self {
+        Self { code, message, interrupted: false, ambiguous: false }
+    }
+
+    /// Whether one of the attempts may have had an effect: the last code alone says nothing about those before.
+    /// After these codes, CSI says or implies that nothing was made.
     pub(crate) fn may_have_worked(&self) -> bool {
-        !matches!(
+        let is_final = matches!(
             self.code,
             Code::InvalidArgument
                 | Code::NotFound
@@ -52,7 +59,8 @@ impl Refused {
                 | Code::FailedPrecondition
                 | Code::OutOfRange
                 | Code::Unimplemented
-        )
+        );
+        self.ambiguous || !is_final
     }
 
     pub(crate) fn is_unimplemented(&self) -> bool {
@@ -99,11 +107,13 @@ impl<'a> Attempts<'a> {
         Req: Clone,
         F: Future<Output = Result<Response<Res>, Status>>,
     {
+        let mut ambiguous = false;
         loop {
             let refused = match self.once(message.clone(), &call).await {
                 Ok(answer) => return Ok(answer),
-                Err(refused) => refused,
+                Err(refused) => Refused { ambiguous, ..refused },
             };
+            ambiguous = refused.may_have_worked();
             if refused.interrupted || !is_retryable(refused.code) {
                 return Err(refused);
             }
@@ -126,21 +136,18 @@ impl<'a> Attempts<'a> {
             biased;
             () = self.manner.stop.abandon.cancelled() => {
                 let message = "interrupted before the driver answered".to_owned();
-                return Err(Refused { code: Code::Cancelled, message, interrupted: true });
+                return Err(Refused { interrupted: true, ..Refused::new(Code::Cancelled, message) });
             }
             answer = call(request) => answer,
         };
         match answer {
             Ok(response) => Ok(response.into_inner()),
             // tonic reports a call that times out as cancelled.
-            Err(status) if status.code() == Code::Cancelled && started.elapsed() >= timeout => Err(Refused {
-                code: Code::DeadlineExceeded,
-                message: format!("no answer within {} s", timeout.as_secs_f64()),
-                interrupted: false,
-            }),
-            Err(status) => {
-                Err(Refused { code: status.code(), message: status.message().to_owned(), interrupted: false })
+            Err(status) if status.code() == Code::Cancelled && started.elapsed() >= timeout => {
+                let message = format!("no answer within {} s", timeout.as_secs_f64());
+                Err(Refused::new(Code::DeadlineExceeded, message))
             }
+            Err(status) => Err(Refused::new(status.code(), status.message().to_owned())),
         }
     }
 
@@ -156,6 +163,11 @@ impl<'a> Attempts<'a> {
             () = tokio::time::sleep(interval) => true,
             () = self.stop.cancelled() => false,
         }
+    }
+
+    /// Whether no new call should be made.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
     }
 
     /// The failure of a wait that ended without success.

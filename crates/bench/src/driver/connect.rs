@@ -20,7 +20,9 @@ use crate::system::Retries;
 use crate::{Plan, Stop};
 
 /// Large enough to list every volume in one answer.
-const LARGEST_ANSWER: usize = 64 << 20;
+const LARGEST_LIST: usize = 64 << 20;
+/// More pages than any driver needs for a list without a limit for each page.
+const MOST_PAGES: usize = 10_000;
 
 impl Driver {
     /// Connects, and reads name, capabilities, node and existing volumes.
@@ -50,7 +52,7 @@ impl Driver {
             driver.name,
             other.name
         );
-        let controller = ControllerClient::new(at_controller.clone()).max_decoding_message_size(LARGEST_ANSWER);
+        let controller = ControllerClient::new(at_controller.clone());
         let node = NodeClient::new(at_node);
 
         let mut abilities = Abilities::default();
@@ -114,19 +116,29 @@ async fn identity(channel: &Channel, attempts: &mut Attempts<'_>) -> anyhow::Res
 }
 
 /// The IDs of all volumes.
+///
+/// # Errors
+/// The call's, or a list without an end: with a part of it, volumes of others would look like this run's.
 async fn list(controller: &ControllerClient<Channel>, attempts: &mut Attempts<'_>) -> anyhow::Result<BTreeSet<String>> {
-    let (mut all, mut starting_token) = (BTreeSet::new(), String::new());
-    loop {
+    let controller = controller.clone().max_decoding_message_size(LARGEST_LIST);
+    let (mut all, mut seen, mut starting_token) = (BTreeSet::new(), BTreeSet::new(), String::new());
+    for _ in 0..MOST_PAGES {
+        anyhow::ensure!(!attempts.is_stopped(), "interrupted");
         let request = csi::ListVolumesRequest { max_entries: 0, starting_token: starting_token.clone() };
         let page =
-            ask!(*controller, list_volumes, request, attempts).map_err(|refused| failed("ListVolumes", &refused))?;
+            ask!(controller, list_volumes, request, attempts).map_err(|refused| failed("ListVolumes", &refused))?;
         all.extend(page.entries.into_iter().filter_map(|entry| entry.volume).map(|volume| volume.volume_id));
-        // A driver that returns the same token again would cause an endless loop.
-        if page.next_token.is_empty() || page.next_token == starting_token {
+        if page.next_token.is_empty() {
             return Ok(all);
         }
+        anyhow::ensure!(
+            seen.insert(page.next_token.clone()),
+            "ListVolumes names the same page again: next_token is {:?}",
+            page.next_token
+        );
         starting_token = page.next_token;
     }
+    anyhow::bail!("ListVolumes has more than {MOST_PAGES} pages")
 }
 
 fn of_plugin(answer: &csi::GetPluginCapabilitiesResponse, abilities: &mut Abilities) {

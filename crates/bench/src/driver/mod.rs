@@ -6,7 +6,8 @@ mod connect;
 mod volume;
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_client::ControllerClient;
@@ -55,8 +56,34 @@ pub(crate) struct Driver {
     /// The IDs of the volumes that existed before the run, if the driver lists volumes. They are never
     /// touched.
     existing: BTreeSet<String>,
-    /// The IDs that the driver has given to volumes and snapshots of this run.
-    given: Mutex<BTreeSet<String>>,
+    given: Mutex<Given>,
+}
+
+/// What the driver has given to this run. A snapshot may have the ID of a volume.
+#[derive(Debug, Default)]
+struct Given {
+    /// The IDs of volumes that are not deleted.
+    volumes: BTreeSet<String>,
+    /// The IDs of snapshots that are not deleted.
+    snapshots: BTreeSet<String>,
+    /// What was not accepted, and why.
+    left_alone: BTreeSet<String>,
+}
+
+/// What an ID belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Made {
+    Volume,
+    Snapshot,
+}
+
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Volume => "volume",
+            Self::Snapshot => "snapshot",
+        })
+    }
 }
 
 impl System for Driver {
@@ -89,24 +116,49 @@ impl System for Driver {
 }
 
 impl Driver {
-    /// Accepts the ID of something that the driver says it made for us, once.
-    fn accept(&self, thing: &mut Thing, id: String, what: &str) -> Result<(), Failure> {
-        let strange = |code: &str, message: String| {
-            Err(Failure { code: code.to_owned(), message: format!("{message}; it is left alone") })
-        };
-        // Not ours unless it passes both checks.
+    /// Accepts the ID of something that the driver says it made for us under this name, once.
+    fn accept(&self, thing: &mut Thing, id: String, made: Made, name: &str) -> Result<(), Failure> {
+        let mut given = self.given();
+        // Not ours unless it passes all checks.
         *thing = Thing::default();
-        if id.is_empty() {
-            return strange("NO_ID", format!("the driver returned a {what} without an ID"));
-        }
-        if self.existing.contains(&id) {
-            return strange("FOREIGN_ID", format!("the driver returned {id} for a new {what}, which existed before"));
-        }
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        if !given.insert(id.clone()) {
-            return strange("SAME_ID", format!("the driver returned {id} for two names"));
+        let strange = if id.is_empty() {
+            Some(("NO_ID", format!("the driver returned a {made} without an ID for {name}")))
+        } else if made == Made::Volume && self.existing.contains(&id) {
+            Some(("FOREIGN_ID", format!("the driver returned {id} for a new volume, which existed before")))
+        } else if !given.of(made).insert(id.clone()) {
+            Some(("SAME_ID", format!("the driver returned {id} for two {made}s")))
+        } else {
+            None
+        };
+        if let Some((code, message)) = strange {
+            given.left_alone.insert(format!("left alone: {message}"));
+            return Err(Failure { code: code.to_owned(), message: format!("{message}; it is left alone") });
         }
         thing.id = Some(id);
         Ok(())
+    }
+
+    /// After a deletion: the driver may use the ID for something new.
+    fn forget(&self, made: Made, id: &str) {
+        self.given().of(made).remove(id);
+    }
+
+    /// What the driver returned for a name of this run, and what may not be this run's: it was not used, and is not
+    /// removed.
+    pub(crate) fn left_alone(&self) -> Vec<String> {
+        self.given().left_alone.iter().cloned().collect()
+    }
+
+    fn given(&self) -> MutexGuard<'_, Given> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Given {
+    fn of(&mut self, made: Made) -> &mut BTreeSet<String> {
+        match made {
+            Made::Volume => &mut self.volumes,
+            Made::Snapshot => &mut self.snapshots,
+        }
     }
 }

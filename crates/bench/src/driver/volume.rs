@@ -6,7 +6,7 @@ use std::path::Path;
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::volume_content_source::{SnapshotSource, Type as Source};
 
-use super::{Attempts, Driver, NOT_READY, ask};
+use super::{Attempts, Driver, Made, NOT_READY, ask};
 use crate::Phase;
 use crate::system::{Failure, Place};
 
@@ -15,7 +15,7 @@ use crate::system::{Failure, Place};
 pub(crate) struct Thing {
     /// Its ID, from the answer.
     pub(super) id: Option<String>,
-    /// A call to make it failed, and may have made it nevertheless.
+    /// A call to make it failed, and may have made it nevertheless. Only an answer with success ends this.
     pub(super) uncertain: bool,
 }
 
@@ -59,6 +59,7 @@ impl Volume {
         known(&self.volume, "volume")
     }
 
+    /// The staging path for calls that want none if the volume is not staged.
     fn staging(&self) -> String {
         if self.staged { text(&self.place.staging()) } else { String::new() }
     }
@@ -110,15 +111,16 @@ impl Driver {
         attempts: &mut Attempts<'_>,
     ) -> Result<csi::Volume, Failure> {
         // Even if this future is dropped, the clean-up knows that there may be a volume.
-        thing.uncertain = true;
+        let before = std::mem::replace(&mut thing.uncertain, true);
+        let name = request.name.clone();
         match ask!(self.controller, create_volume, request, attempts) {
             Ok(answer) => {
                 let made = answer.volume.unwrap_or_default();
-                self.accept(thing, made.volume_id.clone(), "volume")?;
+                self.accept(thing, made.volume_id.clone(), Made::Volume, &name)?;
                 Ok(made)
             }
             Err(refused) => {
-                thing.uncertain = refused.may_have_worked();
+                thing.uncertain = before || refused.may_have_worked();
                 Err(refused.into())
             }
         }
@@ -176,15 +178,16 @@ impl Driver {
 
     async fn stage(&self, volume: &mut Volume, attempts: &mut Attempts<'_>) -> Result<(), Failure> {
         // The caller makes it, and some drivers remove it when they unstage.
-        std::fs::create_dir_all(volume.staging()).map_err(|error| Failure {
+        let staging = volume.place.staging();
+        std::fs::create_dir_all(&staging).map_err(|error| Failure {
             code: "DIRECTORY".to_owned(),
-            message: format!("creating {}: {error}", volume.staging()),
+            message: format!("creating {}: {error}", staging.display()),
         })?;
         volume.staged = true;
         let request = csi::NodeStageVolumeRequest {
             volume_id: volume.id()?,
             publish_context: volume.publish_context.clone(),
-            staging_target_path: volume.staging(),
+            staging_target_path: text(&staging),
             volume_capability: Some(self.plan.capability.clone()),
             secrets: self.plan.secrets.clone(),
             volume_context: volume.context.clone(),
@@ -258,18 +261,19 @@ impl Driver {
             parameters: self.plan.snapshot_parameters.clone(),
             ..Default::default()
         };
+        let before = volume.snapshot.uncertain;
         loop {
             let thing = &mut volume.snapshot;
             thing.uncertain = thing.id.is_none();
             let snapshot = match ask!(self.controller, create_snapshot, request.clone(), attempts) {
                 Ok(answer) => answer.snapshot.unwrap_or_default(),
                 Err(refused) => {
-                    thing.uncertain = thing.id.is_none() && refused.may_have_worked();
+                    thing.uncertain = thing.id.is_none() && (before || refused.may_have_worked());
                     return Err(refused.into());
                 }
             };
             if thing.id.is_none() {
-                self.accept(thing, snapshot.snapshot_id, "snapshot")?;
+                self.accept(thing, snapshot.snapshot_id, Made::Snapshot, &request.name)?;
             }
             volume.size = volume.size.max(snapshot.size_bytes);
             if snapshot.ready_to_use || !wait {
@@ -308,17 +312,20 @@ impl Driver {
     }
 
     pub(super) async fn delete(&self, thing: &mut Thing, attempts: &mut Attempts<'_>) -> Result<(), Failure> {
-        let request =
-            csi::DeleteVolumeRequest { volume_id: known(thing, "volume")?, secrets: self.plan.secrets.clone() };
+        let volume_id = known(thing, "volume")?;
+        let request = csi::DeleteVolumeRequest { volume_id: volume_id.clone(), secrets: self.plan.secrets.clone() };
         ask!(self.controller, delete_volume, request, attempts)?;
+        self.forget(Made::Volume, &volume_id);
         *thing = Thing::default();
         Ok(())
     }
 
     pub(super) async fn delete_snapshot(&self, thing: &mut Thing, attempts: &mut Attempts<'_>) -> Result<(), Failure> {
-        let request =
-            csi::DeleteSnapshotRequest { snapshot_id: known(thing, "snapshot")?, secrets: self.plan.secrets.clone() };
+        let snapshot_id = known(thing, "snapshot")?;
+        let secrets = self.plan.secrets.clone();
+        let request = csi::DeleteSnapshotRequest { snapshot_id: snapshot_id.clone(), secrets };
         ask!(self.controller, delete_snapshot, request, attempts)?;
+        self.forget(Made::Snapshot, &snapshot_id);
         *thing = Thing::default();
         Ok(())
     }

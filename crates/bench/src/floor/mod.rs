@@ -10,6 +10,8 @@ mod guard;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use quarry_lvm::LvUuid;
 use quarry_proto::csi::v1::VolumeCapability;
 use quarry_proto::csi::v1::volume_capability::AccessType;
@@ -126,7 +128,8 @@ impl System for Floor {
             Phase::Restore | Phase::DeleteRestored => Part::Restored,
             _ => return Ok(()),
         };
-        let present = guard::tagged(&self.lvm.volume_group, &self.tag).await?;
+        // An interruption is no error: no further phase begins.
+        let Some(present) = self.present().await? else { return Ok(()) };
         for volume in volumes {
             let lv = volume.part(part);
             let uuid = present.get(&lv.name).copied();
@@ -211,11 +214,17 @@ impl Floor {
     /// # Errors
     /// lvm's report failed.
     pub(crate) async fn remaining(&self) -> anyhow::Result<Vec<String>> {
-        if self.stop.abandon.is_cancelled() {
-            return Ok(Vec::new());
-        }
-        let present = guard::tagged(&self.lvm.volume_group, &self.tag).await?;
+        let present = self.present().await?.unwrap_or_default();
         Ok(present.into_keys().map(|name| format!("logical volume {}/{name}", self.lvm.volume_group)).collect())
+    }
+
+    /// The logical volumes of this run, by name. `None` if the wait for lvm was abandoned.
+    async fn present(&self) -> anyhow::Result<Option<BTreeMap<String, LvUuid>>> {
+        tokio::select! {
+            biased;
+            () = self.stop.abandon.cancelled() => Ok(None),
+            present = guard::tagged(&self.lvm.volume_group, &self.tag) => present.map(Some),
+        }
     }
 
     async fn run(&self, line: &Line, volume: &mut Volume) -> Result<(), Failure> {
@@ -267,7 +276,7 @@ impl Floor {
         if is_done {
             return Ok(());
         }
-        let present = guard::tagged(&self.lvm.volume_group, &self.tag).await.map_err(unknown)?;
+        let present = self.present().await.map_err(unknown)?.ok_or_else(interrupted)?;
         for part in parts {
             let lv = volume.part(part);
             let Some(found) = present.get(&lv.name).copied().filter(|_| lv.asked) else { continue };

@@ -163,8 +163,13 @@ fn only_the_logical_volume_of_this_run_is_written_to() {
 
 #[tokio::test]
 async fn a_device_that_this_run_did_not_create_is_not_written_to() {
-    let floor = floor(Use::Ext4);
-    // Neither of these is a logical volume of this run; mkfs must not start.
+    // mkfs would write to it as to a device: it exists, and is no logical volume.
+    let directory = tempfile::tempdir().unwrap();
+    let (path, precious) = (directory.path().join("v"), vec![7; 8 << 20]);
+    std::fs::write(&path, &precious).unwrap();
+    let lvm = LvmFloor { volume_group: format!("..{}", directory.path().display()), ..LvmFloor::default() };
+    let floor = Floor { lvm, ..floor(Use::Ext4) };
+    assert_eq!(std::fs::read(floor.device(&volume().lv)).unwrap(), precious);
     for uuid in [None, Some(UUID.parse().unwrap())] {
         let mut volume = volume();
         volume.lv.uuid = uuid;
@@ -172,6 +177,7 @@ async fn a_device_that_this_run_did_not_create_is_not_written_to() {
         assert_eq!(failure.code, "REFUSED", "{failure:?}");
         assert!(failure.message.contains("nothing was written"), "{failure:?}");
     }
+    assert!(std::fs::read(&path).unwrap() == precious, "it was written to");
 }
 
 #[test]

@@ -41,6 +41,7 @@ struct Settings<'a> {
     volumes: usize,
     concurrency: &'a [usize],
     rounds: usize,
+    warm_up: bool,
     background: usize,
     size_bytes: i64,
     expand_to_bytes: i64,
@@ -56,6 +57,7 @@ struct Settings<'a> {
     timeout_seconds: f64,
     patience_seconds: f64,
     retry_interval_seconds: f64,
+    settle_seconds: f64,
     floor: Option<Floor<'a>>,
 }
 
@@ -146,6 +148,7 @@ fn settings(plan: &Plan) -> Settings<'_> {
         volumes: plan.volumes,
         concurrency: &plan.concurrency,
         rounds: plan.rounds,
+        warm_up: plan.warm_up,
         background: plan.background,
         size_bytes: plan.size,
         expand_to_bytes: plan.expand_to,
@@ -160,6 +163,7 @@ fn settings(plan: &Plan) -> Settings<'_> {
         timeout_seconds: plan.timeout.as_secs_f64(),
         patience_seconds: plan.patience.as_secs_f64(),
         retry_interval_seconds: plan.retry_interval.as_secs_f64(),
+        settle_seconds: plan.settle.as_secs_f64(),
         floor: plan.floor.as_ref().map(|floor| Floor {
             kind: "lvm",
             volume_group: &floor.volume_group,

@@ -53,6 +53,7 @@ fn plan() -> Plan {
         volumes: 3,
         concurrency: vec![1, 2],
         rounds: 1,
+        warm_up: true,
         background: 100,
         without: [].into(),
         size: 1 << 30,
@@ -73,6 +74,7 @@ fn plan() -> Plan {
         timeout: Duration::from_secs(120),
         patience: Duration::from_secs(300),
         retry_interval: MS * 100,
+        settle: MS * 4000,
         floor: Some(LvmFloor { volume_group: "vg0".to_owned(), thin_pool: None, lvcreate_options: Vec::new() }),
     }
 }

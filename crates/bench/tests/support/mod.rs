@@ -86,6 +86,10 @@ pub(crate) struct Double {
     pub(crate) unready: usize,
     /// CreateVolume answers with this ID, if set.
     pub(crate) answers: Option<&'static str>,
+    /// IDs are numbers, those of volumes that are gone are used again, and a snapshot has that of its volume.
+    pub(crate) numbered: bool,
+    /// The token of the page of ListVolumes after the one with this token. Every page has all volumes.
+    pub(crate) next_token: fn(&str) -> String,
 }
 
 impl Default for Double {
@@ -105,6 +109,8 @@ impl Default for Double {
             delay: Duration::ZERO,
             unready: 0,
             answers: None,
+            numbered: false,
+            next_token: |_| String::new(),
         }
     }
 }
@@ -199,6 +205,13 @@ impl State {
     pub(crate) fn volume(&mut self, id: &str) -> Result<&mut VolumeState, Status> {
         self.touched.insert(id.to_owned());
         self.volumes.get_mut(id).ok_or_else(|| Status::not_found(format!("volume {id} does not exist")))
+    }
+
+    /// The number of the volume with that name, or the first one that is free.
+    pub(crate) fn number(&self, name: &str) -> String {
+        let known = self.volumes.iter().find(|(_, volume)| volume.name == name).map(|(id, _)| id.clone());
+        let free = || (1..).map(|number: u32| number.to_string()).find(|number| !self.volumes.contains_key(number));
+        known.or_else(free).unwrap()
     }
 
     /// Notes a request that is against CSI, and rejects it.

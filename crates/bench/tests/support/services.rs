@@ -64,15 +64,16 @@ serve! {
 
         async fn list_volumes(
             &self,
-            _: Request<csi::ListVolumesRequest>,
+            request: Request<csi::ListVolumesRequest>,
         ) -> Result<Response<csi::ListVolumesResponse>, Status> {
+            let next_token = (self.next_token)(&request.into_inner().starting_token);
             let state = self.state();
             let entry = |id: &String| csi::list_volumes_response::Entry {
                 volume: Some(csi::Volume { volume_id: id.clone(), ..Default::default() }),
                 status: None,
             };
             let entries = state.volumes.keys().map(entry).collect();
-            Ok(Response::new(csi::ListVolumesResponse { entries, next_token: String::new() }))
+            Ok(Response::new(csi::ListVolumesResponse { entries, next_token }))
         }
 
         async fn create_volume(
@@ -82,7 +83,11 @@ serve! {
             let request = request.into_inner();
             let name = request.name.clone();
             self.call("create_volume", &name, |state| {
-                let id = self.answers.map_or_else(|| format!("id-{name}"), str::to_owned);
+                let id = match self.answers {
+                    Some(answer) => answer.to_owned(),
+                    None if self.numbered => state.number(&name),
+                    None => format!("id-{name}"),
+                };
                 let size = request.capacity_range.unwrap_or_default().required_bytes;
                 if let Some(Source::Snapshot(source)) =
                     request.volume_content_source.clone().and_then(|source| source.r#type)
@@ -154,7 +159,10 @@ serve! {
             let request = request.into_inner();
             self.call("create_snapshot", &request.name, |state| {
                 state.volume(&request.source_volume_id)?;
-                let id = format!("snap-{}", request.name);
+                let id = match self.numbered {
+                    true => request.source_volume_id,
+                    false => format!("snap-{}", request.name),
+                };
                 let unready = state.snapshots.entry(id.clone()).or_insert(self.unready);
                 let ready_to_use = *unready == 0;
                 *unready = unready.saturating_sub(1);
@@ -244,8 +252,11 @@ serve! {
             &self,
             request: Request<csi::NodeUnstageVolumeRequest>,
         ) -> Result<Response<csi::NodeUnstageVolumeResponse>, Status> {
-            let id = request.into_inner().volume_id;
+            let request = request.into_inner();
+            let id = request.volume_id;
             self.call("node_unstage_volume", &id, |state| {
+                // Some drivers remove the directory, and the caller makes it again.
+                remove_target(&request.staging_target_path);
                 if state.volume(&id)?.published {
                     return Err(state.reject(format!("{id} is unstaged and still published")));
                 }

@@ -40,7 +40,7 @@ pub async fn run(_: Context) -> Passed {
     let script = format!(
         "{} & bench=$!; while ! lvs --noheadings -o lv_name vg0 | grep -q 'bench-.*floor.*0002'; do sleep 0.2; done; \
          kill -INT $bench; wait $bench",
-        bench("--volumes 3 --concurrency 1")
+        bench("--volumes 3 --concurrency 1 --no-warm-up")
     );
     let output = node.vm.exec(Command::sh(script).timeout(PATIENCE)).await?;
     ensure!(!output.exit.success(), "it was interrupted, and ended with success: {}", output.text());
