@@ -57,9 +57,9 @@ pub fn parts(quick: bool) -> Vec<Part> {
     vec![
         Part {
             plots: Some("linear-ext4"),
-            ..part("Linear, ext4", format!("{linear} --fs ext4 --size 64Mi {}", volumes(10, 10, 4)))
+            ..part("Linear, ext4", format!("{linear} --fs ext4 --size 64Mi {}", volumes(15, 10, 2)))
         },
-        part("Linear, xfs", format!("{linear} --fs xfs --size 320Mi {SHORT} {}", volumes(6, 1, 4))),
+        part("Linear, xfs", format!("{linear} --fs xfs --size 320Mi {SHORT} {}", volumes(10, 1, 2))),
         part("Linear, raw block", format!("{linear} --block --size 64Mi {SHORT} {}", volumes(10, 1, 2))),
         part("Striped over two disks, ext4", format!("{striped} --fs ext4 --size 64Mi {SHORT} {}", volumes(6, 1, 2))),
         part("raid1 on two disks, ext4", format!("{raid1} --fs ext4 --size 64Mi {SHORT} {}", volumes(6, 1, 2))),
@@ -84,7 +84,7 @@ pub fn parts(quick: bool) -> Vec<Part> {
 
 /// A part beside this number of volumes.
 pub fn with_background(count: usize, quick: bool) -> Part {
-    let volumes = if quick { "--volumes 2 --rounds 2" } else { "--volumes 10 --rounds 4" };
+    let volumes = if quick { "--volumes 2 --rounds 2" } else { "--volumes 15 --rounds 2" };
     let linear = floor("fast", "", "");
     let options = format!("{linear} --fs ext4 --size 64Mi {SHORT} {volumes}");
     Part { background: count, ..part(&format!("Linear, ext4, beside {count} volumes"), options) }

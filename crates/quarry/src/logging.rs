@@ -7,7 +7,8 @@ use tracing_subscriber::EnvFilter;
 /// The options of every subcommand.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What to log: a level (error, warn, info, debug, trace), or levels by module as in `info,quarry_lvm=debug`.
+    /// What to log: a level (error, warn, info, debug, trace), or levels by module as in `info,quarry_lvm=debug`. The
+    /// levels `debug` and `trace` alone leave out HTTP/2 and TLS; add `h2=debug` to see those.
     #[arg(
         long = "log",
         env = "QUARRY_LOG",
@@ -47,8 +48,13 @@ pub(crate) fn start(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What libraries log at the levels for details, each frame of a connection for example, hides what Quarry does.
+const LIBRARIES: &str = "h2=info,hyper=info,hyper_util=info,rustls=info,tower=info";
+
 fn filter(text: &str) -> anyhow::Result<EnvFilter> {
-    EnvFilter::try_new(text).map_err(|error| {
+    let is_detailed = ["debug", "trace"].iter().any(|level| text.eq_ignore_ascii_case(level));
+    let words = if is_detailed { format!("{text},{LIBRARIES}") } else { text.to_owned() };
+    EnvFilter::try_new(words).map_err(|error| {
         anyhow::anyhow!(
             "--log {text:?} is not a valid filter: write a level or module=level, separated by commas: {error}"
         )
@@ -64,6 +70,8 @@ mod tests {
         for good in ["info", "warn,quarry_lvm=debug", "off"] {
             filter(good).unwrap();
         }
+        assert!(filter("debug").unwrap().to_string().contains("h2=info"));
+        assert_eq!(filter("debug,h2=debug").unwrap().to_string(), "h2=debug,debug");
         let text = filter("quarry=loud").unwrap_err().to_string();
         assert!(text.contains("quarry=loud") && text.contains("debug"), "{text}");
     }
