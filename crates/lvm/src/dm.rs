@@ -4,6 +4,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use nix::errno::Errno;
 
 use crate::uuid::{LvUuid, VgUuid, device_prefix, device_uuid};
 
@@ -16,6 +19,7 @@ const DATA_START: usize = 16;
 const TARGET_COUNT: usize = 20;
 const OPEN_COUNT: usize = 24;
 const FLAGS: usize = 28;
+const DEVICE: usize = 40;
 const UUID: usize = 176;
 const UUID_LENGTH: usize = 129;
 /// The length of `struct dm_target_spec`: 8 bytes each for start and length, 4 each for status and the offset
@@ -48,14 +52,33 @@ mod request {
 
 /// The status line of the active device with that UUID, if it has a single target, of type `kind`.
 pub(crate) fn status(uuid: &str, kind: &str) -> Option<String> {
-    read(&ask(request::table_status, uuid)?.0, kind)
+    read(&ask(request::table_status, uuid).ok()?.0, kind)
 }
 
 /// How many times the active logical volume with these UUIDs is open: by mounts, processes, and devices on
 /// top of it. `None` if it is not active, or if the kernel cannot be asked. Never waits for a disk.
 #[must_use]
 pub fn open_count(group: VgUuid, volume: LvUuid) -> Option<u32> {
-    number(&ask(request::dev_status, &device_uuid(group, volume))?.0, OPEN_COUNT)
+    number(&ask(request::dev_status, &device_uuid(group, volume)).ok()?.0, OPEN_COUNT)
+}
+
+/// The major and minor number of the active device with that UUID; `None` if it is not active. One question, however
+/// many devices there are. Never waits for a disk.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn device_number(uuid: &str) -> io::Result<Option<(u32, u32)>> {
+    match ask(request::dev_status, uuid) {
+        Ok(answer) => decode_device(&answer.0).map(Some).ok_or_else(|| io::Error::other("an answer without a device")),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The numbers in an answer, which are encoded as the kernel encodes them for programs.
+fn decode_device(answer: &[u8]) -> Option<(u32, u32)> {
+    let encoded = number(answer, DEVICE)?;
+    Some(((encoded >> 8) & 0xfff, (encoded & 0xff) | ((encoded >> 12) & 0xf_ff00)))
 }
 
 /// The device-mapper devices of a volume group, including the layers of its volumes: each one's folder in `block`, which
@@ -99,13 +122,14 @@ pub(crate) struct State {
 
 /// The state of the active device with that UUID. `None` if no such device is active, or the kernel cannot be asked.
 pub(crate) fn describe(uuid: &str) -> Option<State> {
-    let answer = ask(request::table_status, uuid)?;
+    let answer = ask(request::table_status, uuid).ok()?;
     Some(State { open_count: number(&answer.0, OPEN_COUNT)?, status: target(&answer.0) })
 }
 
 /// Whether the device with that UUID has a table that is loaded, but not in use. The next resume would use it.
 pub(crate) fn has_inactive_table(uuid: &str) -> bool {
     ask(request::dev_status, uuid)
+        .ok()
         .and_then(|answer| number(&answer.0, FLAGS))
         .is_some_and(|flags| flags & INACTIVE_TABLE != 0)
 }
@@ -113,16 +137,26 @@ pub(crate) fn has_inactive_table(uuid: &str) -> bool {
 /// The kernel's answer about the active device with that UUID: `dev_status` for the device itself, or `table_status` for
 /// its targets as well. A thin pool or a volume in it may wait for the disk with its metadata before it answers the
 /// latter.
-fn ask(request: request::Request, uuid: &str) -> Option<Box<Buffer>> {
-    let control = File::options().read(true).write(true).open(CONTROL).ok()?;
-    let mut buffer = encode_request(uuid)?;
+fn ask(request: request::Request, uuid: &str) -> Result<Box<Buffer>, Errno> {
+    let control = control()?;
+    let mut buffer = encode_request(uuid).ok_or(Errno::EINVAL)?;
     // SAFETY: the kernel reads and writes at most the number of bytes given as data size, which is the
     // buffer's length. The buffer is aligned for the structures in it, and lives until the call returns.
     #[allow(unsafe_code)]
     let answer: request::Answer =
         unsafe { request(control.as_raw_fd(), std::ptr::from_mut::<Buffer>(buffer.as_mut()).cast()) };
-    answer.ok()?;
-    Some(buffer)
+    answer.map(|_| buffer)
+}
+
+/// The control node, which stays open: a host can have thousands of devices.
+fn control() -> Result<&'static File, Errno> {
+    static OPENED: OnceLock<File> = OnceLock::new();
+    if let Some(file) = OPENED.get() {
+        return Ok(file);
+    }
+    let file = File::options().read(true).write(true).open(CONTROL);
+    let file = file.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))?;
+    Ok(OPENED.get_or_init(|| file))
 }
 
 /// The request about the device with that UUID. `None` if the UUID is too long for a device.
@@ -196,6 +230,18 @@ mod tests {
         assert_eq!(&request[176..184], b"LVM-abc\0");
         assert_eq!(size_of::<request::Header>(), 312);
         assert!(super::encode_request(&"x".repeat(129)).is_none());
+    }
+
+    #[test]
+    fn the_numbers_of_a_device_are_decoded() {
+        let mut bytes = answer(1, "linear", "");
+        for (encoded, numbers) in
+            [(0xfd00_u32, (253, 0)), (0xfdff, (253, 255)), (0x10_fd01, (253, 257)), (0xfff0_feff, (254, 0xf_ffff))]
+        {
+            bytes[DEVICE..DEVICE + 4].copy_from_slice(&encoded.to_ne_bytes());
+            assert_eq!(decode_device(&bytes), Some(numbers), "{encoded:#x}");
+        }
+        assert_eq!(decode_device(&bytes[..DEVICE]), None);
     }
 
     #[test]

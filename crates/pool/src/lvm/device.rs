@@ -39,9 +39,12 @@ fn active_in(block: &Path, storage: &StorageId, name: &str) -> io::Result<Option
     for entry in fs::read_dir(block)? {
         let folder = entry?.path();
         let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned());
-        let (Ok(uuid), Ok(mapped)) = (read("dm/uuid"), read("dm/name")) else { continue };
+        // The name first, because most devices have another one; and again after the UUID, because the kernel gives the
+        // number of a removed device to the next one.
+        let is_named = || read("dm/name").is_ok_and(|mapped| logical_name(&mapped).as_deref() == Some(name));
+        let Some(uuid) = is_named().then(|| read("dm/uuid").ok()).flatten().filter(|_| is_named()) else { continue };
         let Some((group, volume)) = parse_device_uuid(&uuid) else { continue };
-        if logical_name(&mapped).as_deref() == Some(name) && storage_under(&folder, group) == *storage {
+        if storage_under(&folder, group) == *storage {
             return Ok(node(&folder, &uuid)?.map(|node| Active { uuid: volume, node }));
         }
     }
@@ -89,7 +92,22 @@ fn logical_name(mapped: &str) -> Option<String> {
 /// # Errors
 /// sysfs cannot be read, or the device exists without a valid node.
 pub(crate) fn find(group: VgUuid, volume: LvUuid) -> io::Result<Option<PathBuf>> {
-    find_in(Path::new("/sys/block"), group, volume)
+    let wanted = device_uuid(group, volume);
+    match folder(&wanted) {
+        Some(folder) => folder.map_or(Ok(None), |folder| node(&folder, &wanted)),
+        None => find_in(Path::new("/sys/block"), group, volume),
+    }
+}
+
+/// The folder in sysfs of the device with that UUID, by a question to device-mapper: that takes the same time however many
+/// devices there are. The inner `None`: it is not active. The outer one: the question was not answered, so that the
+/// devices have to be searched.
+fn folder(uuid: &str) -> Option<Option<PathBuf>> {
+    match quarry_lvm::device_number(uuid).ok()? {
+        None => Some(None),
+        // The name of the folder is that of the device, as in /sys/block.
+        Some((major, minor)) => fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok().map(Some),
+    }
 }
 
 fn find_in(block: &Path, group: VgUuid, volume: LvUuid) -> io::Result<Option<PathBuf>> {
@@ -108,7 +126,11 @@ fn find_in(block: &Path, group: VgUuid, volume: LvUuid) -> io::Result<Option<Pat
 /// # Errors
 /// sysfs cannot be read.
 pub(super) fn size(group: VgUuid, volume: LvUuid) -> io::Result<Option<u64>> {
-    size_in(Path::new("/sys/block"), group, volume)
+    let wanted = device_uuid(group, volume);
+    match folder(&wanted) {
+        Some(folder) => folder.map_or(Ok(None), |folder| size_of(&folder, &wanted)),
+        None => size_in(Path::new("/sys/block"), group, volume),
+    }
 }
 
 fn size_in(block: &Path, group: VgUuid, volume: LvUuid) -> io::Result<Option<u64>> {
@@ -116,14 +138,22 @@ fn size_in(block: &Path, group: VgUuid, volume: LvUuid) -> io::Result<Option<u64
     for entry in fs::read_dir(block)? {
         let folder = entry?.path();
         if has_uuid(&folder, &wanted) {
-            // The kernel counts in sectors of 512 bytes, whatever the disk's own size is. Without a table, the
-            // size is 0, and the device counts as inactive.
-            let sectors = fs::read_to_string(folder.join("size"))?.trim().parse::<u64>().map_err(io::Error::other)?;
-            let bytes = sectors.saturating_mul(512);
-            return Ok(has_uuid(&folder, &wanted).then_some(bytes).filter(|bytes| *bytes > 0));
+            return size_of(&folder, &wanted);
         }
     }
     Ok(None)
+}
+
+/// The size of the device with that UUID and that folder in sysfs; `None` if it was removed, or has no table.
+fn size_of(folder: &Path, uuid: &str) -> io::Result<Option<u64>> {
+    // The kernel counts in sectors of 512 bytes, whatever the disk's own size is. Without a table, the size is 0, and the
+    // device counts as inactive.
+    let size = fs::read_to_string(folder.join("size"));
+    if !has_uuid(folder, uuid) {
+        return Ok(None);
+    }
+    let bytes = size?.trim().parse::<u64>().map_err(io::Error::other)?.saturating_mul(512);
+    Ok(Some(bytes).filter(|bytes| *bytes > 0))
 }
 
 /// Whether the volume's device is smaller than the volume: an lvextend was killed after its commit.
