@@ -50,11 +50,11 @@ fn mappings_in(block: &Path, key: &str) -> Result<Vec<Mapping>, Error> {
     for entry in fs::read_dir(block).map_err(|error| Error::io("list", block, &error))?.flatten() {
         // Not a device-mapper device, or it was removed in the meantime.
         let Ok(uuid) = fs::read_to_string(entry.path().join("dm/uuid")) else { continue };
+        let Some(key) = uuid.trim().strip_prefix(READ_ONLY_UUID).filter(|_| uuid.starts_with(&wanted)) else {
+            continue;
+        };
         let number = fs::read_to_string(entry.path().join("dev")).unwrap_or_default();
-        if let (Some(key), Some(device)) = (
-            uuid.trim().strip_prefix(READ_ONLY_UUID).filter(|_| uuid.starts_with(&wanted)),
-            number.trim().parse::<Device>().ok(),
-        ) {
+        if let Ok(device) = number.trim().parse::<Device>() {
             found.push(Mapping { key: key.to_owned(), device });
         }
     }
