@@ -36,8 +36,7 @@ impl Item for Snapshot {
 /// An item, ordered by its identifier, which is therefore not stored twice.
 #[derive(Clone, Debug)]
 pub(super) struct Known<T> {
-    /// In a box, because nodes of the set have room for nearly twice as many as they hold.
-    item: Box<T>,
+    item: T,
     /// The node's generation of this state.
     generation: u64,
     /// When this controller first saw the item.
@@ -131,7 +130,7 @@ where
             }
             let since = known.map(|known| known.since).or_else(|| ages.get(item.id()).copied()).unwrap_or(now);
             self.gone.remove(item.id());
-            self.known.replace(Known { item: Box::new(item), generation, since });
+            self.known.replace(Known { item, generation, since });
         }
         for id in gone {
             if self.known.get(&id).is_some_and(|known| known.generation > generation) {
@@ -154,7 +153,7 @@ where
         use std::ops::Bound::{Excluded, Unbounded};
 
         let start = after.map_or(Unbounded, Excluded);
-        self.known.range::<T::Id, _>((start, Unbounded)).map(|known| (&*known.item, known.since.elapsed()))
+        self.known.range::<T::Id, _>((start, Unbounded)).map(|known| (&known.item, known.since.elapsed()))
     }
 
     /// The number of items.
