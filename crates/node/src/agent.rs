@@ -149,6 +149,9 @@ impl Host {
     }
 
     async fn delete_now(&self, id: &VolumeId) -> Result<Change> {
+        // An expansion may not have stopped in time, or may have begun since. It looks for a deletion in the same way, so
+        // that one of the two notices the other.
+        self.tasks().require_none(&new_space(id), &[EXPAND])?;
         let located = self.locate(id).await;
         let is_absent = located.as_ref().is_err_and(|error| error.storage_absent);
         if is_absent || matches!(&located, Ok(None)) {

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use quarry_pool::{Health, NewSpace, Pool, PoolVolume};
-use quarry_volume::{Change, Error, Gib, Result, SizeRange, Volume, VolumeId};
+use quarry_volume::{Change, Error, Gib, Reason, Result, SizeRange, Volume, VolumeId};
 
 use crate::bytes::Bytes;
 use crate::fill::require_filled;
@@ -20,6 +20,8 @@ use crate::zero::{Progress, zero_all};
 
 impl Host {
     pub(crate) async fn expand_now(&self, id: &VolumeId, size: SizeRange, handle: Handle) -> Result<(Volume, Change)> {
+        // Now that a deletion finds this task.
+        self.require_complete(id)?;
         self.require_no_offline_copy_of(id)?;
         let Located { pool, volume } = self.locate(id).await?.ok_or_else(|| Error::not_found("it does not exist"))?;
         match self.expand_in_pool(&pool, volume, size, &handle).await {
@@ -61,12 +63,20 @@ impl Host {
             return Ok(volume);
         };
         if let Some(space) = &expansion.device {
-            clean(self.kernel(), pool, &volume, space, handle).await?;
+            clean(self.kernel(), pool, &volume, space, handle).await.map_err(no_room)?;
         }
         let expanded = pool.expand(&volume, &expansion).await?;
         self.fit_encrypted(pool, &expanded).await?;
         Ok(expanded)
     }
+}
+
+/// The error of an expansion that found too little space. External-resizer takes `NoSpace` for an operation that continues.
+fn no_room(mut error: Error) -> Error {
+    if error.reason == Reason::NoSpace {
+        error.reason = Reason::SizeOutOfRange;
+    }
+    error
 }
 
 /// Removes what previous owners left on the new space of a volume: all of it, if the volume may be shown raw,

@@ -62,6 +62,10 @@ impl HeldDevice for Held {
         while self.process.read(|state| state.stalled) {
             std::thread::sleep(STALL);
         }
+        if self.process.read(|state| state.is_full) {
+            let (path, source) = (self.device.clone(), io::Error::from_raw_os_error(nix::libc::ENOSPC));
+            return Err(errors::zeroing(quarry_filesystem::Error::Io { attempted: "zero", path, source }));
+        }
         self.process.effect("zero", |state| {
             state.overwrite(&self.device, "zeroing", |bytes| bytes.zero(&range));
         });
