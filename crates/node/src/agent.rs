@@ -174,7 +174,7 @@ impl Host {
         self.clean_up_after_copies(&pool, Some(id)).await;
         if let Some(source) = &record.source {
             // Before the volume, so that no later volume of this name finds it.
-            self.remove_clone_snapshot_if_found(source, &record.name).await?;
+            self.remove_clone_snapshot_if_possible(source, &record.name, &pool).await?;
         }
         let device = device::active(&**self.kernel(), &pool, &volume)?;
         if let Some(device) = device.clone() {
