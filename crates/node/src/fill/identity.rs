@@ -32,7 +32,7 @@ pub(super) async fn give(
 ) -> Result<(), Failure> {
     let Device::Node(device) = device::activate_bytes(pool, volume).await? else { return Ok(()) };
     // An earlier process may have been killed before it flushed. If a tool that it started still runs, this fails.
-    let flush = async || Bytes::hold(kernel, Device::Node(device.clone())).await?.flush().await;
+    let flush = async || Bytes::held(kernel, Device::Node(device.clone()), async |bytes| bytes.flush().await).await;
     flush().await?;
     let step = async || kernel.uuid_step(kind, &device, uuid).await.map_err(Failure::of_source);
     if quarry_fault::disabled("copy-uuid") {
