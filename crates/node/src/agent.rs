@@ -149,6 +149,9 @@ impl Host {
     }
 
     async fn delete_now(&self, id: &VolumeId) -> Result<Change> {
+        // An expansion may not have stopped in time, or may have begun since. It looks for a deletion in the same way, so
+        // that one of the two notices the other.
+        self.tasks().require_none(&new_space(id), &[EXPAND])?;
         let located = self.locate(id).await;
         let is_absent = located.as_ref().is_err_and(|error| error.storage_absent);
         if is_absent || matches!(&located, Ok(None)) {
@@ -171,7 +174,7 @@ impl Host {
         self.clean_up_after_copies(&pool, Some(id)).await;
         if let Some(source) = &record.source {
             // Before the volume, so that no later volume of this name finds it.
-            self.remove_clone_snapshot_if_found(source, &record.name).await?;
+            self.remove_clone_snapshot_if_possible(source, &record.name, &pool).await?;
         }
         let device = device::active(&**self.kernel(), &pool, &volume)?;
         if let Some(device) = device.clone() {

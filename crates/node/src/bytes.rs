@@ -19,11 +19,26 @@ pub(crate) enum Bytes {
 }
 
 impl Bytes {
-    /// Opens the device exclusively.
+    /// Holds the device exclusively during `work`. Then it is closed, so that it can be opened again: on a thread of its
+    /// own, because that takes as long as its disk hangs.
     ///
     /// # Errors
-    /// `UnderWay` if it is in use.
-    pub(crate) async fn hold(kernel: &Arc<dyn Kernel>, device: Device) -> Result<Self> {
+    /// `UnderWay` if it is in use. Otherwise the error of `work`.
+    pub(crate) async fn held<T>(
+        kernel: &Arc<dyn Kernel>,
+        device: Device,
+        work: impl AsyncFnOnce(&Self) -> Result<T>,
+    ) -> Result<T> {
+        let bytes = Self::hold(kernel, device).await?;
+        let result = work(&bytes).await;
+        match bytes {
+            Self::Device(_) | Self::Space(_) => errors::dropped(bytes).await,
+            Self::Simulated(_) => {}
+        }
+        result
+    }
+
+    async fn hold(kernel: &Arc<dyn Kernel>, device: Device) -> Result<Self> {
         match device {
             Device::Node(path) => {
                 let kernel = Arc::clone(kernel);

@@ -82,6 +82,14 @@ pub(crate) struct Kept {
     target: CopyTarget,
 }
 
+/// The task that removes what no copy needs any more in a pool, until this is dropped. (If it panics, a later call begins
+/// another one.)
+pub(crate) struct CleanUp {
+    copies: Copies,
+    pool: String,
+    has_ended: bool,
+}
+
 impl fmt::Display for CopyTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Volume(name) | Self::Snapshot(name)) = self;
@@ -199,23 +207,13 @@ impl Copies {
         };
     }
 
-    /// Whether a task is to begin that removes what no copy needs any more in that pool. If one is running, it will look
-    /// again instead.
-    pub(crate) fn begin_clean_up(&self, pool: &str) -> bool {
+    /// For a task that removes what no copy needs any more in that pool. `None`: one is running, and will look again
+    /// instead.
+    pub(crate) fn begin_clean_up(&self, pool: &str) -> Option<CleanUp> {
         let mut inner = self.inner.lock();
         let is_running = inner.cleaned.contains_key(pool);
         inner.cleaned.insert(pool.to_owned(), is_running);
-        !is_running
-    }
-
-    /// Whether that task, which has just removed everything, ends. Otherwise it is to look again.
-    pub(crate) fn end_clean_up(&self, pool: &str) -> bool {
-        let mut inner = self.inner.lock();
-        let again = inner.cleaned.remove(pool).unwrap_or_default();
-        if again {
-            inner.cleaned.insert(pool.to_owned(), false);
-        }
-        !again
+        (!is_running).then(|| CleanUp { copies: self.clone(), pool: pool.to_owned(), has_ended: false })
     }
 
     /// Whether copies fill anything in that pool now.
@@ -294,6 +292,28 @@ impl Running {
     }
 }
 
+impl CleanUp {
+    /// Whether the task, which has just removed everything, ends. Otherwise it is to look again.
+    pub(crate) fn ends(&mut self) -> bool {
+        let mut inner = self.copies.inner.lock();
+        let again = inner.cleaned.remove(&self.pool).unwrap_or_default();
+        if again {
+            inner.cleaned.insert(self.pool.clone(), false);
+        }
+        self.has_ended = !again;
+        self.has_ended
+    }
+}
+
+impl Drop for CleanUp {
+    fn drop(&mut self) {
+        // Another one may have begun since it ended.
+        if !self.has_ended {
+            self.copies.inner.lock().cleaned.remove(&self.pool);
+        }
+    }
+}
+
 impl Drop for Kept {
     fn drop(&mut self) {
         let mut inner = self.copies.inner.lock();
@@ -358,6 +378,19 @@ mod tests {
             drop(kept);
         }
         assert_eq!(copies.kept_for(&source), None);
+    }
+
+    #[test]
+    fn a_pool_is_cleaned_by_one_task_and_by_another_one_if_that_panicked() {
+        let copies = Copies::default();
+        let mut first = copies.begin_clean_up("p").unwrap();
+        assert!(copies.begin_clean_up("p").is_none());
+        assert_eq!((first.ends(), first.ends()), (false, true), "it looks again");
+        let second = copies.begin_clean_up("p").unwrap();
+        drop(first);
+        assert!(copies.begin_clean_up("p").is_none());
+        drop(second);
+        assert!(copies.begin_clean_up("p").is_some());
     }
 
     #[test]

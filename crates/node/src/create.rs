@@ -160,7 +160,7 @@ impl Host {
     async fn remove_unprepared(&self, pool: &Arc<dyn Pool>, name: &str) -> Result<()> {
         let Some(volume) = pool.volume(name).await? else { return Ok(()) };
         if let Some(source) = &volume.record()?.source {
-            self.remove_clone_snapshot_if_found(source, &volume.record()?.name).await?;
+            self.remove_clone_snapshot_if_possible(source, &volume.record()?.name, pool).await?;
             if volume.record()?.encryption.is_some() {
                 // The keys of its source may have been copied.
                 self.erase_encrypted(&self.id_of(&volume), pool, &volume).await?;

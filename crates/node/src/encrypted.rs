@@ -276,7 +276,10 @@ impl Host {
             let (kernel, opened) = (Arc::clone(self.kernel()), node.clone());
             let held = errors::blocking(move || kernel.exclusive(&opened)).await?;
             // While it is held, its node stays the same.
-            if pool.activate_for_removal(snapshot).await?.node()? != node {
+            let now = pool.activate_for_removal(snapshot).await.and_then(|device| device.node());
+            if now.as_ref().ok() != Some(&node) {
+                errors::dropped(held).await;
+                now?;
                 return Err(Error::new(Reason::UnderWay, "its device has just changed; retry"));
             }
             let name = snapshot.name.clone();

@@ -153,3 +153,16 @@ pub(crate) async fn blocking<T: Send + 'static>(
         Err(error) => Err(Error::host(format!("cannot run a blocking operation on a thread: {error}"))),
     }
 }
+
+/// Drops what has a device open on a thread for blocking work, and waits for that: closing a device takes as long as its
+/// disk hangs.
+pub(crate) async fn dropped<T: Send + 'static>(open: T) {
+    let closed = blocking(move || {
+        drop(open);
+        Ok(())
+    });
+    if let Err(error) = closed.await {
+        // It is closed in any case.
+        tracing::debug!(%error, "a device was not closed on a thread of its own");
+    }
+}

@@ -8,18 +8,20 @@
 
 use std::sync::Arc;
 
-use quarry_pool::{Health, NewSpace, Pool, PoolVolume};
-use quarry_volume::{Change, Error, Gib, Result, SizeRange, Volume, VolumeId};
+use quarry_pool::{Device, Health, NewSpace, Pool, PoolVolume};
+use quarry_volume::{Change, Error, Gib, Reason, Result, SizeRange, Volume, VolumeId};
 
 use crate::bytes::Bytes;
+use crate::errors;
 use crate::fill::require_filled;
 use crate::host::{Host, Located};
-use crate::kernel::Kernel;
 use crate::tasks::Handle;
 use crate::zero::{Progress, zero_all};
 
 impl Host {
     pub(crate) async fn expand_now(&self, id: &VolumeId, size: SizeRange, handle: Handle) -> Result<(Volume, Change)> {
+        // Now that a deletion finds this task.
+        self.require_complete(id)?;
         self.require_no_offline_copy_of(id)?;
         let Located { pool, volume } = self.locate(id).await?.ok_or_else(|| Error::not_found("it does not exist"))?;
         match self.expand_in_pool(&pool, volume, size, &handle).await {
@@ -60,25 +62,43 @@ impl Host {
             self.fit_encrypted(pool, &volume).await?;
             return Ok(volume);
         };
-        if let Some(space) = &expansion.device {
-            clean(self.kernel(), pool, &volume, space, handle).await?;
+        let expanded = async {
+            if let Some(space) = &expansion.device {
+                let cleaned = Bytes::held(self.kernel(), space.device.clone(), async |bytes| {
+                    clean(bytes, pool, &volume, space, handle).await
+                });
+                cleaned.await.map_err(no_room)?;
+            }
+            pool.expand(&volume, &expansion).await
+        };
+        let expanded = expanded.await;
+        if expansion.device.as_ref().is_some_and(|space| matches!(space.device, Device::Space(_))) {
+            // It has the disk open.
+            errors::dropped(expansion).await;
         }
-        let expanded = pool.expand(&volume, &expansion).await?;
+        let expanded = expanded?;
         self.fit_encrypted(pool, &expanded).await?;
         Ok(expanded)
     }
 }
 
+/// The error of an expansion that found too little space. External-resizer takes `NoSpace` for an operation that continues.
+fn no_room(mut error: Error) -> Error {
+    if error.reason == Reason::NoSpace {
+        error.reason = Reason::SizeOutOfRange;
+    }
+    error
+}
+
 /// Removes what previous owners left on the new space of a volume: all of it, if the volume may be shown raw,
 /// otherwise the signatures that would be at an end of the expanded volume.
 async fn clean(
-    kernel: &Arc<dyn Kernel>,
+    bytes: &Bytes,
     pool: &Arc<dyn Pool>,
     volume: &PoolVolume,
     space: &NewSpace,
     handle: &Handle,
 ) -> Result<()> {
-    let bytes = Bytes::hold(kernel, space.device.clone()).await?;
     let record = volume.record()?;
     // Also of an encrypted volume: it may have the key of a deleted copy of it, whose data would not read as noise.
     if record.access.shows_bytes() {
@@ -86,7 +106,7 @@ async fn clean(
             return Ok(());
         }
         let mut progress = Stored { pool, volume };
-        return zero_all(&bytes, space.size, space.zeroed, handle, "ControllerExpandVolume", &mut progress).await;
+        return zero_all(bytes, space.size, space.zeroed, handle, "ControllerExpandVolume", &mut progress).await;
     }
     if quarry_fault::disabled("expand-wipe") {
         return Ok(());

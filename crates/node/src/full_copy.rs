@@ -237,7 +237,8 @@ impl Host {
         // Nothing else uses a copy that is not ready.
         deactivate(pool, &copy, Instant::now()).await;
         let Err(error) = copied else { return Ok(copy) };
-        match pool.snapshot(&copy.name).await?.map(|copy| copy.health) {
+        // If that cannot be read, the error of the copy says more.
+        match pool.snapshot(&copy.name).await.ok().flatten().map(|copy| copy.health) {
             Some(SnapshotHealth::Invalid(why)) => {
                 if let Err(error) = self.remove_serving(pool, &copy.name).await {
                     tracing::info!(snapshot = copy.name, %error, "a full snapshot is kept");

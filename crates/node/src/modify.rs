@@ -8,11 +8,14 @@ use std::time::Duration;
 use quarry_pool::{Pool, PoolVolume, Record};
 use quarry_volume::{Change, Discard, Error, LimitChanges, MutableParameters, Result, Volume, VolumeId, VolumeSpec};
 
+use crate::agent::within;
 use crate::host::{Host, Located};
 
 /// The task that changes a volume, or brings the limits of its record into force. It is short, so that a call of kubelet
 /// waits for it.
 pub(crate) const MODIFY: &str = "modify";
+/// How long its pool may take to answer a question meanwhile: the end of a pod waits for that.
+const QUESTION: Duration = Duration::from_secs(10);
 
 impl Host {
     pub(crate) async fn modify_volume(
@@ -29,7 +32,8 @@ impl Host {
     }
 
     async fn modify_now(&self, id: &VolumeId, changes: MutableParameters) -> Result<(Volume, Change)> {
-        let Located { pool, volume } = self.locate(id).await?.ok_or_else(|| Error::not_found("it does not exist"))?;
+        let located = within(QUESTION, self.locate(id)).await?;
+        let Located { pool, volume } = located.ok_or_else(|| Error::not_found("it does not exist"))?;
         let record = volume.record()?;
         changes.check(record.filesystem)?;
         let limits = record.limits.with(&changes.limits);
@@ -39,15 +43,23 @@ impl Host {
             self.require_limits_possible(&modified)?;
         }
         // A restart finds limits by their record. So the record is the last that loses them, and the first that gets them.
-        if limiting && limits.is_none() {
-            self.unlimit_pods_using(id, &pool, &volume).await?;
+        let unlimited = match limiting && limits.is_none() {
+            true => self.unlimit_pods_using(id, &pool, &volume).await?,
+            false => None,
+        };
+        if let Err(error) = self.replace_record(&pool, &volume, &modified).await {
+            // If the record has lost them nevertheless, a retry removes them again.
+            if let Some(unlimited) = unlimited {
+                self.limit_again(id, &pool, &volume, &unlimited)?;
+            }
+            return Err(error);
         }
-        self.replace_record(&pool, &volume, &modified).await?;
         let applied = match limiting && !limits.is_none() {
             true => self.limit_pods_using(id, &pool, &volume, limits).await,
             false => Ok(()),
         };
-        let volume = pool.volume(&id.volume).await?.ok_or_else(|| Error::not_found("it does not exist any more"))?;
+        let volume = within(QUESTION, pool.volume(&id.volume)).await?;
+        let volume = volume.ok_or_else(|| Error::not_found("it does not exist any more"))?;
         let volume = self.describe(&pool, &volume);
         let change = self.publisher().changed(pool.name(), id, Some(volume.clone())).await;
         applied.map(|()| (volume, change))

@@ -49,7 +49,7 @@ pub(crate) async fn prepare(
     if needs_zeroes {
         zero(kernel, pool, &mut volume, record, device, handle).await?;
     } else if !record.wiped && (fresh || !carries_own_data(kernel, &volume, &device).await?) {
-        Bytes::hold(kernel, device).await?.wipe().await?;
+        Bytes::held(kernel, device, async |bytes| bytes.wipe().await).await?;
     }
     Ok(volume)
 }
@@ -79,10 +79,11 @@ async fn zero(
     handle: &Handle,
 ) -> Result<()> {
     let size = volume.size;
-    let bytes = Bytes::hold(kernel, device).await?;
     let mut recorded = Recording { pool, volume, record: &record };
-    zero_all(&bytes, size, record.zeroed, handle, "CreateVolume", &mut recorded).await?;
-    drop(bytes);
+    Bytes::held(kernel, device, async |bytes| {
+        zero_all(bytes, size, record.zeroed, handle, "CreateVolume", &mut recorded).await
+    })
+    .await?;
     let done = match record.access {
         AccessTypes::Both => record.zeroed(Gib::needed_for(size)),
         AccessTypes::Block | AccessTypes::Mount => record.ready(),

@@ -142,18 +142,26 @@ impl Host {
         }
     }
 
-    /// Like [`Self::remove_clone_snapshot`]; but if the storage of the source cannot be read, the snapshot is removed
-    /// later.
-    pub(crate) async fn remove_clone_snapshot_if_found(&self, source: &ContentSource, clone: &str) -> Result<()> {
-        match self.clone_snapshot(source, clone).await {
-            Ok(Some((pool, snapshot))) => self.remove_temporary(&pool, &snapshot).await,
-            Ok(None) => Ok(()),
-            Err(error) => {
-                tracing::warn!(clone, %source, %error, "not searched for the snapshot that served a clone");
-                self.clean_up_after_copies_later();
-                Ok(())
-            }
-        }
+    /// Like [`Self::remove_clone_snapshot`], for a clone in the pool `own` that is being removed. But if the storage of the
+    /// source cannot be read, or if it is another one and does not let the snapshot be removed, that is done later: the
+    /// clone does not depend on it. (A later volume of this name is only created when the snapshot is gone.)
+    pub(crate) async fn remove_clone_snapshot_if_possible(
+        &self,
+        source: &ContentSource,
+        clone: &str,
+        own: &Arc<dyn Pool>,
+    ) -> Result<()> {
+        let why = match self.clone_snapshot(source, clone).await {
+            Ok(Some((pool, snapshot))) => match self.remove_temporary(&pool, &snapshot).await {
+                Err(error) if pool.name() != own.name() => error,
+                removed => return removed,
+            },
+            Ok(None) => return Ok(()),
+            Err(error) => error.context("it was not searched for"),
+        };
+        tracing::warn!(clone, %source, error = %why, "the snapshot that served a deleted clone is removed later");
+        self.clean_up_after_copies_later();
+        Ok(())
     }
 
     /// Removes a snapshot that serves, or served, a clone or a full copy.
@@ -176,14 +184,15 @@ impl Host {
     /// the devices of snapshots that nothing reads. What cannot be removed now is tried again. Each pool has one task for
     /// that, however often this is called while the pool cannot be read.
     pub(crate) fn clean_up_after_copies_later(&self) {
-        for pool in self.pools().iter().filter(|pool| self.copies().begin_clean_up(pool.name())) {
+        for pool in self.pools() {
+            let Some(mut clean_up) = self.copies().begin_clean_up(pool.name()) else { continue };
             let (host, pool) = (self.clone(), Arc::clone(pool));
             tokio::spawn(async move {
                 loop {
                     host.deactivate_snapshots(&pool).await;
                     if !host.clean_up_after_copies(&pool, None).await {
                         tokio::time::sleep(CLEAN_UP_AGAIN).await;
-                    } else if host.copies().end_clean_up(pool.name()) {
+                    } else if clean_up.ends() {
                         return;
                     }
                 }
@@ -203,6 +212,11 @@ impl Host {
             let (host, pool, record) = (self.clone(), Arc::clone(pool), snapshot.record);
             let name = safe_name(&record.name);
             let is_for_copy = record.kind == SnapshotKind::ForCopy;
+            // The clone can be in any of them. Its name would be held until that one answers, and calls would wait for that.
+            if !is_for_copy && self.pools().iter().any(|pool| !pool.unresponsive_disks().is_empty()) {
+                done = false;
+                continue;
+            }
             let key = if is_for_copy { subject(&name) } else { name };
             let work = |_| async move {
                 match is_for_copy {

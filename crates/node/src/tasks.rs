@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use self::failures::Failures;
+use self::failures::{Failures, Outcome};
 
 mod failures;
 #[cfg(test)]
@@ -203,7 +203,9 @@ impl Tasks {
             if let Some(entry) = tasks.get(&key) {
                 return Err(in_progress(volume, entry));
             }
-            if let Some(error) = self.failures.lock().take(volume, what) {
+            // Work in the background changes nothing that the next caller would want to know.
+            let earlier = (kind != Kind::Background).then(|| self.failures.lock().take(volume, what)).flatten();
+            if let Some(error) = earlier {
                 return Err(error.context("an earlier call failed, and a retry tries again"));
             }
             let (since, progress, cancel) = (Instant::now(), progress.clone(), cancel.clone());
@@ -213,8 +215,9 @@ impl Tasks {
         let registered = Registered { tasks: self.clone(), volume: key, _ended: ended_sender };
         let future = work(Handle { progress: Arc::new(progress_sender), cancel });
         let span = tracing::debug_span!("task", what, volume);
-        let caller = Arc::new(());
-        let (waiting, failures, name) = (Arc::downgrade(&caller), Arc::clone(&self.failures), volume.to_owned());
+        let kept_in = (kind == Kind::LongCall).then(|| Arc::clone(&self.failures));
+        let outcome = Outcome::new(volume, what, kept_in);
+        let waiting = outcome.wait();
         let task = tokio::spawn(
             async move {
                 // Held until the work has ended, even if the caller is gone.
@@ -222,21 +225,18 @@ impl Tasks {
                 let result = future.await;
                 if let Err(error) = &result
                     && error.reason != Reason::UnderWay
-                    && waiting.strong_count() == 0
                 {
-                    tracing::warn!(what, volume = name, %error, "failed after its caller had given up");
-                    if kind == Kind::LongCall {
-                        failures.lock().keep(&name, what, error.clone());
-                    }
+                    outcome.failed(error);
                 }
                 result
             }
             .instrument(span),
         );
-        let ended = tokio::time::timeout(left(), task).await;
-        drop(caller);
-        match ended {
-            Ok(Ok(result)) => result,
+        match tokio::time::timeout(left(), task).await {
+            Ok(Ok(result)) => {
+                waiting.answered();
+                result
+            }
             // It is not known how far the task came, so this error must not be final.
             Ok(Err(join)) => Err(Error::unavailable(format!(
                 "{what} of {} ended unexpectedly ({join}); this is a bug in Quarry: please report it. \

@@ -12,7 +12,7 @@ use quarry_node::NodeService;
 use quarry_pool::Operation;
 use quarry_proto::csi::v1::node_server::Node as _;
 use quarry_proto::csi::v1::{NodeGetVolumeStatsRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest};
-use quarry_volume::{Agent as _, Reason, StorageId, VolumeId};
+use quarry_volume::{Agent as _, MutableParameters, Reason, StorageId, VolumeId};
 use tokio::time::Instant;
 use tonic::Request;
 
@@ -48,6 +48,21 @@ async fn unknown_storage_is_looked_up_in_all_pools_and_never_reported_as_gone() 
     let error = host.get(&foreign, LONG).await.unwrap_err();
     assert_eq!(error.reason, Reason::Unavailable, "{error}");
     assert!(error.message.contains("pool ill did not answer within 60 s"), "{error}");
+}
+
+/// Calls of kubelet wait for it.
+#[tokio::test(start_paused = true)]
+async fn a_change_of_a_volume_ends_soon_although_its_pool_hangs() {
+    let ill = pool("p");
+    let host = host(&[&ill]);
+    let (volume, _) = host.create(spec("a", 40 * MIB), None, LONG).await.unwrap();
+    ill.hang(true);
+    let began = Instant::now();
+    let error = host.modify(&volume.id, MutableParameters::default(), LONG).await.unwrap_err();
+    assert_eq!((error.reason, began.elapsed().as_secs()), (Reason::TimedOut, 10), "{error}");
+    assert!(host.tasks().list().is_empty());
+    ill.hang(false);
+    host.modify(&volume.id, MutableParameters::default(), LONG).await.unwrap();
 }
 
 #[tokio::test]

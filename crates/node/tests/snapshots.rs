@@ -112,6 +112,26 @@ async fn a_failing_operation_leaves_a_copy_or_nothing() {
     }
 }
 
+/// The volume group of its source may lack a disk. A later volume of its name does not get the old contents.
+#[tokio::test(start_paused = true)]
+async fn a_clone_in_another_pool_is_deleted_although_what_served_it_cannot_be_removed() {
+    let (from, to) = (pool("from"), pool("p"));
+    let host = host(&[&from, &to]);
+    let (source, _) = host.create(block("a", 100 * MIB).in_pool("from"), None, LONG).await.unwrap();
+    from.write_by_hand("a", 7);
+    let asked: VolumeSpec = block("b", 100 * MIB).filled_from(ContentSource::Volume(source.id.clone()));
+    (0..20).for_each(|_| from.fail_next(Operation::RemoveSnapshot, Failure::Before));
+    let (clone, _) = host.create(asked.clone(), None, LONG).await.unwrap();
+    host.delete(&clone.id, LONG).await.unwrap();
+    assert!(from.record_of_snapshot("for clone b").is_some() && to.names().is_empty());
+    from.write_by_hand("a", 8);
+    assert_eq!(host.create(asked.clone(), None, LONG).await.unwrap_err().reason, Reason::Unavailable);
+    assert!(to.names().is_empty());
+    from.forget_failures();
+    host.create(asked, None, LONG).await.unwrap();
+    assert_eq!((to.contents_of("b").unwrap().0, from.record_of_snapshot("for clone b")), (8, None));
+}
+
 /// Takes a full copy, while operations fail.
 #[tokio::test(start_paused = true)]
 async fn a_failing_operation_leaves_a_full_copy_or_nothing() {

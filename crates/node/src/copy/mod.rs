@@ -20,7 +20,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use quarry_volume::{Gib, Result};
 
-use crate::errors::blocking;
+use crate::errors::{blocking, dropped};
 use crate::tasks::Handle;
 use crate::zero::Progress;
 
@@ -135,6 +135,35 @@ impl Job {
         retry: &str,
         progress: &mut dyn Progress,
     ) -> Result<(), Error> {
+        if let Err(error) = self.check(&*source, &*target) {
+            dropped((source, target)).await;
+            return Err(error);
+        }
+        let (from, to) = (source.size(), target.size());
+        let total = match self.tail {
+            Tail::Zero => to,
+            Tail::WipeSignatures => from,
+        };
+        let start = self.start.bytes().min(total);
+        self.meter.begin(start, total);
+        let ends = Ends { from, to, total, tail: self.tail };
+        let pipeline = Arc::new(Pipeline {
+            source: Mutex::new(source),
+            target: Mutex::new(target),
+            skip_zeros: self.zeroed_target,
+            edit: self.edit,
+            rates: self.rates,
+            meter: self.meter,
+            handle: handle.clone(),
+        });
+        let copied = run_parts(&pipeline, start, ends, retry, progress).await;
+        // Both devices are closed when this returns.
+        dropped(pipeline).await;
+        copied
+    }
+
+    /// Checks the two ends before anything is written.
+    fn check(&self, source: &dyn Source, target: &dyn Target) -> Result<(), Error> {
         let (from, to) = (source.size(), target.size());
         if from != self.source_size {
             return Err(Error::SourceSize { expected: self.source_size, found: from });
@@ -146,50 +175,56 @@ impl Job {
         if to_sector > from_sector {
             return Err(Error::SectorSize { source: from_sector, target: to_sector });
         }
-        let total = match self.tail {
-            Tail::Zero => to,
-            Tail::WipeSignatures => from,
-        };
-        let mut offset = self.start.bytes().min(total);
-        self.meter.begin(offset, total);
-        let pipeline = Pipeline {
-            source: Mutex::new(source),
-            target: Mutex::new(target),
-            skip_zeros: self.zeroed_target,
-            edit: self.edit,
-            rates: self.rates,
-            meter: self.meter,
-            handle: handle.clone(),
-        };
-        let pipeline = Arc::new(pipeline);
-        while offset < total {
-            // A part ends where the source ends, so that it is either copied or zeroed.
-            let part = offset..if offset < from { from } else { to }.min(offset.saturating_add(STORE_EVERY));
-            let reached = {
-                let (pipeline, part) = (Arc::clone(&pipeline), part.clone());
-                run_blocking(move || if part.start < from { pipeline.copy(part) } else { pipeline.zero(part) }).await?
-            };
-            let stopped = reached < part.end;
-            if (reached < total || stopped) && Gib::whole_in(reached) > Gib::whole_in(offset) {
-                let pipeline = Arc::clone(&pipeline);
-                run_blocking(move || pipeline.target.lock().flush()).await?;
-                progress.store(Gib::whole_in(reached)).await.map_err(Error::Store)?;
-            }
-            if stopped {
-                return Err(Error::Stopped { retry: retry.to_owned() });
-            }
-            offset = reached;
-        }
-        let tail = self.tail;
-        run_blocking(move || {
-            let mut target = pipeline.target.lock();
-            if tail == Tail::WipeSignatures && from < to {
-                target.wipe_signatures(from)?;
-            }
-            target.flush()
-        })
-        .await
+        Ok(())
     }
+}
+
+/// The sizes of the two ends of a copy, in bytes.
+#[derive(Clone, Copy)]
+struct Ends {
+    from: u64,
+    to: u64,
+    /// How much of the target is written, without signatures that are wiped.
+    total: u64,
+    tail: Tail,
+}
+
+/// Copies the parts from `offset` on, one after the other, cleans the tail, and flushes.
+async fn run_parts(
+    pipeline: &Arc<Pipeline>,
+    mut offset: u64,
+    ends: Ends,
+    retry: &str,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    let Ends { from, to, total, tail } = ends;
+    while offset < total {
+        // A part ends where the source ends, so that it is either copied or zeroed.
+        let part = offset..if offset < from { from } else { to }.min(offset.saturating_add(STORE_EVERY));
+        let reached = {
+            let (pipeline, part) = (Arc::clone(pipeline), part.clone());
+            run_blocking(move || if part.start < from { pipeline.copy(part) } else { pipeline.zero(part) }).await?
+        };
+        let stopped = reached < part.end;
+        if (reached < total || stopped) && Gib::whole_in(reached) > Gib::whole_in(offset) {
+            let pipeline = Arc::clone(pipeline);
+            run_blocking(move || pipeline.target.lock().flush()).await?;
+            progress.store(Gib::whole_in(reached)).await.map_err(Error::Store)?;
+        }
+        if stopped {
+            return Err(Error::Stopped { retry: retry.to_owned() });
+        }
+        offset = reached;
+    }
+    let pipeline = Arc::clone(pipeline);
+    run_blocking(move || {
+        let mut target = pipeline.target.lock();
+        if tail == Tail::WipeSignatures && from < to {
+            target.wipe_signatures(from)?;
+        }
+        target.flush()
+    })
+    .await
 }
 
 /// Runs blocking work on a thread of its own, and keeps its typed error.

@@ -153,6 +153,51 @@ async fn run_with(
     tasks.run("v", "create", Duration::from_secs(600), work).await.unwrap()
 }
 
+/// A device whose closing blocks.
+struct Open {
+    memory: Memory,
+    /// How often one was closed on a thread of the runtime, and elsewhere.
+    closed: Arc<Mutex<[usize; 2]>>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.closed.lock()[usize::from(tokio::runtime::Handle::try_current().is_err())] += 1;
+    }
+}
+
+impl Source for Open {
+    fn size(&self) -> u64 {
+        Source::size(&self.memory)
+    }
+
+    fn sector_size(&self) -> u32 {
+        Source::sector_size(&self.memory)
+    }
+
+    fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        self.memory.read(offset, bytes)
+    }
+}
+
+/// Whether the copy succeeds, is rejected before it begins, or fails.
+#[tokio::test]
+async fn devices_are_closed_on_threads_for_blocking_work() {
+    for (larger, fails_at) in [(0, None), (1, None), (0, Some(0))] {
+        let (memory, closed) = (source(), Arc::default());
+        memory.0.lock().fails_at = fails_at;
+        let size = Source::size(&memory);
+        let (target, open) = (Memory::used(size), Open { memory, closed: Arc::clone(&closed) });
+        let work = |handle: crate::tasks::Handle| async move {
+            let (job, mut stored) = (job(size + larger), Stored::default());
+            Ok(job.run(Box::new(open), Box::new(target), &handle, "CreateVolume", &mut stored).await)
+        };
+        let copied = Tasks::default().run("v", "create", Duration::from_secs(600), work).await.unwrap();
+        assert_eq!(copied.is_ok(), (larger, fails_at) == (0, None), "{copied:?}");
+        assert_eq!(*closed.lock(), [0, 1], "{copied:?}");
+    }
+}
+
 /// Four chunks and a half, the second of them of zeros.
 fn source() -> Memory {
     let memory = Memory::default();

@@ -9,27 +9,30 @@ use quarry_pool::{Device, Pool, PoolVolume};
 use quarry_volume::{Filesystem, Gib};
 use uuid::Uuid;
 
-use super::Failure;
+use super::{Failure, require_not_stopped};
 use crate::bytes::Bytes;
 use crate::device;
 use crate::host::Host;
 use crate::kernel::Kernel;
 use crate::prepare::update_record;
+use crate::tasks::Handle;
 
 /// Recovers the copied filesystem on the volume, which is as after a power cut, and gives it that UUID. Idempotent.
 ///
 /// # Errors
 /// [`Failure::is_permanent`] if the filesystem cannot be recovered, or cannot get a new UUID, because of what it contains.
+/// `UnderWay` if the task was asked to stop.
 pub(super) async fn give(
     kernel: &Arc<dyn Kernel>,
     pool: &Arc<dyn Pool>,
     volume: &mut PoolVolume,
     kind: Filesystem,
     uuid: Uuid,
+    handle: &Handle,
 ) -> Result<(), Failure> {
     let Device::Node(device) = device::activate_bytes(pool, volume).await? else { return Ok(()) };
     // An earlier process may have been killed before it flushed. If a tool that it started still runs, this fails.
-    let flush = async || Bytes::hold(kernel, Device::Node(device.clone())).await?.flush().await;
+    let flush = async || Bytes::held(kernel, Device::Node(device.clone()), async |bytes| bytes.flush().await).await;
     flush().await?;
     let step = async || kernel.uuid_step(kind, &device, uuid).await.map_err(Failure::of_source);
     if quarry_fault::disabled("copy-uuid") {
@@ -48,6 +51,8 @@ pub(super) async fn give(
         // An xfs does not show whether its log is clean. A journal that was not replayed makes `set_uuid` fail.
         UuidStep::Set { repeatable, .. } => {
             if !repeatable {
+                // The recovery may have taken long.
+                require_not_stopped(handle)?;
                 // If this is interrupted, everything is copied again.
                 let again = volume.record()?.zeroed(Gib::NONE);
                 update_record(pool, volume, &again).await?;

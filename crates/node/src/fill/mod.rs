@@ -80,9 +80,12 @@ impl Host {
         // The source may contain nothing.
         if record.filling {
             quarry_fault::point(|| "fill:copied".to_owned());
+            require_not_stopped(handle)?;
             match (record.encryption, record.filesystem, record.filesystem_uuid) {
                 (Some(_), ..) => self.give_header_uuid(pool, &volume).await?,
-                (None, Some(kind), Some(uuid)) => identity::give(self.kernel(), pool, &mut volume, kind, uuid).await?,
+                (None, Some(kind), Some(uuid)) => {
+                    identity::give(self.kernel(), pool, &mut volume, kind, uuid, handle).await?;
+                }
                 (None, ..) => {}
             }
             quarry_fault::point(|| "fill:ready:before".to_owned());
@@ -199,6 +202,17 @@ impl Host {
         self.require_offline(&content).await.map_err(of_source)?;
         // One that an earlier volume of this name left has older contents.
         self.remove_clone_snapshot(source, &spec.name).await.map_err(Error::not_final)
+    }
+}
+
+/// Fails if the task was asked to stop.
+///
+/// # Errors
+/// `UnderWay`.
+fn require_not_stopped(handle: &Handle) -> Result<()> {
+    match handle.cancel.is_cancelled() {
+        true => Err(Error::new(Reason::UnderWay, "it was stopped; a retry of CreateVolume continues it")),
+        false => Ok(()),
     }
 }
 

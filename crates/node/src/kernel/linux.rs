@@ -200,10 +200,10 @@ impl Filesystems for Linux {
             Arc::new(move |offset, bytes| filesystem::edit_copied(kind, uuid, offset, bytes))
         });
         let job = Job { source_size: size, start, tail, zeroed_target, edit, rates, meter };
-        job.run(Box::new(source), Box::new(target), handle, retry, progress).await?;
+        let copied = job.run(Box::new(source), Box::new(target), handle, retry, progress).await;
         // Until here, nothing else has used the source.
-        drop(held);
-        Ok(())
+        errors::dropped(held).await;
+        Ok(copied?)
     }
 
     async fn uuid_step(&self, kind: Filesystem, device: &Path, uuid: Uuid) -> Result<UuidStep> {

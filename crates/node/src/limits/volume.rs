@@ -11,6 +11,12 @@ use super::{Limited, pod, required};
 use crate::host::Host;
 use crate::{device, errors, read_only};
 
+/// The pods that use a volume, and do not have its limits any more.
+pub(crate) struct Unlimited {
+    device: Device,
+    pods: BTreeSet<String>,
+}
+
 impl Host {
     /// Brings these limits into force for all pods that use the volume. Fails if they are required and are not in force
     /// for one of them.
@@ -37,30 +43,45 @@ impl Host {
     }
 
     /// Removes the limits from all pods that use the volume. If that fails for one, all keep them: its record has them.
+    /// `None`: it is not active.
     pub(crate) async fn unlimit_pods_using(
         &self,
         id: &VolumeId,
         pool: &Arc<dyn Pool>,
         volume: &PoolVolume,
-    ) -> Result<()> {
-        let (Some(device), pods) = self.pods_using(id, pool, volume).await? else { return Ok(()) };
-        let limited = Limited { id, pool: pool.name(), device };
-        for uid in &pods {
+    ) -> Result<Option<Unlimited>> {
+        let (Some(device), pods) = self.pods_using(id, pool, volume).await? else { return Ok(None) };
+        let (limited, unlimited) = (Limited { id, pool: pool.name(), device }, Unlimited { device, pods });
+        for uid in &unlimited.pods {
             self.limits().register(uid, limited, IoLimits::default());
             if let Err(obstacle) = self.limits().enforce(uid, device).await
                 && !obstacle.is_absent()
             {
-                let limits = volume.record()?.limits;
-                for uid in &pods {
-                    self.limits().register(uid, limited, limits);
-                    self.limits().enforce_soon(uid);
-                }
+                self.limit_again(id, pool, volume, &unlimited)?;
                 return Err(Error::unavailable(format!("its limits cannot be removed: {obstacle}")));
             }
         }
         if !self.limits().follows(IoLimits::default()) {
-            for uid in &pods {
+            for uid in &unlimited.pods {
                 self.limits().withdraw(uid, id).await;
+            }
+        }
+        Ok(Some(unlimited))
+    }
+
+    /// Soon gives these pods the limits again that the record still has.
+    pub(crate) fn limit_again(
+        &self,
+        id: &VolumeId,
+        pool: &Arc<dyn Pool>,
+        volume: &PoolVolume,
+        unlimited: &Unlimited,
+    ) -> Result<()> {
+        let limits = volume.record()?.limits;
+        if self.limits().follows(limits) {
+            for uid in &unlimited.pods {
+                self.limits().register(uid, Limited { id, pool: pool.name(), device: unlimited.device }, limits);
+                self.limits().enforce_soon(uid);
             }
         }
         Ok(())

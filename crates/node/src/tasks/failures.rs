@@ -3,8 +3,11 @@
 //! Work that takes hours would otherwise fail and begin again forever, and no caller would ever see why.
 
 use std::collections::HashMap;
+use std::mem::replace;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use quarry_volume::Error;
 use tokio::time::Instant;
 
@@ -40,5 +43,73 @@ impl Failures {
     pub(super) fn take(&mut self, volume: &str, what: &str) -> Option<Error> {
         let failure = self.by_volume.remove(volume)?;
         (failure.what == what && failure.at.elapsed() < KEPT).then_some(failure.error)
+    }
+}
+
+/// Sees to it that the error of a task gets lost in no case: either its caller gets it, or it is logged, and kept if a
+/// later caller is to get it. The task and its caller each have a clone.
+#[derive(Clone)]
+pub(super) struct Outcome {
+    state: Arc<Mutex<State>>,
+    volume: String,
+    what: &'static str,
+    /// Where it is kept.
+    failures: Option<Arc<Mutex<Failures>>>,
+}
+
+enum State {
+    /// The caller waits, and the task has not failed.
+    Waiting,
+    /// The task failed while the caller waited.
+    Failed(Error),
+    /// The caller does not wait any more.
+    Left,
+}
+
+impl Outcome {
+    pub(super) fn new(volume: &str, what: &'static str, failures: Option<Arc<Mutex<Failures>>>) -> Self {
+        Self { state: Arc::new(Mutex::new(State::Waiting)), volume: volume.to_owned(), what, failures }
+    }
+
+    /// The task has failed, and ends now.
+    pub(super) fn failed(&self, error: &Error) {
+        let mut state = self.state.lock();
+        match *state {
+            State::Left => self.keep(error),
+            State::Waiting | State::Failed(_) => *state = State::Failed(error.clone()),
+        }
+    }
+
+    /// The caller waits until the result is dropped.
+    pub(super) fn wait(&self) -> Waiting {
+        Waiting { outcome: self.clone() }
+    }
+
+    fn keep(&self, error: &Error) {
+        tracing::warn!(what = self.what, volume = self.volume, %error, "failed after its caller had given up");
+        if let Some(failures) = &self.failures {
+            failures.lock().keep(&self.volume, self.what, error.clone());
+        }
+    }
+}
+
+/// A caller that waits for a task.
+pub(super) struct Waiting {
+    outcome: Outcome,
+}
+
+impl Waiting {
+    /// The caller has got the result.
+    pub(super) fn answered(self) {
+        *self.outcome.state.lock() = State::Left;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut state = self.outcome.state.lock();
+        if let State::Failed(error) = replace(&mut *state, State::Left) {
+            self.outcome.keep(&error);
+        }
     }
 }

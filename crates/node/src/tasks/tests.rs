@@ -101,6 +101,31 @@ async fn the_next_caller_gets_an_error_that_no_caller_has_seen() {
     assert_eq!(run("create").await.unwrap(), 7);
 }
 
+/// The caller is dropped when the task has ended, before it has looked at the result.
+#[tokio::test]
+async fn an_error_that_its_caller_did_not_take_is_kept() {
+    let tasks = Tasks::default();
+    let mut call = Box::pin(tasks.run_long("v", "create", LONG, |_| async { Err::<(), _>(Error::host("broken")) }));
+    assert!(futures::poll!(call.as_mut()).is_pending());
+    while !tasks.list().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    drop(call);
+    let next = async || tasks.run_long("v", "create", LONG, |_| async { Ok(()) }).await;
+    let error = next().await.unwrap_err();
+    assert!(error.reason == Reason::Host && error.message.ends_with(": broken"), "{error}");
+    next().await.unwrap();
+}
+
+#[tokio::test]
+async fn work_in_the_background_leaves_an_error_to_the_next_caller() {
+    let tasks = Tasks::default();
+    fail(&tasks, "create", Reason::Host).await;
+    tasks.run_in_background("v", "clean-up", LONG, |_| async { Ok(()) }).await.unwrap();
+    let error = tasks.run_long("v", "create", LONG, |_| async { Ok(()) }).await.unwrap_err();
+    assert!(error.message.ends_with(": the disk is broken"), "{error}");
+}
+
 #[tokio::test]
 async fn a_panic_frees_the_volume() {
     let tasks = Tasks::default();

@@ -10,6 +10,7 @@ use super::machine::{Plan, Process, node};
 use super::world::{Answer, Call, LIFE, SIZE, Use, World};
 
 const LONG: Duration = Duration::from_secs(600);
+const SHORT: Duration = Duration::from_millis(100);
 const ENCRYPTED: Use = Use { encryption: Some(Encryption::Luks2), ..Use::BLOCK };
 
 /// Makes a call. The checks of [`World`] are for volumes that are not encrypted.
@@ -128,6 +129,29 @@ fn a_volume_that_grows_while_it_is_opened_has_its_new_size() {
         grown += 1;
     }
     assert!(grown > 2, "{grown}");
+}
+
+/// Otherwise, its keys would be erased before the pool notices that its new space is open.
+#[test]
+fn a_deletion_changes_nothing_while_an_expansion_does_not_stop() {
+    let world = after(&[Call::Create]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let host = world.host(&Process::new(&world.machine, Plan::Lives));
+        world.machine.state().stalled = true;
+        let expansion = host.expand(&world.id, world.expanded_size(), SHORT).await.unwrap_err();
+        assert_eq!(expansion.reason, Reason::UnderWay, "{expansion}");
+        let before = world.effects();
+        let error = host.delete(&world.id, SHORT).await.unwrap_err();
+        assert!(matches!(error.reason, Reason::TimedOut | Reason::UnderWay), "{error}");
+        while host.tasks().is_running(&world.id.volume) {
+            tokio::time::sleep(SHORT).await;
+        }
+        assert_eq!(world.effects(), before);
+        world.machine.state().stalled = false;
+        host.delete(&world.id, LONG).await.unwrap();
+    });
+    world.is_clean();
 }
 
 /// For a raw volume, no NodeExpandVolume comes that would repeat it.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use quarry_volume::{AccessType, Agent as _, Condition, Filesystem, Reason, SizeRange};
+use quarry_volume::{AccessType, Agent as _, Condition, Filesystem, Reason, Result, SizeRange};
 
 use super::killed::{from, test_all};
 use super::machine::{Plan, Process};
 use super::world::{Answer, Call, EXPANDED, SIZE, Use, World, staging};
+use crate::agent::{DELETE, EXPAND, new_space};
 use crate::grow::Grow;
 
 const GIB: u64 = 1 << 30;
@@ -259,6 +260,33 @@ fn a_deletion_stops_an_expansion_and_releases_its_space() {
         host.delete(&world.id, LONG).await.unwrap();
     });
     world.is_clean();
+}
+
+#[test]
+fn an_expansion_that_begins_together_with_a_deletion_reserves_nothing() {
+    let world = World::after(Use::BLOCK, &[Call::Create]);
+    on_host(&world, async |host| {
+        let deletion = host.tasks().run(&world.id.volume, DELETE, SHORT, |_| std::future::pending::<Result<()>>());
+        assert_eq!(deletion.await.unwrap_err().reason, Reason::TimedOut);
+        let before = world.effects();
+        let (expanding, id, size) = (host.clone(), world.id.clone(), world.expanded_size());
+        let work = |handle| async move { expanding.expand_now(&id, size, handle).await.map(drop) };
+        let subject = new_space(&world.id);
+        let expansion = host.tasks().run(&subject, EXPAND, LONG, work);
+        let error = expansion.await.unwrap_err();
+        assert_eq!((error.reason, world.effects()), (Reason::UnderWay, before), "{error}");
+    });
+}
+
+/// A thin pool notices it only now.
+#[test]
+fn a_pool_without_space_for_the_zeros_is_no_room_for_the_expansion() {
+    let world = World::after(Use::BLOCK, &[Call::Create]);
+    world.machine.state().is_full = true;
+    let message = world.rejects(Call::Expand, Reason::SizeOutOfRange);
+    assert!(message.contains("No space left on device"), "{message}");
+    world.machine.state().is_full = false;
+    world.succeeds(Call::Expand);
 }
 
 #[test]

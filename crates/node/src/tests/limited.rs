@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use quarry_pool::{Failure, Operation};
 use quarry_volume::{AccessType, Agent as _, IoLimits, MutableParameters, Rate, Reason, Update, Volume, VolumeId};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -476,6 +477,24 @@ fn limits_that_cannot_be_removed_stay_in_the_record() {
         host.modify(&world.id, limits_in("none"), SOON).await.unwrap();
         assert_eq!(text(&file), line(&world, "rbps=max wbps=max riops=max wiops=max"));
         assert!(!world.record().contains("/r="), "{}", world.record());
+    });
+}
+
+/// The record is the last that loses them.
+#[test]
+fn limits_that_cannot_be_removed_from_the_record_are_in_force_again() {
+    let (world, cgroups) = world(LIMITED, &[Call::Create, Call::Stage]);
+    let file = cgroup(&cgroups);
+    run(async {
+        let host = host(&world);
+        world.send(&host, Call::Publish).await.unwrap();
+        let before = (world.record(), text(&file));
+        world.pool.fail_next(Operation::SetRecord, Failure::Before);
+        host.modify(&world.id, limits_in("none"), SOON).await.unwrap_err();
+        becomes(&file, &before.1).await;
+        assert_eq!((world.record(), host.limits().pods()), (before.0, vec![UID.to_owned()]));
+        host.modify(&world.id, limits_in("none"), SOON).await.unwrap();
+        assert_eq!(text(&file), line(&world, "rbps=max wbps=max riops=max wiops=max"));
     });
 }
 

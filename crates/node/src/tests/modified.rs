@@ -95,6 +95,25 @@ fn a_trim_that_is_running_stops_after_its_step() {
 }
 
 #[test]
+fn a_trim_that_waits_for_a_change_of_its_pool_is_stopped() {
+    let world = World::after(PERIODIC, &USED);
+    run(async {
+        let (host, mut trimmer) = process(&world);
+        trimmer.look(later(2)).await;
+        world.machine.state().changing = true;
+        let changed = async {
+            while host.trims().list().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            host.modify(&world.id, discard(Discard::None), SOON).await.unwrap();
+            world.machine.state().changing = false;
+        };
+        tokio::join!(trimmer.work(), changed);
+        assert_eq!((trims(&world), host.trims().failures()), (0, 0));
+    });
+}
+
+#[test]
 fn a_pool_that_cannot_be_read_is_trimmed_later() {
     let world = World::after(PERIODIC, &USED);
     run(async {

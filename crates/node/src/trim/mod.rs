@@ -212,7 +212,8 @@ impl Trimmer {
         }
         let run = Arc::new(run);
         loop {
-            if run.cancel.is_cancelled() || !is_quiet(&*queued.pool).await {
+            let is_quiet = run.cancel.run_until_cancelled(is_quiet(&*queued.pool)).await;
+            if is_quiet != Some(true) || run.cancel.is_cancelled() {
                 return Outcome::Later;
             }
             match self.step(queued, Arc::clone(&run)).await {

@@ -422,3 +422,21 @@ fn a_missing_flush_is_noticed() {
     let _disabled = quarry_fault::disable("copy-flush");
     new(Use::MOUNT, Source::Staged).take();
 }
+
+/// The storage cannot be read either when the copy has failed.
+#[test]
+fn the_error_of_a_copy_is_not_replaced_by_that_of_a_later_question() {
+    let filled = new(Use::MOUNT, Source::Staged);
+    filled.on_host(async |host| {
+        filled.world.machine.state().stalled = true;
+        assert!(!host.create_snapshot(filled.snapshot(), LONG).await.unwrap().0.ready);
+        filled.world.pool.set_unreadable(Some("its disk is away"));
+        filled.world.machine.state().fails = Some("copy");
+        filled.world.machine.state().stalled = false;
+        idle(&host).await;
+        filled.world.pool.set_unreadable(None);
+        let error = host.create_snapshot(filled.snapshot(), LONG).await.unwrap_err();
+        assert!(error.message.contains("the copy fails as configured"), "{error}");
+    });
+    filled.take();
+}

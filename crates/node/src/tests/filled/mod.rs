@@ -13,6 +13,8 @@ use self::world::{COPY, Filled, From, LONG, SNAPSHOT, Source};
 use super::killed::test_all;
 use super::machine::{Plan, Process};
 use super::world::{Answer, Call, SIZE, Use, World, staging};
+use crate::Host;
+use crate::agent::CREATE;
 
 mod full_copy;
 mod meanwhile;
@@ -411,6 +413,51 @@ fn a_snapshot_that_no_clone_needs_is_removed() {
         filled.live_on();
     }
     assert!(left > 4, "{left}");
+}
+
+/// The clone may be in the pool that hangs, and its name would be held until that answers.
+#[test]
+fn a_clone_is_not_searched_for_while_a_disk_hangs() {
+    let Some(filled) = killed(Use::MOUNT, From::Volume, Source::Staged, SIZE).find(|it| it.for_clone().is_some())
+    else {
+        panic!("no snapshot was left")
+    };
+    filled.world.pool.remove_by_hand(COPY);
+    filled.world.machine.state().disks.remove(&super::machine::node(COPY));
+    filled.on_host(async |host| {
+        let before = filled.world.effects();
+        filled.world.machine.state().disk_hangs = true;
+        assert!(!host.clean_up_after_copies(&host.pools()[0], None).await);
+        assert_eq!(filled.world.effects(), before);
+        filled.world.machine.state().disk_hangs = false;
+        assert!(host.clean_up_after_copies(&host.pools()[0], None).await);
+        assert!(filled.for_clone().is_none());
+    });
+    filled.live_on();
+}
+
+/// What cannot be repeated keeps a deletion or the end of the process waiting no longer than necessary.
+#[test]
+fn a_copy_that_is_asked_to_stop_does_not_begin_what_cannot_be_repeated() {
+    let mut stopped = 0;
+    for before in 0.. {
+        let filled = Filled::new(Use::MOUNT, From::Volume, Source::Staged);
+        let first = filled.world.effects().len() + before;
+        let volume = filled.id().volume;
+        let stop = async |host: &Host| host.tasks().stop(&volume, CREATE, Duration::ZERO).await;
+        let Some(((), created)) = filled.create_while(before, stop) else { break };
+        let effects = filled.world.effects();
+        // Directly before it, the record says that it begins.
+        let begun = effects[first..].iter().position(|effect| effect == "start to set UUID");
+        assert!(begun.is_none_or(|after| after <= 1), "{:?}", &effects[first..]);
+        if let Err(error) = created {
+            assert_eq!(error.reason, Reason::UnderWay, "{error}");
+            stopped += usize::from(effects[first..].iter().any(|effect| effect == "recover"));
+        }
+        filled.created();
+        filled.live_on();
+    }
+    assert!(stopped > 0);
 }
 
 /// Each failed search for such snapshots would otherwise be repeated by one more task, for as long as the pool is away.

@@ -142,7 +142,7 @@ impl Process {
         assert_eq!(opened.map_err(errors::filesystem)?, size);
         let hold = |device: &Path| -> Result<Held> {
             self.machine.state().hold(device, self.inner.id).map_err(errors::filesystem)?;
-            Ok(Held { process: self.clone(), device: device.to_owned() })
+            Ok(Held { process: self.clone(), device: device.to_owned(), closing_blocks: false })
         };
         let _held = if offline { Some(hold(&source)?) } else { None };
         let _target = hold(&target)?;
@@ -233,7 +233,7 @@ impl Process {
             return Err(errors::filesystem(quarry_filesystem::Error::NotCopied { kind, device, why }));
         }
         self.machine.state().hold(device, self.inner.id).map_err(errors::filesystem)?;
-        let held = Held { process: self.clone(), device: device.to_owned() };
+        let held = Held { process: self.clone(), device: device.to_owned(), closing_blocks: false };
         if kind == Filesystem::Ext4 {
             let damage = |state: &mut State| {
                 state.change_copy(kind, device, "a new UUID", |bytes| {

@@ -163,6 +163,7 @@ impl Encryptions for Process {
     fn hold_encrypted(&self, raw: &Path, _name: &str) -> Result<Arc<dyn HeldDevice>> {
         self.read(|_| ());
         self.machine.state().hold(raw, self.inner.id).map_err(errors::filesystem)?;
-        Ok(Arc::new(Erased(Held { process: self.clone(), device: raw.to_owned() })))
+        let held = Held { process: self.clone(), device: raw.to_owned(), closing_blocks: true };
+        Ok(Arc::new(Erased(held)))
     }
 }

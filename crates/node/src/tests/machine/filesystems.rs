@@ -27,6 +27,8 @@ pub(super) const STALL: Duration = Duration::from_millis(1);
 pub(super) struct Held {
     pub(super) process: Process,
     pub(super) device: PathBuf,
+    /// Whether the caller closes it, which must not happen on a thread of the runtime: that may block.
+    pub(super) closing_blocks: bool,
 }
 
 impl Held {
@@ -43,6 +45,9 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.release_claim();
         let mut state = self.process.machine.state();
+        if self.closing_blocks && self.process.is_alive() && tokio::runtime::Handle::try_current().is_ok() {
+            state.violation("closed a device on a thread of the runtime");
+        }
         if let Some(disk) = state.disks.get_mut(&self.device) {
             disk.lock.take_if(|holder| *holder == self.process.inner.id);
         }
@@ -61,6 +66,10 @@ impl HeldDevice for Held {
     fn zero_range(&self, range: Range<u64>) -> Result<()> {
         while self.process.read(|state| state.stalled) {
             std::thread::sleep(STALL);
+        }
+        if self.process.read(|state| state.is_full) {
+            let (path, source) = (self.device.clone(), io::Error::from_raw_os_error(nix::libc::ENOSPC));
+            return Err(errors::zeroing(quarry_filesystem::Error::Io { attempted: "zero", path, source }));
         }
         self.process.effect("zero", |state| {
             state.overwrite(&self.device, "zeroing", |bytes| bytes.zero(&range));
@@ -123,7 +132,7 @@ impl Filesystems for Process {
             seen => self.machine.state().violation(format!("mkfs was requested on a device that contains {seen:?}")),
         }
         self.machine.state().hold(device, self.inner.id).map_err(errors::filesystem)?;
-        let held = Held { process: self.clone(), device: device.to_owned() };
+        let held = Held { process: self.clone(), device: device.to_owned(), closing_blocks: false };
         match self.contents(device).await?.probe() {
             Probe::Blank => {}
             found @ Probe::Filesystem { in_progress: true, .. } if own(&found) => {
@@ -171,7 +180,7 @@ impl Filesystems for Process {
         // Not an effect: the access ends with the process.
         self.read(|_| ());
         self.machine.state().hold(device, self.inner.id).map_err(errors::filesystem)?;
-        Ok(Arc::new(Held { process: self.clone(), device: device.to_owned() }))
+        Ok(Arc::new(Held { process: self.clone(), device: device.to_owned(), closing_blocks: true }))
     }
 
     async fn copy(&self, copy: DeviceCopy, handle: &Handle, progress: &mut dyn Progress) -> Result<()> {

@@ -91,7 +91,7 @@ pub(super) struct State {
     pub(super) no_discards: bool,
     /// The next effect of that name fails.
     pub(super) fails: Option<&'static str>,
-    /// The storage of the pool has no space for more than the beginning of a copy.
+    /// The storage of the pool has no space for zeros, or for more than the beginning of a copy.
     pub(super) is_full: bool,
     /// Changes that must never be made.
     pub(super) violations: Vec<String>,
