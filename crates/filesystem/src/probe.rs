@@ -9,7 +9,7 @@ use quarry_exec::Command;
 use quarry_volume::Filesystem;
 
 use crate::thread::blocking;
-use crate::{Error, device_size, kinds, signature_places};
+use crate::{Error, kinds, signature_places};
 
 /// The contents of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,10 +109,14 @@ enum Ends {
 }
 
 /// Reads both ends of the device, where signatures are, and if they are zero, all other places of signatures. It reads
-/// past the page cache: that is faster for what nobody reads again, and shows what is on the disk.
+/// past the page cache: that is faster for what nobody reads again.
 fn read_ends(device: &Path) -> Result<Ends, Error> {
-    let size = device_size(device)?;
-    quarry_block::read_direct(device, |file| ends_of(file, size)).map_err(|source| Error::io("read", device, source))
+    let read = |file: &File| match quarry_block::size(file)? {
+        0 => Ok(None),
+        size => ends_of(file, size).map(Some),
+    };
+    let ends = quarry_block::read_direct(device, read).map_err(|source| Error::io("read", device, source))?;
+    ends.ok_or_else(|| Error::NoSize { device: device.to_owned() })
 }
 
 fn ends_of(file: &File, size: u64) -> io::Result<Ends> {

@@ -77,7 +77,8 @@ pub fn device_number(uuid: &str) -> io::Result<Option<(u32, u32)>> {
 
 /// The numbers in an answer, which are encoded as the kernel encodes them for programs.
 fn decode_device(answer: &[u8]) -> Option<(u32, u32)> {
-    let encoded = number(answer, DEVICE)?;
+    let encoded = u64::from_ne_bytes(*answer.get(DEVICE..)?.first_chunk::<8>()?);
+    let encoded = u32::try_from(encoded).ok()?;
     Some(((encoded >> 8) & 0xfff, (encoded & 0xff) | ((encoded >> 12) & 0xf_ff00)))
 }
 
@@ -238,7 +239,8 @@ mod tests {
         for (encoded, numbers) in
             [(0xfd00_u32, (253, 0)), (0xfdff, (253, 255)), (0x10_fd01, (253, 257)), (0xfff0_feff, (254, 0xf_ffff))]
         {
-            bytes[DEVICE..DEVICE + 4].copy_from_slice(&encoded.to_ne_bytes());
+            // At the place of `dev` in struct dm_ioctl.
+            bytes[40..48].copy_from_slice(&u64::from(encoded).to_ne_bytes());
             assert_eq!(decode_device(&bytes), Some(numbers), "{encoded:#x}");
         }
         assert_eq!(decode_device(&bytes[..DEVICE]), None);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use quarry_volume::VolumeId;
 
+use crate::agent::within;
 use crate::host::{Host, Located};
 use crate::{device, errors};
 
@@ -50,7 +51,9 @@ impl Host {
         let (host, wanted) = (self.clone(), id.clone());
         let work = |_| async move {
             let Some(since) = Instant::now().checked_sub(UNPUBLISHED) else { return Ok(()) };
-            let Some(Located { pool, volume }) = host.locate(&wanted).await? else { return Ok(()) };
+            // A pod must be able to end while its disk hangs, and its calls wait for this.
+            let located = within(WAIT, host.locate(&wanted)).await?;
+            let Some(Located { pool, volume }) = located else { return Ok(()) };
             let Some(device) = device::active(&**host.kernel(), &pool, &volume)? else { return Ok(()) };
             host.require_unused(&wanted, device).await?;
             pool.deactivate(&volume, since).await

@@ -48,9 +48,10 @@ impl Host {
             false => None,
         };
         if let Err(error) = self.replace_record(&pool, &volume, &modified).await {
-            // If the record has lost them nevertheless, a retry removes them again.
             if let Some(unlimited) = unlimited {
-                self.limit_again(id, &pool, &volume, &unlimited)?;
+                // The record may have lost them nevertheless. If it cannot be read, a retry removes them again.
+                let now = within(QUESTION, pool.volume(&id.volume)).await.ok().flatten();
+                self.limit_again(id, &pool, now.as_ref().unwrap_or(&volume), &unlimited)?;
             }
             return Err(error);
         }
@@ -58,8 +59,14 @@ impl Host {
             true => self.limit_pods_using(id, &pool, &volume, limits).await,
             false => Ok(()),
         };
-        let volume = within(QUESTION, pool.volume(&id.volume)).await?;
-        let volume = volume.ok_or_else(|| Error::not_found("it does not exist any more"))?;
+        let volume = match within(QUESTION, pool.volume(&id.volume)).await {
+            Ok(volume) => volume.ok_or_else(|| Error::not_found("it does not exist any more"))?,
+            Err(error) => {
+                // The record has changed.
+                self.publisher().refresh_soon(pool.name());
+                return Err(applied.err().unwrap_or(error));
+            }
+        };
         let volume = self.describe(&pool, &volume);
         let change = self.publisher().changed(pool.name(), id, Some(volume.clone())).await;
         applied.map(|()| (volume, change))

@@ -20,7 +20,7 @@ use futures::future::join_all;
 use quarry_pool::{Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord, State};
 use quarry_volume::{ContentSource, Error, Reason, Result, VolumeId, safe_name};
 
-use crate::agent::{CREATE, DELETE, EXPAND, new_space};
+use crate::agent::{CREATE, DELETE, EXPAND, new_space, within};
 use crate::copies::CopyTarget;
 use crate::fill;
 use crate::host::{Host, OTHER_POOLS};
@@ -32,6 +32,8 @@ use crate::stage::STAGE;
 const CLEAN_UP: &str = "clean-up";
 /// How long that task is waited for. It continues.
 const CLEAN_UP_WAIT: Duration = Duration::from_secs(60);
+/// How long the pools may take to find a clone meanwhile: calls on the clone wait for that.
+const SEARCH: Duration = Duration::from_secs(10);
 /// How long after a failure it is tried again.
 const CLEAN_UP_AGAIN: Duration = Duration::from_secs(60);
 
@@ -212,11 +214,6 @@ impl Host {
             let (host, pool, record) = (self.clone(), Arc::clone(pool), snapshot.record);
             let name = safe_name(&record.name);
             let is_for_copy = record.kind == SnapshotKind::ForCopy;
-            // The clone can be in any of them. Its name would be held until that one answers, and calls would wait for that.
-            if !is_for_copy && self.pools().iter().any(|pool| !pool.unresponsive_disks().is_empty()) {
-                done = false;
-                continue;
-            }
             let key = if is_for_copy { subject(&name) } else { name };
             let work = |_| async move {
                 match is_for_copy {
@@ -246,7 +243,8 @@ impl Host {
 
     /// Removes the snapshot with that record, unless its clone still needs it.
     async fn clean_up_after_clone(&self, pool: &Arc<dyn Pool>, record: &SnapshotRecord) -> Result<()> {
-        let clone = self.find_anywhere(&record.name).await?;
+        // A pool whose disk hangs must not hold the clone's name, because calls wait for this.
+        let clone = within(SEARCH, self.find_anywhere(&record.name)).await?;
         let source = ContentSource::Volume(record.source.clone());
         if let Some(clone) = clone {
             // The record of a clone may be unreadable.

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -27,6 +28,8 @@ mod tests;
 #[derive(Clone, Default)]
 pub struct Tasks {
     inner: Arc<Mutex<HashMap<String, Entry>>>,
+    /// Whether the process is ending: a task that begins nevertheless stops at its first safe point.
+    ending: Arc<AtomicBool>,
     /// Lock this one after `inner`.
     failures: Arc<Mutex<Failures>>,
 }
@@ -208,9 +211,12 @@ impl Tasks {
             if let Some(error) = earlier {
                 return Err(error.context("an earlier call failed, and a retry tries again"));
             }
-            let (since, progress, cancel) = (Instant::now(), progress.clone(), cancel.clone());
-            let entry = Entry { what, kind, since, progress, cancel, ended };
+            let entry =
+                Entry { what, kind, since: Instant::now(), progress: progress.clone(), cancel: cancel.clone(), ended };
             tasks.insert(key.clone(), entry);
+            if self.ending.load(Ordering::Relaxed) {
+                cancel.cancel();
+            }
         }
         let registered = Registered { tasks: self.clone(), volume: key, _ended: ended_sender };
         let future = work(Handle { progress: Arc::new(progress_sender), cancel });
@@ -325,6 +331,7 @@ impl Tasks {
         let deadline = Instant::now() + wait;
         let ends: Vec<_> = {
             let tasks = self.lock();
+            self.ending.store(true, Ordering::Relaxed);
             for entry in tasks.values() {
                 entry.cancel.cancel();
             }

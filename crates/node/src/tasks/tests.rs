@@ -202,3 +202,11 @@ async fn a_call_waits_for_work_in_the_background_and_that_waits_for_nothing() {
     assert_eq!((late.reason, began.elapsed().as_secs()), (Reason::TimedOut, 6));
     assert!(background.await.unwrap().is_ok());
 }
+
+#[tokio::test]
+async fn a_task_that_begins_while_the_process_ends_is_asked_to_stop() {
+    let tasks = Tasks::default();
+    assert_eq!(tasks.drain(LONG).await, 0);
+    let work = |handle: Handle| async move { Ok(handle.cancel.is_cancelled()) };
+    assert!(tasks.run_long("v", "create", LONG, work).await.unwrap());
+}

@@ -1,8 +1,7 @@
 //! The device of a logical volume, according to the kernel.
 //!
-//! Device-mapper devices have the UUIDs of their volume group and logical volume in sysfs. Those are read
-//! each time, because activation is not part of LVM's metadata. So no report is needed, and nothing can be
-//! out of date.
+//! Device-mapper devices have the UUIDs of their volume group and logical volume. The kernel is asked each time,
+//! because activation is not part of LVM's metadata. So no report is needed, and nothing can be out of date.
 
 use std::fs;
 use std::io;
@@ -106,7 +105,10 @@ fn folder(uuid: &str) -> Option<Option<PathBuf>> {
     match quarry_lvm::device_number(uuid).ok()? {
         None => Some(None),
         // The name of the folder is that of the device, as in /sys/block.
-        Some((major, minor)) => fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok().map(Some),
+        Some((major, minor)) => {
+            let folder = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+            has_uuid(&folder, uuid).then_some(Some(folder))
+        }
     }
 }
 

@@ -417,7 +417,7 @@ fn a_snapshot_that_no_clone_needs_is_removed() {
 
 /// The clone may be in the pool that hangs, and its name would be held until that answers.
 #[test]
-fn a_clone_is_not_searched_for_while_a_disk_hangs() {
+fn a_snapshot_that_no_clone_needs_is_removed_although_a_disk_hangs() {
     let Some(filled) = killed(Use::MOUNT, From::Volume, Source::Staged, SIZE).find(|it| it.for_clone().is_some())
     else {
         panic!("no snapshot was left")
@@ -425,11 +425,7 @@ fn a_clone_is_not_searched_for_while_a_disk_hangs() {
     filled.world.pool.remove_by_hand(COPY);
     filled.world.machine.state().disks.remove(&super::machine::node(COPY));
     filled.on_host(async |host| {
-        let before = filled.world.effects();
         filled.world.machine.state().disk_hangs = true;
-        assert!(!host.clean_up_after_copies(&host.pools()[0], None).await);
-        assert_eq!(filled.world.effects(), before);
-        filled.world.machine.state().disk_hangs = false;
         assert!(host.clean_up_after_copies(&host.pools()[0], None).await);
         assert!(filled.for_clone().is_none());
     });
