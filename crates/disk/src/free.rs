@@ -1,10 +1,11 @@
 //! Decides whether a disk is free, and gives the reasons if it is not.
 //!
 //! A disk is free only if every check agrees: the kernel's tables, libblkid, the four places where a GPT
-//! header may have survived the loss of its protective MBR, and finally an exclusive open. A disk in doubt is
-//! not free.
+//! header may have survived the loss of its protective MBR, the magics of formats that libblkid does not know,
+//! and finally an exclusive open. A disk in doubt is not free.
 
 mod exclusive_open;
+mod foreign;
 mod remnants;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,7 @@ pub enum Contents {
     Other {
         /// What libblkid found.
         probe: Probe,
-        /// Remnants of a partition table.
+        /// Remnants of a partition table, and formats that libblkid does not know.
         remnants: Remnants,
     },
     /// A place that must be checked could not be read.
