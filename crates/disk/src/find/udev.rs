@@ -34,6 +34,8 @@ pub(super) struct Facts {
     pub(super) sequence: Option<u64>,
     /// The serial number.
     pub(super) serial: Option<String>,
+    /// Whether the disk has not answered the request for its serial number.
+    pub(super) is_serial_unknown: bool,
     /// The world-wide name.
     pub(super) wwid: Option<String>,
     /// Whether it is a virtio disk: for those, udev has no facts that the kernel does not expose.
@@ -98,6 +100,12 @@ impl Entry {
                 ));
             }
             _ => {}
+        }
+        if kernel.is_serial_unknown {
+            return Some(
+                "the disk has not answered the request for its serial number, which udev's database may contradict"
+                    .to_owned(),
+            );
         }
         // For a USB disk, udev has the serial number of the adapter, and the kernel may have the disk's.
         if self.property("ID_BUS") == Some("usb") {
