@@ -90,6 +90,35 @@ fn all_include_criteria_must_match_and_no_exclude_criterion() {
     }
 }
 
+/// Other drivers attach such disks for their volumes, and format them later.
+#[test]
+fn disks_in_the_network_must_be_asked_for() {
+    let nothing = Criteria::default();
+    let disk = Disk { transport: Transport::Network, ..blank("sdb") };
+    let transports = |list: &[Transport]| Criteria { transports: Some(list.to_vec()), ..Criteria::default() };
+    let asked = [
+        transports(&[Transport::Nvme, Transport::Network]),
+        by_id(&["scsi-sdb"]),
+        Criteria { paths: globs(&["/mnt/disks/fast"]), ..Criteria::default() },
+    ];
+    let not_asked = [
+        Criteria { size: Some(Sizes { at_least: Some(1), at_most: None }), ..Criteria::default() },
+        Criteria { model: globs(&["Mod*"]), ..Criteria::default() },
+        Criteria { rotational: Some(false), ..Criteria::default() },
+    ];
+    for include in &asked {
+        assert_eq!(verdict(include, &nothing, &disk), Verdict::Selected, "{include:?}");
+        assert_eq!(verdict(include, &asked[0], &disk), Verdict::Excluded, "{include:?}");
+    }
+    for include in &not_asked {
+        assert_eq!(verdict(include, &nothing, &disk), Verdict::NotSelected, "{include:?}");
+        assert_eq!(verdict(include, &nothing, &blank("sdb")), Verdict::Selected, "{include:?}");
+        for asked in &asked {
+            assert_eq!(verdict(&both(include, asked), &nothing, &disk), Verdict::Selected, "{include:?} {asked:?}");
+        }
+    }
+}
+
 #[test]
 fn unknown_facts_match_no_criterion() {
     let disk = Disk { model: None, by_id: Vec::new(), ..blank("sdb") };
