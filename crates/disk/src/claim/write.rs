@@ -78,8 +78,21 @@ pub fn resume(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> {
     }
     flush_before(disk)?;
     write_slots(disk, &found.slot())?;
+    clear_metadata(disk)?;
     write_tables(disk, geometry, &found.identity)?;
     verify_claimed(disk, attempted, &found.slot())
+}
+
+/// Writes zeros over the metadata partition, except the slots. Of the first write of a claim, a power cut may have left
+/// the slots alone, and then a probe of the partition would find remnants of a former owner.
+fn clear_metadata(disk: &impl Sectors) -> Result<(), Error> {
+    let what = "zeros beside the record";
+    let ends = [SLOT_OFFSETS[1], METADATA_OFFSET + METADATA_LENGTH];
+    for (slot, end) in SLOT_OFFSETS.into_iter().zip(ends) {
+        let start = slot + SLOT_LENGTH as u64;
+        write_at(disk, what, start, &vec![0; (end - start) as usize])?;
+    }
+    flush(disk, what)
 }
 
 /// Replaces the record of a claim, whether it is held or being released. `seen` is the claim that [`read`]

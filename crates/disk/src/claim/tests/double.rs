@@ -12,6 +12,8 @@ use crate::claim::Sectors;
 /// The unit that is written completely or not at all.
 pub(super) const PIECE: usize = 512;
 pub(super) type Piece = [u8; PIECE];
+/// How many pieces most disks write at once.
+const PAGE: u64 = 4096 / PIECE as u64;
 
 /// The contents of the disk before the test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,7 +188,8 @@ impl Window {
 
     /// Everything that may be on the disk after a power cut: of each piece, either its flushed contents or
     /// any version written since. If there are few pieces, all combinations; otherwise all combinations of
-    /// the pieces that are not just zeros, each with none, all and some of the others.
+    /// the pieces that are not just zeros, each with none, all and some of the others, and with those around it: disks
+    /// write 4096 bytes at once.
     fn images(&self) -> Vec<Durable> {
         let mut choices: BTreeMap<u64, Vec<Piece>> = BTreeMap::new();
         for (number, piece) in &self.pending {
@@ -207,10 +210,11 @@ impl Window {
         };
         let combinations: usize = written.iter().map(|(_, versions)| versions.len()).product();
         assert!(combinations <= 1 << 14, "too many for a test: {combinations}");
+        let around: BTreeSet<u64> = written.iter().map(|(number, _)| number / PAGE).collect();
         let mut random = Random(combinations as u64);
         let mut images = Vec::new();
         for combination in 0..combinations {
-            for others in 0..if zeroed.is_empty() { 1 } else { 3 } {
+            for others in 0..if zeroed.is_empty() { 1 } else { 4 } {
                 let mut image = self.durable.clone();
                 let mut rest = combination;
                 for (number, versions) in &written {
@@ -221,6 +225,13 @@ impl Window {
                     let version = match others {
                         0 => 0,
                         1 => versions.len() - 1,
+                        2 => {
+                            if around.contains(&(number / PAGE)) {
+                                versions.len() - 1
+                            } else {
+                                0
+                            }
+                        }
                         _ => random.next() as usize % versions.len(),
                     };
                     image.set(*number, &versions[version]);
