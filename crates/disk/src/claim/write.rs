@@ -251,7 +251,7 @@ fn erase(disk: &impl Sectors, attempted: &'static str, claim: &Claim, seen: &Dis
         }
     }
     flush(disk, "record away")?;
-    match read(disk)? {
+    match read_from_disk(disk)? {
         ClaimState::Nothing | ClaimState::Foreign { .. } => Ok(()),
         found => Err(Error::Unverified { attempted, device: disk.path().to_owned(), found: found.describe() }),
     }
@@ -303,13 +303,19 @@ pub(super) fn unexpected(disk: &impl Sectors, attempted: &'static str, found: &C
     Error::Unexpected { attempted, device: disk.path().to_owned(), found: found.describe() }
 }
 
-/// Checks that the disk holds what was written: nothing else writes to the disk, and the disk keeps what it
+/// Checks that the disk holds what was written and flushed: nothing else writes to the disk, and the disk keeps what it
 /// is given.
 pub(super) fn verify_claimed(disk: &impl Sectors, attempted: &'static str, slot: &Slot) -> Result<Claim, Error> {
-    match read(disk)? {
+    match read_from_disk(disk)? {
         ClaimState::Claimed(claim) | ClaimState::Releasing(claim) if claim.slot() == *slot => Ok(claim),
         found => Err(Error::Unverified { attempted, device: disk.path().to_owned(), found: found.describe() }),
     }
+}
+
+/// Reads the disk itself: the page cache has what was written, whether the disk keeps it or not.
+fn read_from_disk(disk: &impl Sectors) -> Result<ClaimState, Error> {
+    disk.drop_cache().map_err(|source| Error::io("drop the cached pages of", disk.path(), source))?;
+    read(disk)
 }
 
 /// One write, with the points at which a test may kill the process.
