@@ -192,6 +192,9 @@ fn unusable(disk: &Disk) -> Vec<String> {
     if disk.zoned {
         reasons.push("is zoned: its zones can only be written sequentially".to_owned());
     }
+    if ![512, 4096].contains(&disk.logical_sector) {
+        reasons.push(format!("has sectors of {} bytes, and Quarry needs 512 or 4096", disk.logical_sector));
+    }
     if disk.multipath {
         reasons.push("is one of several paths to a multipath device".to_owned());
     }

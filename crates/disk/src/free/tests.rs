@@ -60,6 +60,11 @@ fn wrong() -> Vec<(Disk, Contents, &'static str)> {
         (Disk { size: 0, removable: true, ..disk() }, nothing(), "unusable: has no medium"),
         (Disk { read_only: true, ..disk() }, nothing(), "unusable: is read-only"),
         (Disk { zoned: true, ..disk() }, nothing(), "unusable: is zoned: its zones can only be written sequentially"),
+        (
+            Disk { logical_sector: 2048, ..disk() },
+            nothing(),
+            "unusable: has sectors of 2048 bytes, and Quarry needs 512 or 4096",
+        ),
         (Disk { multipath: true, ..disk() }, nothing(), "unusable: is one of several paths to a multipath device"),
         (
             Disk { same_as: names(&["sdc"]), ..disk() },
