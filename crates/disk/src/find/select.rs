@@ -76,9 +76,9 @@ pub enum Verdict {
     NotSelected,
     /// An exclude criterion matches.
     Excluded,
-    /// It may be selected, but a criterion needs names, paths or the model, and udev has no valid entry
-    /// (yet). So it is unknown whether the disk is excluded, or whether its names are its own. Such a disk is
-    /// not used until udev has an entry.
+    /// It may be selected, but udev has no valid entry (yet). So it is unknown whether the disk is excluded, whether its
+    /// names are its own, and whether it is one of several paths to a multipath device. Such a disk is not used until
+    /// udev has an entry. On a host without udev, only names, paths and models cause this.
     Doubtful,
 }
 
@@ -113,7 +113,7 @@ impl Selector {
             return Verdict::NotSelected;
         }
         // With a stale entry, neither the names nor the links that point to the disk can be trusted.
-        if matches!(disk.udev, Udev::Stale { .. }) && (self.include.needs_udev() || self.exclude.needs_udev()) {
+        if matches!(disk.udev, Udev::Stale { .. }) {
             let is_selected = self.include.without_names().answers(disk, &targets.include).all(|matches| matches);
             return if is_selected { Verdict::Doubtful } else { Verdict::NotSelected };
         }
@@ -123,7 +123,8 @@ impl Selector {
         if self.exclude.answers(disk, &targets.exclude).any(|matches| matches) {
             return Verdict::Excluded;
         }
-        if self.exclude.needs_udev() && disk.udev != Udev::Current {
+        // Only udev knows whether it is one of several paths to a multipath device.
+        if disk.udev == Udev::Awaited || self.exclude.needs_udev() && disk.udev != Udev::Current {
             return Verdict::Doubtful;
         }
         Verdict::Selected

@@ -83,7 +83,7 @@ impl Folder<'_> {
         let record = udev::read(roots, number, &facts);
         let (mut by_id, mut by_path) = match record {
             Record::Stale(_) => Default::default(),
-            Record::None | Record::Entry(_) => links.of(name),
+            Record::None | Record::Awaited | Record::Entry(_) => links.of(name),
         };
         let entry = if let Record::Entry(entry) = &record { Some(entry) } else { None };
         if let Some(entry) = entry {
@@ -130,6 +130,7 @@ impl Folder<'_> {
             udev: match &record {
                 Record::Entry(_) => Udev::Current,
                 Record::None => Udev::Missing,
+                Record::Awaited => Udev::Awaited,
                 Record::Stale(why) => Udev::Stale { why: why.clone() },
             },
             holders,

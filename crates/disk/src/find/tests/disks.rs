@@ -92,6 +92,20 @@ fn udev_knows_links_and_the_whole_model() {
     assert_eq!(host.only().wwn.as_deref(), Some("naa.5002538f00000001"));
 }
 
+/// Only then can an entry still come that says something about the disk.
+#[test]
+fn an_entry_is_awaited_if_udev_has_entries_of_other_devices() {
+    let host = Host::new();
+    host.disk(SATA, "8:0");
+    assert_eq!(host.only().udev, Udev::Missing);
+    std::fs::create_dir_all(host.path("run/udev/data")).unwrap();
+    assert_eq!(host.only().udev, Udev::Missing);
+    host.write("run/udev/data/b254:0", "S:disk/by-id/virtio-x\n");
+    assert_eq!(host.only().udev, Udev::Awaited);
+    host.write("run/udev/data/b8:0", "E:DM_MULTIPATH_DEVICE_PATH=1\n");
+    assert_eq!(host.only().udev, Udev::Current);
+}
+
 #[test]
 fn a_udev_entry_of_a_former_disk_is_stale() {
     let host = Host::new();

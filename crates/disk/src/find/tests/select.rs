@@ -148,8 +148,22 @@ fn stale_names_select_nothing() {
         let turning = Criteria { rotational: Some(true), ..include };
         assert_eq!(verdict(&turning, &nothing, &disk), Verdict::NotSelected);
     }
-    assert_eq!(verdict(&no_names, &Criteria::default(), &disk), Verdict::Selected);
+    // It may also be a path to a multipath device.
+    assert_eq!(verdict(&no_names, &Criteria::default(), &disk), Verdict::Doubtful);
     assert_eq!(verdict(&no_names, &by_id(&["system"]), &disk), Verdict::Doubtful);
+}
+
+/// It may turn out to be one of several paths to a multipath device.
+#[test]
+fn a_disk_that_udev_has_not_handled_waits_whatever_the_selector_is() {
+    let with_entry = blank("sdb");
+    let disk = Disk { udev: Udev::Awaited, ..with_entry.clone() };
+    let nothing = Criteria::default();
+    for (yes, no) in each_kind() {
+        assert_eq!(verdict(&yes, &nothing, &with_entry), Verdict::Selected, "{yes:?}");
+        assert_eq!(verdict(&yes, &nothing, &disk), Verdict::Doubtful, "{yes:?}");
+        assert_eq!(verdict(&no, &nothing, &disk), Verdict::NotSelected, "{no:?}");
+    }
 }
 
 #[test]
