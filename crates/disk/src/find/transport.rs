@@ -87,11 +87,10 @@ pub(super) fn of(sysfs_path: &Path, folder: &Path, bus: Option<&str>) -> Transpo
         })
     };
     let begins = |kind: &str| parts.iter().any(|part| part.starts_with(kind));
+    let is_remote = sysfs_path.file_name().and_then(|name| name.to_str()).is_some_and(kinds::in_network);
     if has("usb") {
         Transport::Usb
-    } else if sysfs_path.file_name().and_then(|name| name.to_str()).is_some_and(kinds::in_network) {
-        Transport::Network
-    } else if has("session") || begins("rport-") || begins("nvme-fabrics") || behind_fabrics(folder) {
+    } else if is_remote || has("session") || begins("rport-") || begins("nvme-fabrics") || behind_fabrics(folder) {
         Transport::Network
     } else if has("ata") {
         Transport::Ata
