@@ -1,10 +1,11 @@
 //! Decides whether a disk is free, and gives the reasons if it is not.
 //!
 //! A disk is free only if every check agrees: the kernel's tables, libblkid, the four places where a GPT
-//! header may have survived the loss of its protective MBR, and finally an exclusive open. A disk in doubt is
-//! not free.
+//! header may have survived the loss of its protective MBR, the magics of formats that libblkid does not know,
+//! and finally an exclusive open. A disk in doubt is not free.
 
 mod exclusive_open;
+mod foreign;
 mod remnants;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,7 @@ pub enum Contents {
     Other {
         /// What libblkid found.
         probe: Probe,
-        /// Remnants of a partition table.
+        /// Remnants of a partition table, and formats that libblkid does not know.
         remnants: Remnants,
     },
     /// A place that must be checked could not be read.
@@ -190,6 +191,9 @@ fn unusable(disk: &Disk) -> Vec<String> {
     }
     if disk.zoned {
         reasons.push("is zoned: its zones can only be written sequentially".to_owned());
+    }
+    if ![512, 4096].contains(&disk.logical_sector) {
+        reasons.push(format!("has sectors of {} bytes, and Quarry needs 512 or 4096", disk.logical_sector));
     }
     if disk.multipath {
         reasons.push("is one of several paths to a multipath device".to_owned());

@@ -59,7 +59,7 @@ pub fn wipe_signatures(device: &File) -> Result<(), Error> {
         zero_range(device, place)?;
     }
     quarry_fault::point(|| "device:flush:before".to_owned());
-    let flushed = device.sync_all();
+    let flushed = quarry_block::flush(device);
     quarry_fault::point(|| "device:flush:after".to_owned());
     flushed.map_err(|source| Error::io("flush", &path_of(device), source))
 }

@@ -126,9 +126,15 @@ impl Entry {
     /// Whether this is a mount of the filesystem on that block device.
     #[must_use]
     pub fn is_of_device(&self, device: Device) -> bool {
-        // btrfs mounts have anonymous device numbers (major 0): use the source's device node instead.
+        self.is_of_device_by(device, Device::of_node)
+    }
+
+    /// The same. `of_node` looks at a node.
+    fn is_of_device_by(&self, device: Device, of_node: impl FnOnce(&Path) -> Option<Device>) -> bool {
+        // btrfs mounts have anonymous device numbers (major 0): use the source's device node instead. The sources of
+        // other mounts may be files on a dead network mount, which would hang.
         self.device == device
-            || (self.device.major == 0 && self.source.is_absolute() && Device::of_node(&self.source) == Some(device))
+            || (self.device.major == 0 && self.source.starts_with("/dev") && of_node(&self.source) == Some(device))
     }
 }
 
@@ -144,7 +150,7 @@ impl Entry {
 
 impl Entry {
     /// Whether this may be a mount of a single file, such as a device node.
-    fn is_node(&self) -> bool {
+    pub(crate) fn is_node(&self) -> bool {
         matches!(self.fstype.as_str(), "devtmpfs" | "tmpfs") && self.root != Path::new("/")
     }
 
@@ -400,6 +406,22 @@ this line is broken
 38 22 0:44 / /empty rw - tmpfs  rw
 39 22 0:45 /sub/vol /\xff\xfe ro,relatime - btrfs /dev/dm-4 rw,subvol=/sub/vol
 40 22 0:46 / /fuse rw - fuse.sshfs user@host:/x rw";
+
+    /// The source of a mount of another filesystem may be a file on a dead network mount.
+    #[test]
+    fn only_sources_in_dev_are_looked_at() {
+        let device = Device { major: 253, minor: 4 };
+        let is_of = |source: &str| {
+            let line = format!("39 22 0:45 / /mnt rw - btrfs {source} rw");
+            let [entry] = <[Entry; 1]>::try_from(parse(line.as_bytes())).unwrap();
+            entry.is_of_device_by(device, |path| {
+                assert!(path.starts_with("/dev"), "{path:?} was looked at");
+                Some(device)
+            })
+        };
+        assert!(is_of("/dev/dm-4") && is_of("/dev/mapper/vg-lv"));
+        assert!(!is_of("/mnt/nfs/image") && !is_of("/device") && !is_of("server:/x"));
+    }
 
     #[test]
     fn a_mount_names_its_device() {

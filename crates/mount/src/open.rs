@@ -43,11 +43,11 @@ impl Host {
         for holder in names(&self.sys.join("class/block").join(name).join("holders")) {
             found.push(self.with_users(self.describe(&holder), &holder, depth));
         }
-        for (device, file) in self.loops().into_iter().filter(|(_, file)| is(file, name)) {
+        for (device, file) in self.loops().into_iter().filter(|(_, file)| self.is(file, name)) {
             let what = format!("{} (backing file {})", device.display(), file.display());
             found.push(self.with_users(what, &device, depth));
         }
-        if self.swaps().iter().any(|file| is(file, name)) {
+        if self.swaps().iter().any(|file| self.is(file, name)) {
             found.push("swap".to_owned());
         }
         found
@@ -99,14 +99,33 @@ impl Host {
         text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).map(PathBuf::from).collect()
     }
 
+    /// Whether the path is a node of the device of that name. A node that was bind-mounted elsewhere and is gone is
+    /// recognized by its name. Only paths in `/dev` are looked at: a file on a dead network mount would hang.
+    fn is(&self, path: &Path, name: &OsStr) -> bool {
+        self.is_by(path, name, |path| Device::of_node(path).and_then(Device::kernel_name))
+    }
+
+    /// The same. `kernel_name` looks at a path in `/dev`.
+    fn is_by(&self, path: &Path, name: &OsStr, kernel_name: impl Fn(&Path) -> Option<String>) -> bool {
+        let is_node = |path: &Path| {
+            path.file_name() == Some(name)
+                || path.starts_with("/dev") && kernel_name(path).is_some_and(|found| name == found.as_str())
+        };
+        // kubelet mounts the node of a raw block volume below /var, and attaches a loop device to it there.
+        let mounted = || self.mounts.iter().filter(|entry| entry.is_node() && entry.target == path);
+        is_node(path)
+            || mounted()
+                .any(|entry| is_node(&Path::new("/dev").join(entry.root.strip_prefix("/").unwrap_or(&entry.root))))
+    }
+
     /// The processes that have the device of that name open.
     fn processes(&self, name: &OsStr) -> Vec<String> {
         let mut found = Vec::new();
         for pid in names(&self.proc).into_iter().filter(|pid| pid.as_encoded_bytes().iter().all(u8::is_ascii_digit)) {
             let process = self.proc.join(&pid);
             let open = names(&process.join("fd")).into_iter().any(|fd| {
-                // Only paths in /dev are checked: a file on a dead network mount would hang.
-                fs::read_link(process.join("fd").join(fd)).is_ok_and(|file| file.starts_with("/dev") && is(&file, name))
+                fs::read_link(process.join("fd").join(fd))
+                    .is_ok_and(|file| file.starts_with("/dev") && self.is(&file, name))
             });
             if open {
                 let command = fs::read_to_string(process.join("comm")).unwrap_or_default();
@@ -118,14 +137,6 @@ impl Host {
         }
         found
     }
-}
-
-/// Whether the path is a node of the device of that name. A node that was bind-mounted elsewhere and is gone
-/// is recognized by its name.
-fn is(path: &Path, name: &OsStr) -> bool {
-    path.file_name() == Some(name)
-        || (path.starts_with("/dev") || path.starts_with("/var"))
-            && Device::of_node(path).and_then(Device::kernel_name).is_some_and(|found| name == found.as_str())
 }
 
 /// The names in a directory, sorted; empty if it cannot be read.
@@ -143,6 +154,27 @@ mod tests {
     fn file(path: PathBuf, text: &str) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn only_nodes_in_dev_are_looked_at() {
+        let mounts = "30 1 0:5 /dm-3 /var/lib/kubelet/publish/a rw - devtmpfs udev rw\n\
+                      31 1 0:5 /mapper/vg0-raw /var/lib/kubelet/publish/b rw - devtmpfs udev rw\n\
+                      32 1 0:5 /dm-4 /var/lib/kubelet/publish/c rw - devtmpfs udev rw\n\
+                      33 1 0:50 / /mnt/nfs rw - nfs4 server:/ rw\n";
+        let host = Host { sys: PathBuf::new(), proc: PathBuf::new(), mounts: crate::parse(mounts.as_bytes()) };
+        let found = |path: &str| {
+            host.is_by(Path::new(path), OsStr::new("dm-3"), |path| {
+                assert!(path.starts_with("/dev"), "{path:?} was looked at");
+                (path == Path::new("/dev/mapper/vg0-raw")).then(|| "dm-3".to_owned())
+            })
+        };
+        for path in ["/dev/dm-3", "/dev/mapper/vg0-raw", "/var/lib/kubelet/publish/a", "/var/lib/kubelet/publish/b"] {
+            assert!(found(path), "{path}");
+        }
+        for path in ["/dev/dm-4", "/var/lib/kubelet/publish/c", "/var/lib/nfs/image", "/mnt/nfs/image", "/mnt/nfs"] {
+            assert!(!found(path), "{path}");
+        }
     }
 
     /// A tenant's volume group on a raw block volume, as the host sees it after kubelet detached its loop device.

@@ -6,6 +6,8 @@ use std::ops::Deref;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
 use super::Error;
 
 /// A disk as a sequence of sectors. All offsets and lengths are in bytes; writes cover whole sectors.
@@ -31,6 +33,11 @@ pub trait Sectors {
     /// # Errors
     /// An I/O error of the device.
     fn flush(&self) -> io::Result<()>;
+    /// Makes the next read ask the disk itself: what is flushed leaves the page cache.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    fn drop_cache(&self) -> io::Result<()>;
 }
 
 /// An open block device. It must be the whole disk, never a partition: the kernel caches the two separately.
@@ -85,6 +92,10 @@ impl<F: Deref<Target = File>> Sectors for BlockDevice<F> {
 
     fn flush(&self) -> io::Result<()> {
         quarry_block::flush(&self.file)
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(posix_fadvise(&*self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
     }
 }
 

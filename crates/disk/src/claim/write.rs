@@ -78,8 +78,21 @@ pub fn resume(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> {
     }
     flush_before(disk)?;
     write_slots(disk, &found.slot())?;
+    clear_metadata(disk)?;
     write_tables(disk, geometry, &found.identity)?;
     verify_claimed(disk, attempted, &found.slot())
+}
+
+/// Writes zeros over the metadata partition, except the slots. Of the first write of a claim, a power cut may have left
+/// the slots alone, and then a probe of the partition would find remnants of a former owner.
+fn clear_metadata(disk: &impl Sectors) -> Result<(), Error> {
+    let what = "zeros beside the record";
+    let ends = [SLOT_OFFSETS[1], METADATA_OFFSET + METADATA_LENGTH];
+    for (slot, end) in SLOT_OFFSETS.into_iter().zip(ends) {
+        let start = slot + SLOT_LENGTH as u64;
+        write_at(disk, what, start, &vec![0; (end - start) as usize])?;
+    }
+    flush(disk, what)
 }
 
 /// Replaces the record of a claim, whether it is held or being released. `seen` is the claim that [`read`]
@@ -238,7 +251,7 @@ fn erase(disk: &impl Sectors, attempted: &'static str, claim: &Claim, seen: &Dis
         }
     }
     flush(disk, "record away")?;
-    match read(disk)? {
+    match read_from_disk(disk)? {
         ClaimState::Nothing | ClaimState::Foreign { .. } => Ok(()),
         found => Err(Error::Unverified { attempted, device: disk.path().to_owned(), found: found.describe() }),
     }
@@ -290,13 +303,19 @@ pub(super) fn unexpected(disk: &impl Sectors, attempted: &'static str, found: &C
     Error::Unexpected { attempted, device: disk.path().to_owned(), found: found.describe() }
 }
 
-/// Checks that the disk holds what was written: nothing else writes to the disk, and the disk keeps what it
+/// Checks that the disk holds what was written and flushed: nothing else writes to the disk, and the disk keeps what it
 /// is given.
 pub(super) fn verify_claimed(disk: &impl Sectors, attempted: &'static str, slot: &Slot) -> Result<Claim, Error> {
-    match read(disk)? {
+    match read_from_disk(disk)? {
         ClaimState::Claimed(claim) | ClaimState::Releasing(claim) if claim.slot() == *slot => Ok(claim),
         found => Err(Error::Unverified { attempted, device: disk.path().to_owned(), found: found.describe() }),
     }
+}
+
+/// Reads the disk itself: the page cache has what was written, whether the disk keeps it or not.
+fn read_from_disk(disk: &impl Sectors) -> Result<ClaimState, Error> {
+    disk.drop_cache().map_err(|source| Error::io("drop the cached pages of", disk.path(), source))?;
+    read(disk)
 }
 
 /// One write, with the points at which a test may kill the process.

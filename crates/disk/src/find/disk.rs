@@ -63,9 +63,12 @@ pub struct Disk {
 pub enum Udev {
     /// There is an entry for this disk.
     Current,
-    /// There is no entry: shortly after a disk was attached, without udev, or if its database is not visible
-    /// in this container. Links may be missing, and with them the information that an exclusion needs.
+    /// There is no entry of any device: there is no udev, or its database is not visible in this container. Links may be
+    /// missing, and with them the information that an exclusion needs.
     Missing,
+    /// There is no entry, but there are entries of other devices: udev has not handled this disk, shortly after it was
+    /// attached. It may turn out to be one of several paths to a multipath device.
+    Awaited,
     /// The entry is of another disk that had this number before. udev has not updated it, and the links in
     /// `/dev` may be the other disk's too, so no name identifies this disk.
     Stale {

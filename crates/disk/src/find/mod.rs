@@ -1,7 +1,8 @@
 //! The disks of a host, from sysfs and udev.
 //!
 //! This module does not open devices or run programs: it reads the kernel's tables and udev's database, so it
-//! is cheap and disturbs nothing. [`crate::classify`] checks the contents of a disk.
+//! is cheap and disturbs nothing. One table is answered by the disk itself, the serial number of virtio disks: each of
+//! them is asked once, with a time limit. [`crate::classify`] checks the contents of a disk.
 //!
 //! The facts come from three sources. If two of them have the same fact, the kernel's is preferred, because
 //! it is there from the first moment and has the same spelling on every host. Only udev knows the links in
@@ -15,6 +16,7 @@ mod names;
 mod open;
 mod paths;
 mod select;
+mod serial;
 mod sysfs;
 #[cfg(test)]
 pub(crate) mod testing;

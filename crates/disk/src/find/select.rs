@@ -32,7 +32,8 @@ pub struct Sizes {
     pub at_most: Option<u64>,
 }
 
-/// Selects the disks that match *every* include criterion and *no* exclude criterion.
+/// Selects the disks that match *every* include criterion and *no* exclude criterion. Disks in the network match only if
+/// the include criteria name this transport, or names or paths of disks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selector {
     include: Criteria,
@@ -75,9 +76,9 @@ pub enum Verdict {
     NotSelected,
     /// An exclude criterion matches.
     Excluded,
-    /// It may be selected, but a criterion needs names, paths or the model, and udev has no valid entry
-    /// (yet). So it is unknown whether the disk is excluded, or whether its names are its own. Such a disk is
-    /// not used until udev has an entry.
+    /// It may be selected, but udev has no valid entry (yet). So it is unknown whether the disk is excluded, whether its
+    /// names are its own, and whether it is one of several paths to a multipath device. Such a disk is not used until
+    /// udev has an entry. On a host without udev, only names, paths and models cause this.
     Doubtful,
 }
 
@@ -107,8 +108,12 @@ impl Selector {
     /// Whether the selector matches the disk; `targets` are the devices that its paths point to.
     #[must_use]
     pub fn verdict(&self, disk: &Disk, targets: &Targets) -> Verdict {
+        // Another driver may just have attached it for a volume of its own: it is empty until that driver formats it.
+        if disk.transport == Transport::Network && !self.include.names_the_network() {
+            return Verdict::NotSelected;
+        }
         // With a stale entry, neither the names nor the links that point to the disk can be trusted.
-        if matches!(disk.udev, Udev::Stale { .. }) && (self.include.needs_udev() || self.exclude.needs_udev()) {
+        if matches!(disk.udev, Udev::Stale { .. }) {
             let is_selected = self.include.without_names().answers(disk, &targets.include).all(|matches| matches);
             return if is_selected { Verdict::Doubtful } else { Verdict::NotSelected };
         }
@@ -118,7 +123,8 @@ impl Selector {
         if self.exclude.answers(disk, &targets.exclude).any(|matches| matches) {
             return Verdict::Excluded;
         }
-        if self.exclude.needs_udev() && disk.udev != Udev::Current {
+        // Only udev knows whether it is one of several paths to a multipath device.
+        if disk.udev == Udev::Awaited || self.exclude.needs_udev() && disk.udev != Udev::Current {
             return Verdict::Doubtful;
         }
         Verdict::Selected
@@ -184,6 +190,12 @@ impl Criteria {
     /// The criteria that do not depend on udev.
     fn without_names(&self) -> Self {
         Self { by_id: None, paths: None, model: None, ..self.clone() }
+    }
+
+    /// Whether it can be meant for disks in the network: it contains this transport, or names of disks or their paths.
+    fn names_the_network(&self) -> bool {
+        let transports = self.transports.iter().flatten();
+        self.by_id.is_some() || self.paths.is_some() || transports.into_iter().any(|one| *one == Transport::Network)
     }
 
     /// Whether the result may change when udev handles a disk: it makes the links, and knows the whole model.

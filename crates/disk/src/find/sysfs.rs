@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use quarry_mount::Device;
 
 use super::names::{self, Links};
+use super::serial::{self, Serial};
 use super::udev::{self, Facts, Record};
 use super::uses::Uses;
 use super::{Disk, Error, Roots, Udev, transport};
@@ -69,15 +70,20 @@ impl Folder<'_> {
         if hidden || (size == 0 && name.starts_with("nbd")) {
             return Ok(None);
         }
-        let serial = self
-            .first(&["serial", "device/serial"])
-            .or_else(|| serial_page(&fs::read(self.path.join("device/vpd_pg80")).ok()?));
+        let is_virtio = name.starts_with("vd");
+        let own = match is_virtio {
+            true => self.virtio_serial((number, sequence)),
+            false => Serial::Known(self.optional("serial")),
+        };
+        let is_serial_unknown = own == Serial::Unknown;
+        let serial = if let Serial::Known(Some(serial)) = own { Some(serial) } else { self.optional("device/serial") };
+        let serial = serial.or_else(|| serial_page(&fs::read(self.path.join("device/vpd_pg80")).ok()?));
         let wwid = self.first(&["wwid", "device/wwid"]);
-        let facts = Facts { sequence, serial: serial.clone(), wwid: wwid.clone(), is_virtio: name.starts_with("vd") };
+        let facts = Facts { sequence, serial: serial.clone(), is_serial_unknown, wwid: wwid.clone(), is_virtio };
         let record = udev::read(roots, number, &facts);
         let (mut by_id, mut by_path) = match record {
             Record::Stale(_) => Default::default(),
-            Record::None | Record::Entry(_) => links.of(name),
+            Record::None | Record::Awaited | Record::Entry(_) => links.of(name),
         };
         let entry = if let Record::Entry(entry) = &record { Some(entry) } else { None };
         if let Some(entry) = entry {
@@ -124,6 +130,7 @@ impl Folder<'_> {
             udev: match &record {
                 Record::Entry(_) => Udev::Current,
                 Record::None => Udev::Missing,
+                Record::Awaited => Udev::Awaited,
                 Record::Stale(why) => Udev::Stale { why: why.clone() },
             },
             holders,
@@ -131,6 +138,17 @@ impl Folder<'_> {
             partitions: partitions.into_iter().map(|part| part.name).collect(),
             same_as: Vec::new(),
         }))
+    }
+
+    /// The serial number of a virtio disk. The kernel asks the disk for it.
+    fn virtio_serial(&self, identity: (Device, Option<u64>)) -> Serial {
+        let path = self.path.join("serial");
+        let read = |path: &Path| match fs::read(path) {
+            Ok(bytes) => Ok(clean(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            Err(error) => Err(error),
+        };
+        serial::serials().of(&path, identity, read)
     }
 
     /// The folder's real path, relative to the root of sysfs: the controllers between the host and the disk.

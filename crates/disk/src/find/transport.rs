@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
+use super::kinds;
+
 /// How a disk is attached to the host, according to its path in sysfs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Transport {
@@ -20,7 +22,8 @@ pub enum Transport {
     Virtio,
     /// eMMC and SD cards.
     Mmc,
-    /// iSCSI, Fibre Channel and NVMe over fabrics: another host may have the same disk.
+    /// iSCSI, Fibre Channel, NVMe over fabrics, and `nbd`, `ublkb` and `rnbd`: another host may have the same disk.
+    /// A selector must ask for it: [`super::Selector::verdict`].
     Network,
     /// Anything else.
     Other,
@@ -84,9 +87,10 @@ pub(super) fn of(sysfs_path: &Path, folder: &Path, bus: Option<&str>) -> Transpo
         })
     };
     let begins = |kind: &str| parts.iter().any(|part| part.starts_with(kind));
+    let is_remote = sysfs_path.file_name().and_then(|name| name.to_str()).is_some_and(kinds::in_network);
     if has("usb") {
         Transport::Usb
-    } else if has("session") || begins("rport-") || begins("nvme-fabrics") || behind_fabrics(folder) {
+    } else if is_remote || has("session") || begins("rport-") || begins("nvme-fabrics") || behind_fabrics(folder) {
         Transport::Network
     } else if has("ata") {
         Transport::Ata
@@ -147,6 +151,9 @@ mod tests {
             ("devices/virtual/nvme-fabrics/ctl/nvme3/nvme3n1", Transport::Network),
             ("devices/platform/host9/session1/target9:0:0/9:0:0:1/block/sde", Transport::Network),
             ("devices/pci0000:00/0000:05:00.0/host1/rport-1:0-2/target1:0:0/1:0:0:5/block/sdf", Transport::Network),
+            ("devices/virtual/block/nbd0", Transport::Network),
+            ("devices/virtual/block/ublkb1", Transport::Network),
+            ("devices/virtual/rnbd-client/ctl/session0/block/rnbd0", Transport::Network),
             ("devices/platform/soc/mmc_host/mmc0/mmc0:0001/block/mmcblk0", Transport::Mmc),
             ("devices/vbd-51712/block/xvda", Transport::Other),
             // The disk's own name does not count.

@@ -18,8 +18,10 @@ pub(super) struct Entry {
 /// What the database has about a disk.
 #[derive(Debug)]
 pub(super) enum Record {
-    /// No entry: there is no udev, or it has not handled this disk yet.
+    /// No entry of any device: there is no udev.
     None,
+    /// No entry, but there are some of other devices: udev has not handled this disk yet.
+    Awaited,
     /// An entry of another disk that had this number before: udev has not handled this disk yet, and its
     /// links in `/dev` are the other disk's too. Holds the mismatch.
     Stale(String),
@@ -34,6 +36,8 @@ pub(super) struct Facts {
     pub(super) sequence: Option<u64>,
     /// The serial number.
     pub(super) serial: Option<String>,
+    /// Whether the disk has not answered the request for its serial number.
+    pub(super) is_serial_unknown: bool,
     /// The world-wide name.
     pub(super) wwid: Option<String>,
     /// Whether it is a virtio disk: for those, udev has no facts that the kernel does not expose.
@@ -43,8 +47,11 @@ pub(super) struct Facts {
 /// Reads the entry of the disk with that number. It must agree with the kernel's facts: a udev that missed a
 /// disk exchange keeps the old disk's name.
 pub(super) fn read(roots: &Roots, number: Device, kernel: &Facts) -> Record {
-    let path = roots.run.join(format!("udev/data/b{number}"));
-    let Ok(text) = fs::read(path) else { return Record::None };
+    let folder = roots.run.join("udev/data");
+    let Ok(text) = fs::read(folder.join(format!("b{number}"))) else {
+        let has_entries = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+        return if has_entries { Record::Awaited } else { Record::None };
+    };
     let entry = parse(&text);
     match entry.disagreement(kernel) {
         Some(why) => Record::Stale(why),
@@ -98,6 +105,12 @@ impl Entry {
                 ));
             }
             _ => {}
+        }
+        if kernel.is_serial_unknown {
+            return Some(
+                "the disk has not answered the request for its serial number, which udev's database may contradict"
+                    .to_owned(),
+            );
         }
         // For a USB disk, udev has the serial number of the adapter, and the kernel may have the disk's.
         if self.property("ID_BUS") == Some("usb") {

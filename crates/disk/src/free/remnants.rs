@@ -1,4 +1,4 @@
-//! Remnants of a partition table that libblkid no longer detects.
+//! What libblkid does not detect: remnants of a partition table, and formats that it does not know.
 //!
 //! libblkid detects a GPT by its protective MBR. A GPT whose first sector was overwritten (`dd … count=1`)
 //! still has its headers, and all its partitions can be restored from them: such a disk is not empty.
@@ -6,20 +6,24 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use super::foreign;
+
 /// The magic of every GPT header.
 const HEADER: &[u8; 8] = b"EFI PART";
 /// The largest sector, and the alignment of direct reads.
-const BLOCK: u64 = 4096;
+pub(super) const BLOCK: u64 = 4096;
 /// The smallest sector.
 const SECTOR: u64 = 512;
 
-/// Remnants of a partition table.
+/// What was found on a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remnants {
     /// The offsets of GPT headers, in bytes.
     pub headers: Vec<u64>,
     /// The kind of boot sector, by the last two bytes of the first sector.
     pub boot: Option<BootSector>,
+    /// The formats that libblkid does not know, each phrased to follow "holds".
+    pub foreign: Vec<&'static str>,
 }
 
 /// A first sector that ends in 0x55 0xAA.
@@ -51,14 +55,15 @@ impl Remnants {
             let places: Vec<String> = self.headers.iter().map(u64::to_string).collect();
             format!("has remnants of a GPT (EFI PART at byte {})", places.join(", "))
         });
-        let parts: Vec<String> = boot.into_iter().chain(headers).collect();
+        let foreign = self.foreign.iter().map(|what| format!("holds {what}"));
+        let parts: Vec<String> = boot.into_iter().chain(headers).chain(foreign).collect();
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 }
 
 /// Searches for `EFI PART` in the second and in the last sector, both for sectors of 512 and of 4096 bytes (a
-/// new adapter may report another sector size), and for a boot signature. `size` is the disk's size in bytes.
-/// Reads whole aligned blocks of 4096 bytes, so that direct reads work too.
+/// new adapter may report another sector size), for a boot signature, and for the magics of formats that libblkid does
+/// not know: they are in the same blocks. `size` is the disk's size in bytes. Reads whole aligned blocks of 4096 bytes, so that direct reads work too.
 ///
 /// # Errors
 /// One of the sectors cannot be read.
@@ -75,6 +80,11 @@ pub fn find_remnants(disk: &impl FileExt, size: u64) -> Result<Remnants, ReadErr
             within.and_then(|within| bytes.get(within..)).is_some_and(|rest| rest.starts_with(HEADER))
         };
         remnants.headers.extend(places.iter().copied().filter(is_header));
+        for what in foreign::find(block, &bytes, &places) {
+            if !remnants.foreign.contains(&what) {
+                remnants.foreign.push(what);
+            }
+        }
     }
     Ok(remnants)
 }
@@ -160,6 +170,35 @@ mod tests {
         let elsewhere: Vec<_> = [0, 1024, 513, SIZE - 8, SIZE / 2].map(|place| (place, HEADER.as_slice())).into();
         assert_eq!(find_remnants(&file(SIZE, &elsewhere), SIZE).unwrap().headers, [0; 0]);
         assert_eq!(find_remnants(&file(SIZE, &[(512, b"EFI PARS")]), SIZE).unwrap().headers, [0; 0]);
+    }
+
+    #[test]
+    fn formats_that_libblkid_does_not_know_are_found() {
+        // As mkfs.bcachefs, SPDK and geli write them.
+        let bcachefs: &[u8] = b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef";
+        let parts: [(u64, &[u8], &str); 12] = [
+            (4096 + 24, bcachefs, "holds a bcachefs filesystem"),
+            (3584, bcachefs, "holds a bcachefs filesystem"),
+            (0, b"SPDKBLOB", "holds an SPDK blobstore"),
+            (32, b"NXSB", "holds an APFS container"),
+            (0, b"\x11\x20\x17\x05\x32\x4d\x41\x48", "holds a HAMMER2 filesystem"),
+            (0, b"\x31\x30\x52\xc5\x4d\x4d\x41\xc8", "holds a HAMMER filesystem"),
+            (32, b"\xba\x52\x9c\x01\0\0\0\0", "holds the metadata of a thin pool"),
+            (32, b"\x03\xc4\x18\0\0\0\0\0", "holds the metadata of a dm-cache"),
+            (0, b"\x21\x93\x48\x23", "holds a dm-writecache"),
+            (SIZE - 512, b"GEOM::ELI", "holds a provider of GEOM (FreeBSD)"),
+            (SIZE - 4096, b"GEOM::MIRROR", "holds a provider of GEOM (FreeBSD)"),
+            (SIZE - 512, b"GEOM::RAID3", "holds a provider of GEOM (FreeBSD)"),
+        ];
+        for (place, magic, text) in parts {
+            let found = find_remnants(&file(SIZE, &[(place, magic)]), SIZE).unwrap();
+            assert_eq!(found.describe().as_deref(), Some(text), "at {place}");
+            let elsewhere = find_remnants(&file(SIZE, &[(place ^ 64, magic)]), SIZE).unwrap();
+            assert_eq!(elsewhere, Remnants::default(), "at {place}");
+        }
+        // The superblock and its layout have the same magic.
+        let both = find_remnants(&file(SIZE, &[(3584, bcachefs), (4096 + 24, bcachefs)]), SIZE).unwrap();
+        assert_eq!(both.foreign, ["a bcachefs filesystem"]);
     }
 
     #[test]

@@ -43,7 +43,11 @@ fn wrong() -> Vec<(Disk, Contents, &'static str)> {
     let other = |what: &str| probed(Probe::Other { what: what.to_owned() });
     let left = |headers: &[u64], boot| Contents::Other {
         probe: Probe::Blank,
-        remnants: Remnants { headers: headers.to_vec(), boot },
+        remnants: Remnants { headers: headers.to_vec(), boot, ..Remnants::default() },
+    };
+    let foreign = |what| Contents::Other {
+        probe: Probe::Blank,
+        remnants: Remnants { foreign: vec![what], ..Remnants::default() },
     };
     vec![
         (Disk { holders: names(&["md0"]), ..disk() }, nothing(), "in-use: is used by md0"),
@@ -56,6 +60,11 @@ fn wrong() -> Vec<(Disk, Contents, &'static str)> {
         (Disk { size: 0, removable: true, ..disk() }, nothing(), "unusable: has no medium"),
         (Disk { read_only: true, ..disk() }, nothing(), "unusable: is read-only"),
         (Disk { zoned: true, ..disk() }, nothing(), "unusable: is zoned: its zones can only be written sequentially"),
+        (
+            Disk { logical_sector: 2048, ..disk() },
+            nothing(),
+            "unusable: has sectors of 2048 bytes, and Quarry needs 512 or 4096",
+        ),
         (Disk { multipath: true, ..disk() }, nothing(), "unusable: is one of several paths to a multipath device"),
         (
             Disk { same_as: names(&["sdc"]), ..disk() },
@@ -78,6 +87,7 @@ fn wrong() -> Vec<(Disk, Contents, &'static str)> {
         ),
         (disk(), other("a member of an md array"), "not-empty: holds a member of an md array"),
         (disk(), probed(Probe::Ambivalent { what: "both a and b".to_owned() }), "not-empty: holds both a and b"),
+        (disk(), foreign("an SPDK blobstore"), "not-empty: holds an SPDK blobstore"),
         (disk(), left(&[512, 4096], None), "not-empty: has remnants of a GPT (EFI PART at byte 512, 4096)"),
         (disk(), left(&[], Some(BootSector::Protective)), "not-empty: has a protective MBR"),
         (disk(), left(&[], Some(BootSector::Other)), "not-empty: has a boot signature in its first sector"),

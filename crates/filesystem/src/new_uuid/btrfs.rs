@@ -180,7 +180,7 @@ fn write(device: &Path, uuid: &[u8; 16]) -> Result<(), Error> {
     for (place, superblock) in superblocks.iter_mut().rev() {
         edit(superblock, *place, uuid).map_err(|why| not_copied(Filesystem::Btrfs, device, why))?;
         quarry_fault::point(|| "device:uuid:before".to_owned());
-        let written = held.write_all_at(superblock, *place).and_then(|()| held.sync_all());
+        let written = held.write_all_at(superblock, *place).and_then(|()| quarry_block::flush(&held));
         quarry_fault::point(|| "device:uuid:after".to_owned());
         written.map_err(|source| Error::io("write the superblocks of", device, source))?;
     }

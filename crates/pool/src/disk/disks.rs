@@ -115,6 +115,10 @@ impl Sectors for Any<'_> {
     fn flush(&self) -> std::io::Result<()> {
         self.0.flush()
     }
+
+    fn drop_cache(&self) -> std::io::Result<()> {
+        self.0.drop_cache()
+    }
 }
 
 /// The same for the search for remnants of partition tables, which only reads.

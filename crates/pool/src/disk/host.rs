@@ -200,7 +200,7 @@ impl Space for HostSpace {
     }
 
     fn flush(&self) -> Result<()> {
-        self.file.sync_all().map_err(|error| {
+        quarry_block::flush(&self.file).map_err(|error| {
             Error::host(format!("flushing zeros to {}: {error}; see the kernel log", self.path.display()))
         })
     }

@@ -273,6 +273,10 @@ mod tests {
         fn flush(&self) -> std::io::Result<()> {
             Ok(())
         }
+
+        fn drop_cache(&self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]

@@ -84,6 +84,11 @@ fn why_doubtful(disk: &Disk) -> String {
              then udevadm trigger --action=add {}",
             disk.node.display()
         ),
+        Udev::Awaited => format!(
+            "udev has no entry for it yet, so it may be excluded, or be one of several paths to a multipath device; if this \
+             does not pass, run udevadm trigger --action=add {}",
+            disk.node.display()
+        ),
         Udev::Missing | Udev::Current => "udev has no entry for it yet, so it may be excluded".to_owned(),
     }
 }

@@ -184,8 +184,9 @@ impl Raw {
             (Err(why), ..) | (_, Err(why), _) => Contents::Unreadable { why: why.clone() },
             (_, _, Some(Err(why))) => Contents::Unreadable { why },
             // The remnants of its tables are Quarry's own. A probe does not see a half-made claim.
-            (Ok(ClaimState::HalfClaimed(_)), _, Some(Ok(probe))) => {
-                Contents::Other { probe, remnants: Remnants::default() }
+            (Ok(ClaimState::HalfClaimed(_)), Ok(remnants), Some(Ok(probe))) => {
+                let foreign = remnants.foreign.clone();
+                Contents::Other { probe, remnants: Remnants { foreign, ..Remnants::default() } }
             }
             (Ok(ClaimState::Nothing | ClaimState::Foreign { .. }), Ok(remnants), Some(Ok(probe))) => {
                 Contents::Other { probe, remnants: remnants.clone() }

@@ -17,7 +17,7 @@ use super::reader::Reader;
 use super::report::Owner;
 use super::scan::{self, PoolDisk, Queries, Raw, read_held};
 use super::space::Space;
-use super::{RECHECK, blocking};
+use super::{FRESH, RECHECK, blocking};
 use crate::{EventCounts, Uevents};
 
 /// How long a disk may take until it is held and was read again.
@@ -41,6 +41,8 @@ struct Last {
     counts: EventCounts,
     at: Instant,
     disks: Vec<PoolDisk>,
+    /// When the facts about further disks may be known: [`waits`].
+    waits: Option<Duration>,
     /// Whether this process has changed one of the disks since.
     changed: bool,
 }
@@ -60,6 +62,7 @@ struct Gathered {
     own: Vec<Raw>,
     problems: Vec<String>,
     sectors: HashMap<PathBuf, u64>,
+    waits: Option<Duration>,
 }
 
 impl Selection {
@@ -87,6 +90,13 @@ impl Selection {
         last.changed
             || last.counts != self.uevents.counts()
             || last.at.elapsed() >= RECHECK && last.disks.iter().any(is_unwatched)
+            || last.waits.is_some_and(|wait| last.at.elapsed() >= wait)
+    }
+
+    /// Lets that much time pass since the last read.
+    #[cfg(test)]
+    pub(super) fn age(&self, time: Duration) {
+        self.last.lock().iter_mut().for_each(|last| last.at -= time);
     }
 
     /// Reads the disks that the pool selects. One that was read before is read again only after an event.
@@ -100,10 +110,10 @@ impl Selection {
             last.iter().flat_map(|last| &last.disks).filter(|seen| !is_unwatched(seen)).cloned().collect()
         };
         let (this, raws) = (Arc::clone(self), earlier.iter().map(|seen| seen.raw.clone()).collect::<Vec<_>>());
-        let Gathered { own, problems, sectors } = blocking(move || this.gather(&raws)).await?;
+        let Gathered { own, problems, sectors, waits } = blocking(move || this.gather(&raws)).await?;
         let own = scan::determine_states(&self.disks, &self.queries, own, &earlier).await?;
         let disks = own.iter().map(|seen| (seen.raw.disk.clone(), state(&seen.raw, &seen.state))).collect();
-        *self.last.lock() = Some(Last { counts, at, disks: own, changed: false });
+        *self.last.lock() = Some(Last { counts, at, disks: own, waits, changed: false });
         Ok(Selected { disks, problems, sectors })
     }
 
@@ -113,10 +123,15 @@ impl Selection {
         let conflicts = assignment.conflicts.iter().filter(|conflict| conflict.pools.contains(&self.pool));
         let problems = conflicts.map(ToString::to_string).chain(found.failed.iter().map(ToString::to_string)).collect();
         let is_own = |disk: &&Disk| Owner::of(&assignment, disk).pool() == Some(&*self.pool);
+        let may_be_own = |disk: &&Disk| {
+            let possible = assignment.possible.get(&disk.name);
+            !is_own(disk) && possible.is_some_and(|pools| pools.contains(&self.pool))
+        };
+        let waits = found.disks.iter().filter(may_be_own).filter_map(waits).min();
         let own = found.disks.iter().filter(is_own);
         let own = scan::read_again(&self.disks, &self.reader, &self.uevents, own, earlier);
         let sectors = found.disks.iter().map(|disk| (disk.node.clone(), disk.logical_sector)).collect();
-        Ok(Gathered { own, problems, sectors })
+        Ok(Gathered { own, problems, sectors, waits })
     }
 
     /// Holds a disk exclusively if it is free: nothing that was read before counts.
@@ -182,6 +197,17 @@ impl Selection {
         let this = Arc::clone(self);
         let held = blocking(move || hold_and_read(&this.disks, &this.reader, &this.selectors, &this.pool, &disk));
         held.await.map_err(|error| error.message)
+    }
+}
+
+/// When more may be known about a disk. There is no event for that: the kernel's event is there before udev has handled
+/// the disk.
+fn waits(disk: &Disk) -> Option<Duration> {
+    match disk.udev {
+        Udev::Current => None,
+        Udev::Awaited | Udev::Stale { .. } => Some(FRESH),
+        // There may be no udev at all.
+        Udev::Missing => Some(RECHECK),
     }
 }
 

@@ -12,6 +12,8 @@ use crate::claim::Sectors;
 /// The unit that is written completely or not at all.
 pub(super) const PIECE: usize = 512;
 pub(super) type Piece = [u8; PIECE];
+/// How many pieces most disks write at once.
+const PAGE: u64 = 4096 / PIECE as u64;
 
 /// The contents of the disk before the test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +88,8 @@ pub(super) struct Double {
     /// The number of writes and flushes until the process is killed.
     budget: Cell<Option<usize>>,
     pub(super) operations: Cell<usize>,
+    /// The disk loses what it is given, although its flushes succeed. Reads from the page cache do not show that.
+    pub(super) loses: Cell<bool>,
     /// Pieces that cannot be read.
     pub(super) bad: RefCell<BTreeSet<u64>>,
 }
@@ -104,6 +108,7 @@ impl Double {
             windows: RefCell::default(),
             budget: Cell::default(),
             operations: Cell::default(),
+            loses: Cell::default(),
             bad: RefCell::default(),
         }
     }
@@ -186,7 +191,8 @@ impl Window {
 
     /// Everything that may be on the disk after a power cut: of each piece, either its flushed contents or
     /// any version written since. If there are few pieces, all combinations; otherwise all combinations of
-    /// the pieces that are not just zeros, each with none, all and some of the others.
+    /// the pieces that are not just zeros, each with none, all and some of the others, and with those around it: disks
+    /// write 4096 bytes at once.
     fn images(&self) -> Vec<Durable> {
         let mut choices: BTreeMap<u64, Vec<Piece>> = BTreeMap::new();
         for (number, piece) in &self.pending {
@@ -207,10 +213,11 @@ impl Window {
         };
         let combinations: usize = written.iter().map(|(_, versions)| versions.len()).product();
         assert!(combinations <= 1 << 14, "too many for a test: {combinations}");
+        let around: BTreeSet<u64> = written.iter().map(|(number, _)| number / PAGE).collect();
         let mut random = Random(combinations as u64);
         let mut images = Vec::new();
         for combination in 0..combinations {
-            for others in 0..if zeroed.is_empty() { 1 } else { 3 } {
+            for others in 0..if zeroed.is_empty() { 1 } else { 4 } {
                 let mut image = self.durable.clone();
                 let mut rest = combination;
                 for (number, versions) in &written {
@@ -221,6 +228,13 @@ impl Window {
                     let version = match others {
                         0 => 0,
                         1 => versions.len() - 1,
+                        2 => {
+                            if around.contains(&(number / PAGE)) {
+                                versions.len() - 1
+                            } else {
+                                0
+                            }
+                        }
                         _ => random.next() as usize % versions.len(),
                     };
                     image.set(*number, &versions[version]);
@@ -286,10 +300,20 @@ impl Sectors for Double {
         if !self.spend() {
             return Err(io::Error::other("killed"));
         }
+        if self.loses.get() {
+            return Ok(());
+        }
         let mut now = self.now.borrow_mut();
         self.windows.borrow_mut().push(now.clone());
         let pending = std::mem::take(&mut now.pending);
         pending.iter().for_each(|(number, piece)| now.durable.set(*number, piece));
+        Ok(())
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        if self.loses.get() {
+            self.now.borrow_mut().pending.clear();
+        }
         Ok(())
     }
 }

@@ -138,3 +138,17 @@ fn a_degraded_claim_is_released_completely() {
         }
     }
 }
+
+/// Its flushes succeed, and the page cache has what was written.
+#[test]
+fn a_disk_that_loses_what_it_is_given_holds_no_claim_afterwards() {
+    let disk = Double::new(16 * MIB, 512, Before::Zeros);
+    disk.loses.set(true);
+    let error = claim(&disk, NAME, NEW).unwrap_err();
+    assert!(matches!(error, Error::Unverified { .. }), "{error}");
+    let (disk, claim) = claimed(512);
+    disk.loses.set(true);
+    for error in [set_record(&disk, &claim, READY).unwrap_err(), release(&disk, &claim).unwrap_err()] {
+        assert!(matches!(error, Error::Unverified { .. }), "{error}");
+    }
+}

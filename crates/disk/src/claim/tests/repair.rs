@@ -50,6 +50,10 @@ impl Sectors for Image {
     fn flush(&self) -> std::io::Result<()> {
         self.file().sync_all()
     }
+
+    fn drop_cache(&self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Runs the commands that work on a file. `partx` needs a block device.

@@ -92,6 +92,20 @@ fn udev_knows_links_and_the_whole_model() {
     assert_eq!(host.only().wwn.as_deref(), Some("naa.5002538f00000001"));
 }
 
+/// Only then can an entry still come that says something about the disk.
+#[test]
+fn an_entry_is_awaited_if_udev_has_entries_of_other_devices() {
+    let host = Host::new();
+    host.disk(SATA, "8:0");
+    assert_eq!(host.only().udev, Udev::Missing);
+    std::fs::create_dir_all(host.path("run/udev/data")).unwrap();
+    assert_eq!(host.only().udev, Udev::Missing);
+    host.write("run/udev/data/b254:0", "S:disk/by-id/virtio-x\n");
+    assert_eq!(host.only().udev, Udev::Awaited);
+    host.write("run/udev/data/b8:0", "E:DM_MULTIPATH_DEVICE_PATH=1\n");
+    assert_eq!(host.only().udev, Udev::Current);
+}
+
 #[test]
 fn a_udev_entry_of_a_former_disk_is_stale() {
     let host = Host::new();
@@ -156,6 +170,36 @@ fn a_udev_entry_is_used_only_if_it_matches_the_disk() {
         assert_eq!(disk.udev == Udev::Current, is_current, "{kernel:?} {udev}: {:?}", disk.udev);
         assert_eq!(disk.by_id.is_empty(), !is_current, "{kernel:?} {udev}");
     }
+}
+
+/// Its serial number shows whether udev's names are its own, unless udev knows the kernel's sequence number.
+#[test]
+fn a_virtio_disk_that_hangs_delays_nothing_and_has_no_names() {
+    let host = Host::new();
+    host.disk(VIRTIO, "254:0");
+    host.disk(SCSI, "8:16");
+    host.write("run/udev/data/b254:0", "S:disk/by-id/virtio-GOOD\nE:ID_SERIAL=GOOD\n");
+    // The reader blocks until something is written.
+    let pipe = host.path(&format!("sys/devices/{VIRTIO}/serial"));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let began = std::time::Instant::now();
+    for _ in 0..3 {
+        let [other, hung] = <[_; 2]>::try_from(host.disks()).unwrap();
+        assert_eq!((hung.name.as_str(), other.name.as_str()), ("vda", "sdb"));
+        let Udev::Stale { why } = hung.udev else { panic!("{:?}", hung.udev) };
+        assert!(why.contains("has not answered the request for its serial number"), "{why}");
+        assert_eq!((hung.serial, hung.by_id), (None, vec![]));
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(4), "it is waited for once");
+    host.write("run/udev/data/b254:0", "S:disk/by-id/virtio-GOOD\nS:disk/by-diskseq/7\nE:ID_SERIAL=GOOD\n");
+    assert_eq!(host.disks()[1].udev, Udev::Current);
+    // It answers after all.
+    std::fs::write(&pipe, "GOOD\n").unwrap();
+    host.write("run/udev/data/b254:0", "S:disk/by-id/virtio-GOOD\nE:ID_SERIAL=GOOD\n");
+    while host.disks()[1].udev != Udev::Current {
+        assert!(began.elapsed() < std::time::Duration::from_secs(60));
+    }
+    assert_eq!(host.disks()[1].serial.as_deref(), Some("GOOD"));
 }
 
 #[test]

@@ -90,6 +90,35 @@ fn all_include_criteria_must_match_and_no_exclude_criterion() {
     }
 }
 
+/// Other drivers attach such disks for their volumes, and format them later.
+#[test]
+fn disks_in_the_network_must_be_asked_for() {
+    let nothing = Criteria::default();
+    let disk = Disk { transport: Transport::Network, ..blank("sdb") };
+    let transports = |list: &[Transport]| Criteria { transports: Some(list.to_vec()), ..Criteria::default() };
+    let asked = [
+        transports(&[Transport::Nvme, Transport::Network]),
+        by_id(&["scsi-sdb"]),
+        Criteria { paths: globs(&["/mnt/disks/fast"]), ..Criteria::default() },
+    ];
+    let not_asked = [
+        Criteria { size: Some(Sizes { at_least: Some(1), at_most: None }), ..Criteria::default() },
+        Criteria { model: globs(&["Mod*"]), ..Criteria::default() },
+        Criteria { rotational: Some(false), ..Criteria::default() },
+    ];
+    for include in &asked {
+        assert_eq!(verdict(include, &nothing, &disk), Verdict::Selected, "{include:?}");
+        assert_eq!(verdict(include, &asked[0], &disk), Verdict::Excluded, "{include:?}");
+    }
+    for include in &not_asked {
+        assert_eq!(verdict(include, &nothing, &disk), Verdict::NotSelected, "{include:?}");
+        assert_eq!(verdict(include, &nothing, &blank("sdb")), Verdict::Selected, "{include:?}");
+        for asked in &asked {
+            assert_eq!(verdict(&both(include, asked), &nothing, &disk), Verdict::Selected, "{include:?} {asked:?}");
+        }
+    }
+}
+
 #[test]
 fn unknown_facts_match_no_criterion() {
     let disk = Disk { model: None, by_id: Vec::new(), ..blank("sdb") };
@@ -119,8 +148,22 @@ fn stale_names_select_nothing() {
         let turning = Criteria { rotational: Some(true), ..include };
         assert_eq!(verdict(&turning, &nothing, &disk), Verdict::NotSelected);
     }
-    assert_eq!(verdict(&no_names, &Criteria::default(), &disk), Verdict::Selected);
+    // It may also be a path to a multipath device.
+    assert_eq!(verdict(&no_names, &Criteria::default(), &disk), Verdict::Doubtful);
     assert_eq!(verdict(&no_names, &by_id(&["system"]), &disk), Verdict::Doubtful);
+}
+
+/// It may turn out to be one of several paths to a multipath device.
+#[test]
+fn a_disk_that_udev_has_not_handled_waits_whatever_the_selector_is() {
+    let with_entry = blank("sdb");
+    let disk = Disk { udev: Udev::Awaited, ..with_entry.clone() };
+    let nothing = Criteria::default();
+    for (yes, no) in each_kind() {
+        assert_eq!(verdict(&yes, &nothing, &with_entry), Verdict::Selected, "{yes:?}");
+        assert_eq!(verdict(&yes, &nothing, &disk), Verdict::Doubtful, "{yes:?}");
+        assert_eq!(verdict(&no, &nothing, &disk), Verdict::NotSelected, "{no:?}");
+    }
 }
 
 #[test]

@@ -25,6 +25,9 @@ fn a_disk_that_is_not_free_is_not_claimed_or_changed() {
     for at in [512, 4096, (16 << 20) - 512, (16 << 20) - 4096] {
         refuses("EFI PART", |host, disk| host.poke(disk, at, b"EFI PART"));
     }
+    // Formats that libblkid does not know.
+    refuses("holds an SPDK blobstore", |host, disk| host.poke(disk, 0, b"SPDKBLOB"));
+    refuses("holds a provider of GEOM", |host, disk| host.poke(disk, (16 << 20) - 512, b"GEOM::ELI"));
     refuses("boot signature", |host, disk| host.poke(disk, 510, &[0x55, 0xaa]));
     refuses("is held by another program", |host, disk| host.set_held(disk, true));
     refuses("is read-only", |host, disk| host.change(disk, |disk| disk.read_only = true));

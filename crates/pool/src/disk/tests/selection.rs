@@ -102,6 +102,28 @@ fn disks_are_read_again_only_after_an_event() {
     });
 }
 
+/// The kernel's event comes before udev has handled the disk, and udev's is not received.
+#[test]
+fn a_disk_that_udev_handles_later_is_found_without_another_event() {
+    let host = Host::default();
+    let [disk, other] = ["vdb", "vdc"].map(|name| host.disk(name, 16));
+    host.change(other, |disk| disk.by_id = vec!["y-vdc".into()]);
+    for (udev, wait) in [(Udev::Awaited, FRESH), (Udev::Stale { why: "old".into() }, FRESH), (Udev::Missing, RECHECK)] {
+        run(async {
+            host.change(disk, |disk| (disk.udev, disk.by_id) = (udev, Vec::new()));
+            let selection = select(&host, &Uevents::default());
+            assert!(states(&selection).await.is_empty());
+            assert!(!selection.may_have_changed());
+            selection.age(wait);
+            assert!(selection.may_have_changed());
+            host.change(disk, |disk| (disk.udev, disk.by_id) = (Udev::Current, vec!["x-vdb".into()]));
+            assert_eq!(states(&selection).await[0].1, "free");
+            selection.age(2 * RECHECK);
+            assert!(!selection.may_have_changed(), "all is known");
+        });
+    }
+}
+
 #[test]
 fn a_disk_of_two_pools_is_a_problem() {
     let host = Host::default();

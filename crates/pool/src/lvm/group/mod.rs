@@ -5,6 +5,7 @@
 //! and the disk is used as any other empty one.
 
 mod notes;
+mod settled;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -21,6 +22,7 @@ use quarry_volume::Result;
 use uuid::Uuid;
 
 pub(crate) use self::notes::GroupNotes;
+use self::settled::FreeSince;
 use super::LvmPool;
 use super::cache::View;
 use super::change::ChangeGuard;
@@ -63,6 +65,8 @@ struct State {
     failures: HashMap<(String, Option<u64>), Failure>,
     /// How many disks had come and gone when the volume group was last found missing.
     missing_at: Option<u64>,
+    /// Since when each disk that could be used has been free.
+    free_since: FreeSince,
 }
 
 /// Why a disk could not be used, and when it is tried again.
@@ -201,7 +205,13 @@ impl LvmPool {
         }
         let is_free = |(_, state): &&(Disk, DiskState)| *state == DiskState::Free;
         let free = selected.disks.iter().filter(is_free).map(|(disk, _)| disk).collect();
-        let free = of_one_sector_size(group.as_deref(), &selected, free, &mut look);
+        let mut free = of_one_sector_size(group.as_deref(), &selected, free, &mut look);
+        let settled =
+            maker.state.lock().free_since.settled(free.iter().map(|disk| key(disk)).collect(), Instant::now());
+        if group.is_some() {
+            look.again |= settled.len() < free.len();
+            free.retain(|disk| settled.contains(&key(disk)));
+        }
         if free.is_empty() {
             look.problems.extend(group.is_none().then(|| none_free(&selected.disks)));
             return Ok(Some(look));

@@ -132,6 +132,15 @@ impl Sectors for Handle {
             false => self.host.spend(),
         }
     }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.host.with(self.number, |slot| {
+            if !slot.keeps_cache {
+                slot.cached.clear()
+            }
+        });
+        Ok(())
+    }
 }
 
 impl Held for Handle {
