@@ -132,6 +132,9 @@ impl Selector {
 
     /// Whether the selector may match the disk once all facts about it are known. A disk that hangs or fails when it is
     /// attached keeps udev from naming it, and the kernel from reading its size.
+    ///
+    /// Disks in the network count, although a selector has to name them to match them: an earlier version did not demand
+    /// that, so one that cannot be read may have a volume.
     #[must_use]
     pub fn may_match(&self, disk: &Disk, targets: &Targets) -> bool {
         let include = self.include.known(disk, disk.udev == Udev::Current);

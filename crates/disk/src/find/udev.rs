@@ -49,7 +49,9 @@ pub(super) struct Facts {
 pub(super) fn read(roots: &Roots, number: Device, kernel: &Facts) -> Record {
     let folder = roots.run.join("udev/data");
     let Ok(text) = fs::read(folder.join(format!("b{number}"))) else {
-        let has_entries = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+        // Entries of network interfaces, for example, can be left from the start of the host.
+        let is_of_block_device = |entry: fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b"b");
+        let has_entries = fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(is_of_block_device));
         return if has_entries { Record::Awaited } else { Record::None };
     };
     let entry = parse(&text);
@@ -151,7 +153,12 @@ const NAMES: [&str; 2] = ["ID_WWN_WITH_EXTENSION", "ID_WWN"];
 /// Whether udev's spelling of a serial number, perhaps prefixed with manufacturer and model, matches the
 /// kernel's.
 fn is_serial(recorded: &str, now: &str) -> bool {
-    let joined = |text: &str| text.split_whitespace().collect::<Vec<_>>().join("_");
+    // udev replaces the characters that must not be in a name of a link.
+    let allowed = |letter: char| letter.is_alphanumeric() || "#+-.:=@_/".contains(letter);
+    let joined = |text: &str| {
+        let joined = text.split_whitespace().collect::<Vec<_>>().join("_");
+        joined.chars().map(|letter| if allowed(letter) { letter } else { '_' }).collect::<String>()
+    };
     let (recorded, now) = (joined(recorded), joined(now));
     recorded == now || recorded.ends_with(&format!("_{now}"))
 }

@@ -1,7 +1,7 @@
 //! Disks as an operator sees them: what each holds, which pool it belongs to, and why it is free or not.
 
 use quarry_disk::claim::{Claim, ClaimState, Degraded, Repair};
-use quarry_disk::{Assignment, Conflict, Disk, State, Udev};
+use quarry_disk::{Assignment, Conflict, Disk, State, Transport, Udev};
 
 use super::scan::PoolDisk;
 use super::view;
@@ -40,7 +40,10 @@ pub enum Owner {
         why: String,
     },
     /// No pool selects it.
-    NoPool,
+    NoPool {
+        /// Whether it is in the network: a pool has to select such a disk explicitly.
+        in_network: bool,
+    },
 }
 
 impl Owner {
@@ -51,7 +54,7 @@ impl Owner {
             (Some(pool), _) => Self::Pool(pool.clone()),
             (None, Some(conflict)) => Self::Conflict(conflict.clone()),
             (None, None) if assignment.doubtful.contains(&disk.name) => Self::Doubtful { why: why_doubtful(disk) },
-            (None, None) => Self::NoPool,
+            (None, None) => Self::NoPool { in_network: disk.transport == Transport::Network },
         }
     }
 
@@ -60,7 +63,7 @@ impl Owner {
     pub fn pool(&self) -> Option<&str> {
         match self {
             Self::Pool(pool) => Some(pool),
-            Self::Conflict(_) | Self::Doubtful { .. } | Self::NoPool => None,
+            Self::Conflict(_) | Self::Doubtful { .. } | Self::NoPool { .. } => None,
         }
     }
 
@@ -71,7 +74,12 @@ impl Owner {
             Self::Pool(_) => None,
             Self::Conflict(conflict) => Some(conflict.to_string()),
             Self::Doubtful { why, .. } => Some(why.clone()),
-            Self::NoPool => Some("no pool's selector matches it".to_owned()),
+            Self::NoPool { in_network: false } => Some("no pool's selector matches it".to_owned()),
+            Self::NoPool { in_network: true } => Some(
+                "no pool's selector matches it: a disk in the network must be selected by byId, by paths, or with \
+                 transports: [network]"
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -154,7 +162,7 @@ impl DiskReport {
         };
         // That no pool selects a disk is only worth reporting for a disk that should belong to a pool.
         let is_claimed = matches!(self.state, State::Claimed { .. }) || self.wiping.is_some();
-        let owner = self.owner.as_ref().filter(|owner| is_claimed || **owner != Owner::NoPool);
+        let owner = self.owner.as_ref().filter(|owner| is_claimed || !matches!(owner, Owner::NoPool { .. }));
         let reasons: Vec<String> =
             why.into_iter().chain(self.notes.iter().cloned()).chain(owner.and_then(Owner::why_no_pool)).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))

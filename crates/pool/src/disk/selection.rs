@@ -34,6 +34,8 @@ pub(crate) struct Selection {
     queries: Queries,
     uevents: Uevents,
     last: Mutex<Option<Last>>,
+    /// Since when it is not known of a disk whether the pool selects it, by its name and its number in the kernel's sequence.
+    doubtful: Mutex<HashMap<(String, Option<u64>), Instant>>,
 }
 
 /// What was read last.
@@ -41,7 +43,7 @@ struct Last {
     counts: EventCounts,
     at: Instant,
     disks: Vec<PoolDisk>,
-    /// When the facts about further disks may be known: [`waits`].
+    /// When the facts about further disks may be known: [`wait`].
     waits: Option<Duration>,
     /// Whether this process has changed one of the disks since.
     changed: bool,
@@ -78,8 +80,8 @@ impl Selection {
         selectors: Arc<[(String, Selector)]>,
         uevents: Uevents,
     ) -> Self {
-        let (reader, queries, last) = Default::default();
-        Self { pool, selectors, disks, reader, queries, uevents, last }
+        let (reader, queries, last, doubtful) = Default::default();
+        Self { pool, selectors, disks, reader, queries, uevents, last, doubtful }
     }
 
     /// Whether [`Self::read`] may have another result now than the last time: there was an event, or it is time to check
@@ -121,13 +123,30 @@ impl Selection {
         let found = self.disks.find().map_err(|error| Error::unavailable(error.to_string()))?;
         let assignment = self.disks.assign(&self.selectors, &found.disks);
         let conflicts = assignment.conflicts.iter().filter(|conflict| conflict.pools.contains(&self.pool));
-        let problems = conflicts.map(ToString::to_string).chain(found.failed.iter().map(ToString::to_string)).collect();
+        let mut problems: Vec<String> =
+            conflicts.map(ToString::to_string).chain(found.failed.iter().map(ToString::to_string)).collect();
         let is_own = |disk: &&Disk| Owner::of(&assignment, disk).pool() == Some(&*self.pool);
         let may_be_own = |disk: &&Disk| {
             let possible = assignment.possible.get(&disk.name);
             !is_own(disk) && possible.is_some_and(|pools| pools.contains(&self.pool))
         };
-        let waits = found.disks.iter().filter(may_be_own).filter_map(waits).min();
+        let mut doubtful = self.doubtful.lock();
+        let before = std::mem::take(&mut *doubtful);
+        let mut waits = None;
+        for disk in found.disks.iter().filter(may_be_own).filter(|disk| disk.udev != Udev::Current) {
+            let identity = (disk.name.clone(), disk.sequence);
+            let since = before.get(&identity).copied().unwrap_or_else(Instant::now);
+            let is_new = since.elapsed() < RECHECK;
+            let wait = wait(disk, is_new);
+            waits = Some(waits.map_or(wait, |least: Duration| least.min(wait)));
+            if let Owner::Doubtful { why } = Owner::of(&assignment, disk)
+                && !is_new
+            {
+                problems.push(format!("the disk {}: {why}", disk.name));
+            }
+            doubtful.insert(identity, since);
+        }
+        drop(doubtful);
         let own = found.disks.iter().filter(is_own);
         let own = scan::read_again(&self.disks, &self.reader, &self.uevents, own, earlier);
         let sectors = found.disks.iter().map(|disk| (disk.node.clone(), disk.logical_sector)).collect();
@@ -200,14 +219,13 @@ impl Selection {
     }
 }
 
-/// When more may be known about a disk. There is no event for that: the kernel's event is there before udev has handled
-/// the disk.
-fn waits(disk: &Disk) -> Option<Duration> {
+/// When more may be known about a disk that udev has not handled. The kernel's event is there before udev has handled the
+/// disk, and what udev writes then is noticed only if its database can be watched.
+fn wait(disk: &Disk, is_new: bool) -> Duration {
     match disk.udev {
-        Udev::Current => None,
-        Udev::Awaited | Udev::Stale { .. } => Some(FRESH),
+        Udev::Awaited | Udev::Stale { .. } if is_new => FRESH,
         // There may be no udev at all.
-        Udev::Missing => Some(RECHECK),
+        _ => RECHECK,
     }
 }
 

@@ -126,7 +126,7 @@ mod tests {
 
     fn example() -> DiskList {
         let system = DiskReport {
-            owner: Some(Owner::NoPool),
+            owner: Some(Owner::NoPool { in_network: false }),
             ..disk("nvme0n1", State::InUse { why: "is mounted on / (nvme0n1p2)".to_owned() })
         };
         let mut old = disk("sda", State::NotEmpty { why: "has an ext4 filesystem, label data".to_owned() });

@@ -190,7 +190,7 @@ fn own() -> Vec<Scenario> {
         Scenario {
             name: "volume-group",
             about: "a volume group is made of empty disks, and extended; foreign disks, one taken out, and all of them gone",
-            limit: minutes(12),
+            limit: minutes(20),
             run: |context| Box::pin(group::run(context)),
         },
         Scenario {
@@ -412,7 +412,7 @@ fn own() -> Vec<Scenario> {
         Scenario {
             name: "kill-at-every-group-step",
             about: "quarry is killed, or the power goes, while it makes a volume group and while it adds a disk to it",
-            limit: minutes(30),
+            limit: minutes(40),
             run: |context| Box::pin(kill::group::points_of_groups(context)),
         },
         Scenario {

@@ -14,9 +14,11 @@ use crate::scenarios::steps::{close, open, read, until, write};
 
 const GIB: u64 = 1 << 30;
 /// How long it may take until a disk is used. Disks are looked at every five seconds, and after a failure every minute.
-const USED: Duration = Duration::from_secs(150);
+const USED: Duration = Duration::from_secs(240);
 /// Long enough for several looks at the disks.
 const SEVERAL_LOOKS: Duration = Duration::from_secs(15);
+/// Long enough for a disk to be added to a volume group, which is done when it was free for a minute.
+const ADDED: Duration = Duration::from_secs(80);
 
 /// The configuration of the pool `main`, which makes the volume group of the disks that match.
 pub fn config(select: &str, exclude: &str) -> String {
@@ -142,7 +144,7 @@ async fn foreign(node: &mut Node) -> Result<()> {
     node.stop().await?;
     let before = checksum(node, "foreign").await?;
     node.serve().await?;
-    tokio::time::sleep(SEVERAL_LOOKS).await;
+    tokio::time::sleep(ADDED).await;
     ensure!(members(node).await? == ["d1", "d2", "d3"], "it was added");
     ensure!(checksum(node, "foreign").await? == before, "its bytes were changed");
     let listed = node.vm.sh(format!("{BINARY} disks --config /etc/quarry/pools.yaml")).await?;
@@ -162,7 +164,7 @@ async fn taken_out(node: &mut Node) -> Result<()> {
             "pvmove -qq {disk} || [ -z \"$(pvs --noheadings -o lv_name {disk} | xargs)\" ]; vgreduce -qq {GROUP} {disk}"
         ))
         .await?;
-    tokio::time::sleep(SEVERAL_LOOKS).await;
+    tokio::time::sleep(ADDED).await;
     ensure!(members(node).await? == ["d1", "d2", "d3"], "it was added again");
     let group = node.vm.sh(format!("pvs --noheadings -o vg_name {disk}")).await?;
     ensure!(group.trim().is_empty(), "it belongs to {group}");
@@ -170,7 +172,7 @@ async fn taken_out(node: &mut Node) -> Result<()> {
     node.stop().await?;
     node.vm.sh(format!("pvremove -qq {disk}")).await?;
     node.serve().await?;
-    tokio::time::sleep(SEVERAL_LOOKS).await;
+    tokio::time::sleep(ADDED).await;
     ensure!(members(node).await? == ["d1", "d2", "d3"], "it was added again once it was empty");
     node.vm.take_disk("foreign").await.map(drop)
 }

@@ -17,7 +17,7 @@ use crate::scenarios::steps::{close, open, read, until, write};
 
 const DISK: u64 = 400 << 20;
 /// Disks are looked at every five seconds, and thin pools every ten; a failed step is repeated after a minute.
-const DONE: Duration = Duration::from_secs(150);
+const DONE: Duration = Duration::from_secs(240);
 /// How many points of each phase a sample tries.
 const SAMPLE: usize = 3;
 /// What the volume group is made of at first, and what is added.
