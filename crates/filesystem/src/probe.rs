@@ -109,7 +109,7 @@ enum Ends {
 }
 
 /// Reads both ends of the device, where signatures are, and if they are zero, all other places of signatures. It reads
-/// past the page cache: that is faster for what nobody reads again.
+/// past the page cache: that is faster for what is not read again.
 fn read_ends(device: &Path) -> Result<Ends, Error> {
     let read = |file: &File| match quarry_block::size(file)? {
         0 => Ok(None),

@@ -49,7 +49,7 @@ impl Driver {
 
     async fn find(&self, volume: &mut Volume) {
         let mut retries = Retries::new();
-        // What fails again stays uncertain, whatever the code: an earlier call may have worked.
+        // What fails again stays uncertain with every code: an earlier call may have worked.
         if volume.volume.uncertain {
             let _ = self.create(volume, &mut self.attempts(&mut retries)).await;
         }
