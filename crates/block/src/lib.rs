@@ -84,7 +84,10 @@ fn flush_with(device: &File, flush: impl FnOnce(&File) -> io::Result<()>) -> io:
 }
 
 /// Drops the cached pages of a device, from its beginning to its end, except those that are not written yet.
-fn drop_clean_pages(device: &File) -> io::Result<()> {
+///
+/// # Errors
+/// The kernel refuses it.
+pub fn drop_clean_pages(device: &File) -> io::Result<()> {
     Ok(posix_fadvise(device, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
 }
 

@@ -6,8 +6,6 @@ use std::ops::Deref;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-
 use super::Error;
 
 /// A disk as a sequence of sectors. All offsets and lengths are in bytes; writes cover whole sectors.
@@ -95,7 +93,7 @@ impl<F: Deref<Target = File>> Sectors for BlockDevice<F> {
     }
 
     fn drop_cache(&self) -> io::Result<()> {
-        Ok(posix_fadvise(&*self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
+        quarry_block::drop_clean_pages(&self.file)
     }
 }
 
