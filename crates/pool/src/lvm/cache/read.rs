@@ -129,26 +129,32 @@ impl Cache {
 
     /// For tests: compares with lvm's report, and notes the result.
     async fn compare_with_lvm(&self, last: &Arc<VolumeGroup>, read: &Read) {
-        let (mut group, mut different) = (read.group.clone(), None);
+        let mut group = read.group.clone();
+        let mut differences = Vec::new();
         for _ in 0..TRIES {
             let Ok(Lookup::Found(report)) = self.locator.report(self.uevents.counts().disks).await else { break };
             // What changed in the meantime, such as which volumes are open, is not a difference.
             let Ok(again) = self.read_disks(last).await else { break };
-            if again.group == group {
-                if *report == group {
-                    return quarry_fault::note(|| "quarry-lvm: same".to_owned());
-                }
-                // A volume may have been active or open for a moment. Then the next comparison shows no difference.
-                different = Some(difference(&report, &group));
-            } else {
-                different = None;
+            if again.group == group && *report == group {
+                return quarry_fault::note(|| "quarry-lvm: same".to_owned());
             }
+            differences.push((again.group == group).then(|| difference(&report, &group)));
             group = again.group;
         }
-        quarry_fault::note(|| match different {
+        quarry_fault::note(|| match lasting(&differences) {
             None => "quarry-lvm: changing".to_owned(),
             Some(lines) => format!("quarry-lvm: {} differs from lvm's report: {lines}", self.group),
         });
+    }
+}
+
+/// The difference that the last two comparisons found. `None` stands for a comparison during which the volume group
+/// changed. A volume that is active or open for a moment while lvm reads makes one comparison differ, with the volume
+/// group the same before and after.
+fn lasting(differences: &[Option<String>]) -> Option<&str> {
+    match differences {
+        [.., Some(before), Some(last)] if before == last => Some(last),
+        _ => None,
     }
 }
 
@@ -160,13 +166,21 @@ fn count(reason: &'static str) {
     *READS.lock().entry(reason).or_default() += 1;
 }
 
-/// The first lines in which two volume groups differ.
+/// The first lines in which two volume groups differ, each with the name above it.
 fn difference(report: &VolumeGroup, read: &VolumeGroup) -> String {
     let (report, read) = (format!("{report:#?}"), format!("{read:#?}"));
-    let lines = report.lines().zip(read.lines()).enumerate();
-    let different = lines.filter(|(_, (report, read))| report != read).take(5);
-    let shown = different.map(|(line, (report, read))| format!("{line}: `{}`, read `{}`", report.trim(), read.trim()));
-    shown.collect::<Vec<_>>().join("; ")
+    let mut name = "";
+    let mut shown = Vec::new();
+    for (number, (report, read)) in report.lines().map(str::trim).zip(read.lines().map(str::trim)).enumerate() {
+        if report.starts_with("name: ") {
+            name = report;
+        }
+        if report != read {
+            shown.push(format!("{number} ({name}): `{report}`, read `{read}`"));
+        }
+    }
+    shown.truncate(5);
+    shown.join("; ")
 }
 
 #[cfg(test)]

@@ -109,3 +109,23 @@ async fn a_group_with_a_lost_disk_or_without_a_report_needs_lvm() {
     let why = cache.read_disks(&Arc::new(none)).await.err();
     assert!(matches!(&why, Some(Fallback::Disks(NeedsReport::NoMetadata))), "{why:?}");
 }
+
+#[test]
+fn a_difference_counts_if_it_lasts() {
+    let found = |line: &str| Some(line.to_owned());
+    assert_eq!(lasting(&[]), None);
+    assert_eq!(lasting(&[None, None, None, None, found("7")]), None, "a volume was active for a moment");
+    assert_eq!(lasting(&[None, found("8"), found("7")]), None, "two moments");
+    assert_eq!(lasting(&[found("7"), found("7"), None]), None, "the volume group changed since");
+    assert_eq!(lasting(&[None, found("7"), found("7")]), Some("7"));
+}
+
+#[test]
+fn a_difference_names_the_volume() {
+    let (_, _, read) = host();
+    let mut report = (*read).clone();
+    assert_eq!(difference(&report, &read), "");
+    report.seqno += 1;
+    let shown = difference(&report, &read);
+    assert!(shown.contains(&format!("(name: \"{NAME}\",): `seqno: 8,`, read `seqno: 7,`")), "{shown}");
+}
