@@ -6,10 +6,10 @@
 //! reason.
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
 use crate::host::configured;
-use crate::{LogicalVolume, VolumeGroup};
+use crate::{LogicalVolume, VolumeGroup, dm};
 
 /// The kernel's device of a logical volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,10 @@ enum Device {
 /// Why a volume that lvm should have activated is not active, or is read-only. `None` if lvm.conf is not the
 /// reason.
 pub(crate) async fn refusal(group: &VolumeGroup, volume: &LogicalVolume) -> Option<String> {
-    let key = match device(Path::new("/sys/block"), group, &volume.name) {
+    let mapped = group.mapper_path(&volume.name);
+    let mapped = mapped.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let folders = dm::folders_named(|name| name == mapped).unwrap_or_default();
+    let key = match device(&folders, mapped) {
         Device::Writable => return None,
         // As it was created.
         Device::ReadOnly if volume.origin.is_some() => return None,
@@ -59,12 +62,11 @@ fn parse(text: &str) -> Vec<(String, String)> {
     lists.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-fn device(block: &Path, group: &VolumeGroup, name: &str) -> Device {
-    let mapped = group.mapper_path(name);
-    let mapped = mapped.file_name().and_then(|name| name.to_str());
-    for entry in fs::read_dir(block).into_iter().flatten().flatten() {
-        let read = |file: &str| fs::read_to_string(entry.path().join(file)).map(|text| text.trim().to_owned()).ok();
-        if read("dm/name").as_deref() == mapped {
+/// The device with that name, whose folder in sysfs is one of these.
+fn device(folders: &[PathBuf], mapped: &str) -> Device {
+    for folder in folders {
+        let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned()).ok();
+        if read("dm/name").as_deref() == Some(mapped) {
             return if read("ro").as_deref() == Some("1") { Device::ReadOnly } else { Device::Writable };
         }
     }
@@ -96,8 +98,8 @@ mod tests {
         add("dm-0", "vg--0-a--1", "0");
         add("dm-1", "vg--0-b", "1");
         fs::create_dir(block.path().join("vda")).expect("folder");
-        let group = VolumeGroup { name: "vg-0".to_owned(), ..VolumeGroup::default() };
-        let found = ["a-1", "b", "c"].map(|name| device(block.path(), &group, name));
+        let folders = ["vda", "dm-0", "dm-1"].map(|node| block.path().join(node));
+        let found = ["vg--0-a--1", "vg--0-b", "vg--0-c"].map(|name| device(&folders, name));
         assert_eq!(found, [Device::Writable, Device::ReadOnly, Device::Missing]);
     }
 }

@@ -39,7 +39,7 @@ mod udev;
 mod uuid;
 
 pub use archive::archive_problem;
-pub use dm::{device_number, open_count};
+pub use dm::{device_number, folders_named, open_count};
 pub use error::{Error, Kind, classify};
 pub use header::{flush, label, label_uuid, metadata_fingerprint};
 pub use label::{GroupId, Label};

@@ -15,8 +15,8 @@ use std::time::Duration;
 use quarry_exec::Command;
 use tokio::sync::{Mutex, oneshot};
 
-use crate::uuid::device_prefix;
-use crate::{LvUuid, VgUuid, VolumeGroup, device_uuid};
+use crate::uuid::{LVM, device_prefix};
+use crate::{LvUuid, VgUuid, VolumeGroup, device_uuid, dm};
 
 /// More than any real stack of devices.
 const DEPTH: usize = 16;
@@ -42,7 +42,13 @@ struct Nested {
 /// [`PATIENCE`] only. Without an answer, nothing is released.
 pub(crate) async fn release(group: &VolumeGroup, volume: LvUuid) {
     let group_uuid = group.uuid;
-    match look(PATIENCE, move || Kernel::new("/sys").nested_on(group_uuid, volume)).await {
+    let node = match dm::device_number(&device_uuid(group_uuid, volume)) {
+        // Nothing is built on a volume that is not active.
+        Ok(None) => return,
+        Ok(Some(number)) => Some(dm::node(number)),
+        Err(_) => None,
+    };
+    match look(PATIENCE, move || Kernel::new("/sys").nested_on(group_uuid, volume, node)).await {
         Some(found) => remove(found, &group.scope.subject).await,
         None => tracing::warn!(group = group.name, "a loop device of this host does not answer; see `losetup --list`"),
     }
@@ -102,15 +108,17 @@ impl Kernel {
     }
 
     /// The logical volumes of other volume groups that are built on one of Quarry's volumes, the uppermost
-    /// first.
-    fn nested_on(&self, group: VgUuid, volume: LvUuid) -> Vec<Nested> {
+    /// first. `node` is that volume's, if it is known, such as `dm-7`.
+    fn nested_on(&self, group: VgUuid, volume: LvUuid, node: Option<String>) -> Vec<Nested> {
         let (own, whole) = (device_prefix(group), device_uuid(group, volume));
         let devices = names(&self.sys.join("block"));
-        let Some(device) = devices.iter().find(|name| self.read(name, "dm/uuid").as_ref() == Some(&whole)) else {
+        let is_volume = |name: &&String| self.read(name, "dm/uuid").as_ref() == Some(&whole);
+        // A host can have thousands of devices.
+        let Some(device) = node.iter().find(is_volume).or_else(|| devices.iter().find(is_volume)) else {
             return Vec::new();
         };
-        let loops: Vec<(String, String)> =
-            devices.iter().filter_map(|name| Some((name.clone(), self.backing(name)?))).collect();
+        let loops = devices.iter().filter(|name| name.starts_with("loop"));
+        let loops: Vec<(String, String)> = loops.filter_map(|name| Some((name.clone(), self.backing(name)?))).collect();
         let mut found = Vec::new();
         // If the volume group itself has something on it (a snapshot, a conversion), lvm decides.
         if self.collect(device, Some(&own), &loops, DEPTH, &mut found) { found } else { Vec::new() }
@@ -147,7 +155,7 @@ impl Kernel {
             }
             let numbers = self.read(name, "dev");
             if let Some((major, minor)) = numbers.as_deref().and_then(|dev| dev.split_once(':'))
-                && uuid.starts_with("LVM-")
+                && uuid.starts_with(LVM)
             {
                 let name = self.read(name, "dm/name").unwrap_or_default();
                 let nested = Nested { major: major.to_owned(), minor: minor.to_owned(), name };
@@ -245,8 +253,14 @@ mod tests {
         }
 
         fn nested(&self) -> Vec<String> {
-            let found =
-                Kernel::new(self.0.path()).nested_on(GROUP.parse().expect(GROUP), VOLUME.parse().expect(VOLUME));
+            let nested = |node: Option<&str>| {
+                let (group, volume) = (GROUP.parse().expect(GROUP), VOLUME.parse().expect(VOLUME));
+                Kernel::new(self.0.path()).nested_on(group, volume, node.map(str::to_owned))
+            };
+            let found = nested(None);
+            for node in ["dm-3", "dm-7"] {
+                assert_eq!(nested(Some(node)), found, "a node that is known, or belongs to another device by now");
+            }
             found.into_iter().map(|nested| nested.name).collect()
         }
     }

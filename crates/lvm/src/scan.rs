@@ -18,7 +18,9 @@ use quarry_block::read_direct;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
+use crate::dm;
 use crate::label::{Label, read_label};
+use crate::uuid::LVM;
 
 /// How long the first scan waits for the devices: a sleeping disk has to spin up. A device that has not
 /// answered by then is left to its thread, and later scans do not wait for it.
@@ -61,16 +63,19 @@ pub(crate) struct Scan {
 /// # Errors
 /// `/sys/block` cannot be read.
 pub(crate) fn candidates() -> io::Result<Vec<Candidate>> {
-    let found = candidates_in(Path::new("/sys"))?;
+    let found = candidates_in(Path::new("/sys"), &dm::nodes_of_volumes())?;
     Ok(found.into_iter().filter(|candidate| is_node(&candidate.device, &candidate.number)).collect())
 }
 
-fn candidates_in(sys: &Path) -> io::Result<Vec<Candidate>> {
+/// `volumes` are nodes of logical volumes that are known without reading each one's UUID in sysfs: a host can have thousands.
+fn candidates_in(sys: &Path, volumes: &BTreeSet<String>) -> io::Result<Vec<Candidate>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(sys.join("block"))? {
         let entry = entry?;
         let Ok(name) = entry.file_name().into_string() else { continue };
-        if NEVER.iter().any(|kind| name.strip_prefix(kind).is_some_and(is_number)) || lies_on_volume(sys, &name, DEPTH)
+        if NEVER.iter().any(|kind| name.strip_prefix(kind).is_some_and(is_number))
+            || volumes.contains(&name)
+            || lies_on_volume(sys, &name, DEPTH)
         {
             continue;
         }
@@ -120,7 +125,7 @@ fn plain(byte: u8) -> bool {
 /// Whether a device is a logical volume or an image, or is built on one, at any depth.
 fn lies_on_volume(sys: &Path, name: &str, depth: usize) -> bool {
     let folder = sys.join("class/block").join(name);
-    let logical = read(&folder.join("dm/uuid")).is_some_and(|uuid| uuid.starts_with("LVM-"));
+    let logical = read(&folder.join("dm/uuid")).is_some_and(|uuid| uuid.starts_with(LVM));
     let is_image = |kind: &&str| {
         name.strip_prefix(kind).is_some_and(|number| number.starts_with(|first: char| first.is_ascii_digit()))
     };
@@ -248,7 +253,12 @@ mod tests {
         }
 
         fn found(&self) -> Vec<String> {
-            let found = candidates_in(self.0.path()).expect("read");
+            self.found_beside(&[])
+        }
+
+        fn found_beside(&self, volumes: &[&str]) -> Vec<String> {
+            let volumes = volumes.iter().map(|name| (*name).to_owned()).collect();
+            let found = candidates_in(self.0.path(), &volumes).expect("read");
             found.iter().map(|candidate| candidate.device.to_string_lossy().into_owned()).collect()
         }
     }
@@ -293,6 +303,8 @@ mod tests {
                 "/dev/vda1"
             ]
         );
+        let without: Vec<String> = host.found().into_iter().filter(|device| device != "/dev/mapper/luks").collect();
+        assert_eq!(host.found_beside(&["dm-0", "dm-3"]), without, "what device-mapper lists as a volume is not read");
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! metadata and switch to it (seen with lvm 2.03.16 and 2.03.31), although its new extents are free or belong to
 //! another volume by then.
 //!
-//! The kernel shows both in sysfs and in the answer to an ioctl, so finding it needs no process, and works even
-//! when lvm itself would hang on the device.
+//! The kernel shows both in the answer to an ioctl, so finding it needs no process, and works even when lvm itself would
+//! hang on the device.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -39,25 +39,22 @@ pub struct Suspended {
 /// each after those below it. Starts no process and opens no device.
 ///
 /// # Errors
-/// `/sys/block` cannot be read.
+/// Device-mapper does not answer.
 pub fn suspended(group: VgUuid) -> io::Result<Vec<Suspended>> {
-    suspended_in(Path::new("/sys/block"), group, dm::has_inactive_table)
+    Ok(suspended_of(Path::new("/sys/block"), dm::devices(group)?))
 }
 
-fn suspended_in(block: &Path, group: VgUuid, is_loaded: impl Fn(&str) -> bool) -> io::Result<Vec<Suspended>> {
-    let mut found = Vec::new();
-    for (folder, uuid) in dm::devices_in(block, group)? {
-        let node = folder.file_name().unwrap_or_default();
-        let Some(minor) = node.to_str().and_then(|name| name.strip_prefix("dm-")?.parse().ok()) else { continue };
-        let (state, name) = (dm::attribute(&folder, "dm/suspended")?, dm::attribute(&folder, "dm/name")?);
-        // A device that disappears meanwhile is not suspended.
-        let (Some(state), Some(name)) = (state, name) else { continue };
-        if state == "1" || is_loaded(&uuid) {
-            found.push(Suspended { height: height(block, node, DEPTH), minor, name });
-        }
-    }
+fn suspended_of(block: &Path, devices: Vec<dm::State>) -> Vec<Suspended> {
+    let suspended = devices.into_iter().filter(|device| device.suspended || device.inactive_table);
+    let mut found: Vec<_> = suspended
+        .map(|device| {
+            let folder = device.folder(block);
+            let height = height(block, folder.file_name().unwrap_or_default(), DEPTH);
+            Suspended { height, minor: device.number.1, name: device.name }
+        })
+        .collect();
     found.sort();
-    Ok(found)
+    found
 }
 
 /// The number of device-mapper devices below that one, one on top of the other.
@@ -73,12 +70,12 @@ fn height(block: &Path, device: &OsStr, depth: usize) -> usize {
 /// names again. Starts no process and opens no device.
 ///
 /// # Errors
-/// `/sys/block` cannot be read.
+/// Device-mapper does not answer.
 pub fn stale_layers(group: &VolumeGroup) -> io::Result<Vec<String>> {
-    stale_layers_in(Path::new("/sys/block"), group)
+    Ok(stale_layers_of(Path::new("/sys/block"), group, dm::devices(group.uuid)?))
 }
 
-fn stale_layers_in(block: &Path, group: &VolumeGroup) -> io::Result<Vec<String>> {
+fn stale_layers_of(block: &Path, group: &VolumeGroup, devices: Vec<dm::State>) -> Vec<String> {
     let needed = |uuid: &str| {
         let volume = |end: &str| {
             let own = uuid.strip_suffix(end)?;
@@ -94,18 +91,13 @@ fn stale_layers_in(block: &Path, group: &VolumeGroup) -> io::Result<Vec<String>>
             (None, None) => true,
         }
     };
-    let mut found = Vec::new();
-    for (folder, uuid) in dm::devices_in(block, group.uuid)? {
-        let is_used = || fs::read_dir(folder.join("holders")).is_ok_and(|mut holders| holders.next().is_some());
-        if let Some(name) = dm::attribute(&folder, "dm/name")?
-            && !needed(&uuid)
-            && !is_used()
-        {
-            found.push(name);
-        }
-    }
+    let is_used = |device: &dm::State| {
+        fs::read_dir(device.folder(block).join("holders")).is_ok_and(|mut holders| holders.next().is_some())
+    };
+    let stale = devices.into_iter().filter(|device| !needed(&device.uuid) && !is_used(device));
+    let mut found: Vec<_> = stale.map(|device| device.name).collect();
     found.sort();
-    Ok(found)
+    found
 }
 
 /// Removes stale layers from the kernel. It rejects that for a device that is open. Call this only while no lvm of
@@ -163,38 +155,40 @@ mod tests {
     use crate::LogicalVolume;
     use crate::uuid::testing::uuid;
 
+    fn device(minor: u32, name: &str, uuid: String) -> dm::State {
+        let (suspended, inactive_table) = (false, false);
+        dm::State {
+            name: name.into(),
+            uuid,
+            number: (253, minor),
+            open_count: 0,
+            suspended,
+            inactive_table,
+            status: None,
+        }
+    }
+
     #[test]
-    fn only_the_groups_own_suspended_devices_are_found() {
+    fn suspended_devices_are_found_from_the_lowest_one() {
         let block = tempfile::tempdir().expect("dir");
-        let device = |node: &str, uuid: &str, suspended: &str, name: &str| {
-            let directory = block.path().join(node).join("dm");
-            fs::create_dir_all(&directory).expect("dir");
-            for (file, text) in [("uuid", uuid), ("suspended", suspended), ("name", name)] {
-                fs::write(directory.join(file), format!("{text}\n")).expect("file");
-            }
+        let uuid = |name: &str| device_uuid(uuid("vg"), uuid(name));
+        let devices = || {
+            vec![
+                dm::State { suspended: true, ..device(10, "qvg-top", uuid("top")) },
+                dm::State { suspended: true, ..device(2, "qvg-a-real", uuid("a") + "-real") },
+                device(3, "qvg-b", uuid("b")),
+                // Not suspended yet, or resumed already.
+                dm::State { inactive_table: true, ..device(6, "qvg-loaded", uuid("loaded")) },
+            ]
         };
-        let own = "LVM-2vs5Vm9AXs3AGCF6wlkcm13euzdhP3rr5qqtdghiGDX5mLvipAGs81bx0GZiDN2l";
-        device("dm-10", own, "1", "qvg-top");
-        device("dm-2", &format!("{own}-real"), "1", "qvg-a-real");
-        device("dm-3", own, "0", "qvg-b");
-        device("dm-4", "LVM-XXs5Vm9AXs3AGCF6wlkcm13euzdhP3rr5qqtdghiGDX5mLvipAGs81bx0GZiDN2l", "1", "other-a");
-        device("dm-5", "CRYPT-LUKS2-x", "1", "luks");
-        // Not suspended yet, or resumed already.
-        let loaded = own.replace("ghiGDX", "loaded");
-        device("dm-6", &loaded, "0", "qvg-loaded");
-        fs::create_dir_all(block.path().join("sda")).expect("dir");
-        fs::create_dir_all(block.path().join("dm-77")).expect("dir");
-        let group = "2vs5Vm-9AXs-3AGC-F6wl-kcm1-3euz-dhP3rr".parse().expect("a UUID");
-        let found = suspended_in(block.path(), group, |uuid| uuid == loaded).expect("read");
-        let names: Vec<&str> = found.iter().map(|device| device.name.as_str()).collect();
-        assert_eq!(names, ["qvg-a-real", "qvg-loaded", "qvg-top"]);
+        let names =
+            || -> Vec<String> { suspended_of(block.path(), devices()).into_iter().map(|device| device.name).collect() };
+        assert_eq!(names(), ["qvg-a-real", "qvg-loaded", "qvg-top"]);
         // The device below another one is resumed first, regardless of their numbers.
         fs::create_dir_all(block.path().join("dm-2/slaves/dm-6")).expect("dir");
         fs::create_dir_all(block.path().join("dm-6/slaves/dm-10")).expect("dir");
         fs::create_dir_all(block.path().join("dm-10/slaves/sda")).expect("dir");
-        let found = suspended_in(block.path(), group, |uuid| uuid == loaded).expect("read");
-        let names: Vec<&str> = found.iter().map(|device| device.name.as_str()).collect();
-        assert_eq!(names, ["qvg-top", "qvg-loaded", "qvg-a-real"]);
+        assert_eq!(names(), ["qvg-top", "qvg-loaded", "qvg-a-real"]);
     }
 
     #[test]
@@ -207,28 +201,24 @@ mod tests {
             origin: origin.map(str::to_owned),
             ..LogicalVolume::default()
         };
-        let device = |node: &str, name: &str, volume: &str, end: &str, holder: Option<&str>| {
-            let folder = block.path().join(node);
-            fs::create_dir_all(folder.join("dm")).expect("dir");
-            fs::create_dir_all(folder.join("holders").join(holder.unwrap_or_default())).expect("dir");
-            fs::write(folder.join("dm/uuid"), format!("{}{end}\n", device_uuid(vg, uuid(volume)))).expect("file");
-            fs::write(folder.join("dm/name"), format!("{name}\n")).expect("file");
+        let device = |minor: u32, name: &str, volume: &str, end: &str| {
+            fs::create_dir_all(block.path().join(format!("dm-{minor}/holders"))).expect("dir");
+            device(minor, name, device_uuid(vg, uuid(volume)) + end)
         };
-        device("dm-0", "vg-a", "a", "", None);
-        device("dm-1", "vg-a-real", "a", "-real", None);
-        device("dm-2", "vg-s-cow", "s", "-cow", None);
-        device("dm-3", "vg-b-real", "b", "-real", None);
-        device("dm-4", "vg-left-cow", "left", "-cow", None);
-        device("dm-5", "vg-gone-real", "gone", "-real", None);
-        device("dm-6", "vg-held-real", "b2", "-real", Some("dm-9"));
-        device("dm-7", "vg-pool-tpool", "pool", "-tpool", None);
+        let devices = vec![
+            device(0, "vg-a", "a", ""),
+            device(1, "vg-a-real", "a", "-real"),
+            device(2, "vg-s-cow", "s", "-cow"),
+            device(3, "vg-b-real", "b", "-real"),
+            device(4, "vg-left-cow", "left", "-cow"),
+            device(5, "vg-gone-real", "gone", "-real"),
+            device(6, "vg-held-real", "b2", "-real"),
+            device(7, "vg-pool-tpool", "pool", "-tpool"),
+        ];
+        fs::create_dir_all(block.path().join("dm-6/holders/dm-9")).expect("dir");
         let logical_volumes =
             vec![lv("a", None), lv("s", Some("a")), lv("b", None), lv("left", None), lv("b2", None), lv("pool", None)];
         let group = VolumeGroup { name: "vg".into(), uuid: vg, logical_volumes, ..VolumeGroup::default() };
-        let found = stale_layers_in(block.path(), &group).expect("read");
-        assert_eq!(found, ["vg-b-real", "vg-gone-real", "vg-left-cow"]);
-        // Of another volume group.
-        let other = VolumeGroup { uuid: uuid("other"), ..group };
-        assert_eq!(stale_layers_in(block.path(), &other).expect("read"), Vec::<String>::new());
+        assert_eq!(stale_layers_of(block.path(), &group, devices), ["vg-b-real", "vg-gone-real", "vg-left-cow"]);
     }
 }

@@ -112,9 +112,12 @@ pub(crate) const TPOOL: &str = "-tpool";
 /// The end of the UUID of a thin pool in which no volume was created yet.
 pub(crate) const UNUSED_POOL: &str = "-pool";
 
+/// The beginning of the UUIDs that lvm gives to devices in the kernel.
+pub(crate) const LVM: &str = "LVM-";
+
 /// The beginning of the UUIDs that lvm gives to the devices of a volume group in the kernel.
 pub(crate) fn device_prefix(group: VgUuid) -> String {
-    format!("LVM-{}", group.0.as_str())
+    format!("{LVM}{}", group.0.as_str())
 }
 
 /// The UUID that lvm gives to the device of a logical volume in the kernel: `dm/uuid` in sysfs.
@@ -127,7 +130,7 @@ pub fn device_uuid(group: VgUuid, volume: LvUuid) -> String {
 /// devices, including the layers below a logical volume: their UUIDs have a suffix.
 #[must_use]
 pub fn parse_device_uuid(text: &str) -> Option<(VgUuid, LvUuid)> {
-    let (group, volume) = text.strip_prefix("LVM-")?.split_at_checked(LENGTH)?;
+    let (group, volume) = text.strip_prefix(LVM)?.split_at_checked(LENGTH)?;
     (volume.len() == LENGTH).then(|| Some((group.parse().ok()?, volume.parse().ok()?)))?
 }
 

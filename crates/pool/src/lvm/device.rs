@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use quarry_lvm::{LvUuid, VgUuid, VolumeGroup, device_uuid, parse_device_uuid, thin_pool_of_layer};
+use quarry_lvm::{LvUuid, VgUuid, VolumeGroup, device_uuid, folders_named, parse_device_uuid, thin_pool_of_layer};
 use quarry_mount::Entry;
 use quarry_volume::{Error, Result, StorageId};
 
@@ -31,20 +31,19 @@ pub(crate) struct Active {
 /// # Errors
 /// sysfs cannot be read, or the device exists without a valid node.
 pub(crate) fn active(storage: &StorageId, name: &str) -> io::Result<Option<Active>> {
-    active_in(Path::new("/sys/block"), storage, name)
+    active_in(&folders_named(|mapped| logical_name(mapped).as_deref() == Some(name))?, storage, name)
 }
 
-fn active_in(block: &Path, storage: &StorageId, name: &str) -> io::Result<Option<Active>> {
-    for entry in fs::read_dir(block)? {
-        let folder = entry?.path();
+fn active_in(folders: &[PathBuf], storage: &StorageId, name: &str) -> io::Result<Option<Active>> {
+    for folder in folders {
         let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned());
         // The name first, because most devices have another one; and again after the UUID, because the kernel gives the
         // number of a removed device to the next one.
         let is_named = || read("dm/name").is_ok_and(|mapped| logical_name(&mapped).as_deref() == Some(name));
         let Some(uuid) = is_named().then(|| read("dm/uuid").ok()).flatten().filter(|_| is_named()) else { continue };
         let Some((group, volume)) = parse_device_uuid(&uuid) else { continue };
-        if storage_under(&folder, group) == *storage {
-            return Ok(node(&folder, &uuid)?.map(|node| Active { uuid: volume, node }));
+        if storage_under(folder, group) == *storage {
+            return Ok(node(folder, &uuid)?.map(|node| Active { uuid: volume, node }));
         }
     }
     Ok(None)
@@ -205,14 +204,14 @@ fn node_in(folder: &Path) -> io::Result<Option<PathBuf>> {
 /// The UUID of the active logical volume with that name, if it is a complete device of `size` bytes in that
 /// volume group. `None` if the kernel's facts do not prove all of that.
 pub(crate) fn uuid_of(group: &VolumeGroup, volume: &str, size: u64) -> Option<LvUuid> {
-    uuid_in(Path::new("/sys/block"), group, volume, size)
-}
-
-fn uuid_in(block: &Path, group: &VolumeGroup, volume: &str, size: u64) -> Option<LvUuid> {
     let mapped = group.mapper_path(volume);
     let mapped = mapped.file_name()?.to_str()?;
-    for entry in fs::read_dir(block).ok()?.flatten() {
-        let read = |file: &str| fs::read_to_string(entry.path().join(file)).map(|text| text.trim().to_owned()).ok();
+    uuid_in(&folders_named(|name| name == mapped).ok()?, group, mapped, size)
+}
+
+fn uuid_in(folders: &[PathBuf], group: &VolumeGroup, mapped: &str, size: u64) -> Option<LvUuid> {
+    for folder in folders {
+        let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned()).ok();
         if read("dm/name").is_none_or(|name| name != mapped) {
             continue;
         }
@@ -254,6 +253,10 @@ mod tests {
         fs::write(folder.join("dev"), "0:0\n").unwrap();
     }
 
+    fn folders(block: &Path) -> Vec<PathBuf> {
+        fs::read_dir(block).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+
     /// Removes the device while its size is being read, and puts `next` in its place.
     fn removed_meanwhile(block: &Path, next: Option<&str>) -> std::thread::JoinHandle<()> {
         device(block, "dm-777777", "vg--0-pvc--1", &format!("LVM-{PLAIN}"), 8192);
@@ -283,7 +286,7 @@ mod tests {
 
             let block = tempfile::tempdir().unwrap();
             let removed = removed_meanwhile(block.path(), next.as_deref());
-            assert_eq!(active_in(block.path(), &storage, "pvc-1").unwrap(), None);
+            assert_eq!(active_in(&folders(block.path()), &storage, "pvc-1").unwrap(), None);
             removed.join().unwrap();
         }
     }
@@ -325,11 +328,11 @@ mod tests {
         device(block.path(), "dm-2", "vg--0-pvc--1--layer", &format!("LVM-{PLAIN}-real"), 8192);
         let storage = storage_of(group().uuid);
         // The error says that it has no node, which proves that it was found.
-        let error = active_in(block.path(), &storage, "pvc-1").unwrap_err();
+        let error = active_in(&folders(block.path()), &storage, "pvc-1").unwrap_err();
         assert!(error.to_string().contains("dm-777777"), "{error}");
-        assert_eq!(active_in(block.path(), &storage, "pvc-2").unwrap(), None);
-        assert_eq!(active_in(block.path(), &storage, "pvc-1-layer").unwrap(), None, "a layer of a volume");
-        assert_eq!(active_in(block.path(), &StorageId::of("another"), "pvc-1").unwrap(), None);
+        assert_eq!(active_in(&folders(block.path()), &storage, "pvc-2").unwrap(), None);
+        assert_eq!(active_in(&folders(block.path()), &storage, "pvc-1-layer").unwrap(), None, "a layer of a volume");
+        assert_eq!(active_in(&folders(block.path()), &StorageId::of("another"), "pvc-1").unwrap(), None);
     }
 
     #[test]
@@ -340,9 +343,9 @@ mod tests {
         device(block.path(), "dm-777777/slaves/dm-5", "vg--0-thin-tpool", &format!("LVM-{pool}-tpool"), 8192);
         let thin = thin_storage_of(group().uuid, "z".repeat(32).parse().unwrap());
         // The error says that it has no node, which proves that it was found.
-        let error = active_in(block.path(), &thin, "pvc-1").unwrap_err();
+        let error = active_in(&folders(block.path()), &thin, "pvc-1").unwrap_err();
         assert!(error.to_string().contains("dm-777777"), "{error}");
-        assert_eq!(active_in(block.path(), &storage_of(group().uuid), "pvc-1").unwrap(), None);
+        assert_eq!(active_in(&folders(block.path()), &storage_of(group().uuid), "pvc-1").unwrap(), None);
     }
 
     #[test]
@@ -363,11 +366,11 @@ mod tests {
         device(block.path(), "dm-1", "vg--0-layered", &format!("LVM-{PLAIN}-real"), 8192);
         device(block.path(), "dm-2", "vg--0-other", &format!("LVM-X{}", &PLAIN[1..]), 8192);
         fs::create_dir(block.path().join("vda")).unwrap();
-        let found = |volume: &str, size: u64| uuid_in(block.path(), &group(), volume, size);
-        assert_eq!(found("pvc-1", 4 << 20), VOLUME.parse().ok());
-        assert_eq!(found("pvc-1", 8 << 20), None, "another size");
-        assert_eq!(found("layered", 4 << 20), None, "a layer of a volume");
-        assert_eq!(found("other", 4 << 20), None, "another volume group");
-        assert_eq!(found("none", 4 << 20), None);
+        let found = |mapped: &str, size: u64| uuid_in(&folders(block.path()), &group(), mapped, size);
+        assert_eq!(found("vg--0-pvc--1", 4 << 20), VOLUME.parse().ok());
+        assert_eq!(found("vg--0-pvc--1", 8 << 20), None, "another size");
+        assert_eq!(found("vg--0-layered", 4 << 20), None, "a layer of a volume");
+        assert_eq!(found("vg--0-other", 4 << 20), None, "another volume group");
+        assert_eq!(found("vg--0-none", 4 << 20), None);
     }
 }
