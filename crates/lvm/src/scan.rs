@@ -82,9 +82,10 @@ fn candidates_in(sys: &Path, volumes: &BTreeSet<String>) -> io::Result<Vec<Candi
         found.extend(candidate(&entry.path(), &name));
         // A device may disappear during the scan.
         for part in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
-            let path = part.path();
-            if let (true, Ok(name)) = (path.join("partition").exists(), part.file_name().into_string()) {
-                found.extend(candidate(&path, &name));
+            let Ok(partition) = part.file_name().into_string() else { continue };
+            // The kernel names partitions after their device.
+            if partition.starts_with(&name) && part.path().join("partition").exists() {
+                found.extend(candidate(&part.path(), &partition));
             }
         }
     }
@@ -103,10 +104,11 @@ fn read(path: &Path) -> Option<String> {
 /// The device with that folder in sysfs. `None` if it has no medium, or is suspended.
 fn candidate(folder: &Path, name: &str) -> Option<Candidate> {
     let empty = read(&folder.join("size")).is_none_or(|size| size == "0");
-    if empty || read(&folder.join("dm/suspended")).is_some_and(|suspended| suspended == "1") {
+    let mapped = |file: &str| is_mapped(name).then(|| read(&folder.join("dm").join(file))).flatten();
+    if empty || mapped("suspended").is_some_and(|suspended| suspended == "1") {
         return None;
     }
-    let mapped = read(&folder.join("dm/name")).filter(|name| name.bytes().all(|byte| plain(byte) && byte != b'/'));
+    let mapped = mapped("name").filter(|name| name.bytes().all(|byte| plain(byte) && byte != b'/'));
     let device = match mapped {
         Some(mapped) => Path::new("/dev/mapper").join(mapped),
         // The kernel replaces a slash in a device's name.
@@ -117,6 +119,11 @@ fn candidate(folder: &Path, name: &str) -> Option<Candidate> {
     fits.then(|| Candidate { device, number, sequence: read(&folder.join("diskseq")) })
 }
 
+/// Whether it is the name of a device-mapper device.
+fn is_mapped(name: &str) -> bool {
+    name.starts_with("dm-")
+}
+
 /// Bytes in device names that have no special meaning in lvm's configuration and on its command line.
 fn plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"/_.-+=@,#".contains(&byte)
@@ -125,11 +132,11 @@ fn plain(byte: u8) -> bool {
 /// Whether a device is a logical volume or an image, or is built on one, at any depth.
 fn lies_on_volume(sys: &Path, name: &str, depth: usize) -> bool {
     let folder = sys.join("class/block").join(name);
-    let logical = read(&folder.join("dm/uuid")).is_some_and(|uuid| uuid.starts_with(LVM));
     let is_image = |kind: &&str| {
         name.strip_prefix(kind).is_some_and(|number| number.starts_with(|first: char| first.is_ascii_digit()))
     };
-    if logical || IMAGES.iter().any(is_image) {
+    let is_logical = || read(&folder.join("dm/uuid")).is_some_and(|uuid| uuid.starts_with(LVM));
+    if IMAGES.iter().any(is_image) || (is_mapped(name) && is_logical()) {
         return true;
     }
     let below = fs::read_dir(folder.join("slaves")).into_iter().flatten().flatten();

@@ -142,9 +142,9 @@ impl StatePublisher {
         &self.inner.greeting
     }
 
-    /// Reads the pool after a change by Quarry. Returns the published state of the pool and of the changed
-    /// volume, with its generation. If the pool cannot be read now, the change is published anyway: `volume`
-    /// if it was created, its absence otherwise.
+    /// Reads the pool after a change by Quarry, unless a reading since has published the volume as it is now. Returns the
+    /// published state of the pool and of the changed volume, with its generation. If the pool cannot be read now, the
+    /// change is published anyway: `volume` if it was created, its absence otherwise.
     pub(crate) async fn changed(&self, pool: &str, id: &VolumeId, volume: Option<Volume>) -> Change {
         if volume.is_none() {
             self.filesystem_problems().remove(id);
@@ -156,7 +156,7 @@ impl StatePublisher {
             known.mark = None;
         }
         let _lock = self.lock_pool(index).await;
-        let read = self.read(index).await;
+        let read = self.is_published(index, volume.as_ref()) || self.read(index).await;
         let mut published = self.published();
         if !read {
             self.publish_own_change(&mut published, index, id, volume);
@@ -168,6 +168,14 @@ impl StatePublisher {
             known.find(id).ok().and_then(|at| known.volumes.get(at)).cloned().into_iter().collect();
         let gone = if volumes.is_empty() { vec![id.clone()] } else { Vec::new() };
         Change { generation, pools: vec![known.state.clone()], volumes, gone, ..Change::default() }
+    }
+
+    /// Whether the last reading of the pool showed the volume exactly like this.
+    fn is_published(&self, index: usize, volume: Option<&Volume>) -> bool {
+        let published = self.published();
+        let (Some(known), Some(volume)) = (published.pools.get(index), volume) else { return false };
+        let shown = known.find(&volume.id).ok().and_then(|at| known.volumes.get(at));
+        known.mark.is_some() && shown == Some(volume)
     }
 
     /// Like [`Self::changed`], for a snapshot: `snapshot` if it was taken, its absence otherwise.

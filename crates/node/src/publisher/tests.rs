@@ -68,3 +68,27 @@ async fn the_problem_of_a_volume_that_was_removed_by_hand_is_forgotten() {
     host.publisher().refresh(0).await;
     assert!(host.publisher().filesystem_problems().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_is_published_as_it_is_needs_no_reading() {
+    let pool = SimulatedPool::new("p", 4 << 20, vec![256], Duration::ZERO);
+    let host = Host::new("node-1", vec![Arc::new(pool.clone())]);
+    let (volume, _) = host.create(VolumeSpec::mount("a", 40 << 20, Filesystem::Ext4), None, LONG).await.unwrap();
+    let publisher = host.publisher();
+    assert!(publisher.is_published(0, Some(&volume)));
+    assert!(!publisher.is_published(0, None), "its absence is not known without a reading");
+    let larger = Volume { size: volume.size + (4 << 20), ..volume.clone() };
+    assert!(!publisher.is_published(0, Some(&larger)), "it has grown since");
+    // A failure was published with it until now, and the pool was not read since.
+    publisher.failed("p", &volume.id, "no reason");
+    assert!(!publisher.is_published(0, Some(&volume)));
+    assert!(publisher.refresh(0).await);
+    let change = publisher.changed("p", &volume.id, Some(volume.clone())).await;
+    assert_eq!(change.volumes, std::slice::from_ref(&volume), "the failure is over");
+    assert!(publisher.is_published(0, Some(&volume)));
+    let found = pool.volume("a").await.unwrap().unwrap();
+    pool.remove(&found).await.unwrap();
+    let change = publisher.changed("p", &volume.id, None).await;
+    assert_eq!((change.volumes, change.gone), (Vec::new(), vec![volume.id.clone()]));
+    assert!(!publisher.is_published(0, Some(&volume)));
+}
