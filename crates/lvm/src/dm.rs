@@ -2,6 +2,7 @@
 //! use. A host can have thousands of devices, and in sysfs each of them takes ten system calls.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -81,6 +82,28 @@ enum About<'a> {
     Number(u64),
 }
 
+impl fmt::Display for About<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("its devices"),
+            Self::Uuid(uuid) => write!(f, "device {uuid}"),
+            Self::Number(device) => match decode_device(*device) {
+                Some((major, minor)) => write!(f, "device {major}:{minor}"),
+                None => write!(f, "device {device:#x}"),
+            },
+        }
+    }
+}
+
+/// What a question is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// The device itself. The kernel answers at once.
+    Device,
+    /// Its targets as well. A thin pool or a volume in it may wait for the disk with its metadata.
+    Targets,
+}
+
 /// A device-mapper device, from one answer of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct State {
@@ -124,7 +147,7 @@ pub(crate) fn node((_, minor): (u32, u32)) -> String {
 
 /// The status line of the active device with that UUID, if it has a single target, of type `kind`.
 pub(crate) fn status(uuid: &str, kind: &str) -> Option<String> {
-    let (found, line) = target(&ask(request::table_status, About::Uuid(uuid), BUFFER).ok()?)?;
+    let (found, line) = state(What::Targets, About::Uuid(uuid)).ok()??.status?;
     (found == kind).then_some(line)
 }
 
@@ -132,7 +155,7 @@ pub(crate) fn status(uuid: &str, kind: &str) -> Option<String> {
 /// top of it. `None` if it is not active, or if the kernel cannot be asked. Never waits for a disk.
 #[must_use]
 pub fn open_count(group: VgUuid, volume: LvUuid) -> Option<u32> {
-    number(&ask(request::dev_status, About::Uuid(&device_uuid(group, volume)), BUFFER).ok()?, OPEN_COUNT)
+    Some(state(What::Device, About::Uuid(&device_uuid(group, volume))).ok()??.open_count)
 }
 
 /// The major and minor number of the active device with that UUID; `None` if it is not active. One question, however
@@ -141,10 +164,10 @@ pub fn open_count(group: VgUuid, volume: LvUuid) -> Option<u32> {
 /// # Errors
 /// The kernel cannot be asked.
 pub fn device_number(uuid: &str) -> io::Result<Option<(u32, u32)>> {
-    Ok(state(request::dev_status, About::Uuid(uuid))?.map(|state| state.number))
+    Ok(state(What::Device, About::Uuid(uuid))?.map(|state| state.number))
 }
 
-/// The folders in sysfs of the device-mapper devices whose names fulfil `wanted`. One question, however many devices
+/// The folders in sysfs of the device-mapper devices for whose names `wanted` is true. One question, however many devices
 /// there are. If device-mapper does not answer, the folders of all block devices: the caller reads the name there in any
 /// case, because the kernel gives the number of a removed device to the next one. Never waits for a disk.
 ///
@@ -171,12 +194,7 @@ pub(crate) fn nodes_of_volumes() -> BTreeSet<String> {
 /// # Errors
 /// The kernel cannot be asked.
 pub(crate) fn devices(group: VgUuid) -> io::Result<Vec<State>> {
-    let mut found = Vec::new();
-    for listed in listed_of(group)? {
-        let state = state(request::dev_status, About::Number(listed.device))?;
-        found.extend(state.filter(|state| is_of(group, &state.uuid)));
-    }
-    Ok(found)
+    of_group(group, list_all()?, What::Device, state)
 }
 
 /// Like [`devices`], with their targets. A thin pool or a volume in it may wait for the disk with its metadata.
@@ -184,29 +202,46 @@ pub(crate) fn devices(group: VgUuid) -> io::Result<Vec<State>> {
 /// # Errors
 /// The kernel cannot be asked.
 pub(crate) fn described(group: VgUuid) -> io::Result<Vec<State>> {
+    of_group(group, list_all()?, What::Targets, state)
+}
+
+/// The volume group's devices among those that are listed, each as `ask` describes it.
+fn of_group(
+    group: VgUuid,
+    listed: Vec<Listed>,
+    what: What,
+    ask: impl Fn(What, About<'_>) -> io::Result<Option<State>>,
+) -> io::Result<Vec<State>> {
+    // The UUID of a volume's layer begins with the UUID of the volume.
+    let prefix = device_prefix(group);
     let mut found = Vec::new();
-    for Listed { device, uuid, .. } in listed_of(group)? {
-        // Another group's pool would be waited for in vain.
+    for Listed { device, uuid, .. } in listed {
         let uuid = match uuid {
-            Some(uuid) => Some(uuid),
-            None => state(request::dev_status, About::Number(device))?.map(|state| state.uuid),
+            Some(uuid) => uuid,
+            // Not the targets: those of another group's pool could wait for that group's disks.
+            None => match ask(What::Device, About::Number(device))? {
+                Some(state) => state.uuid,
+                None => continue,
+            },
         };
-        if let Some(uuid) = uuid.filter(|uuid| is_of(group, uuid)) {
-            found.extend(state(request::table_status, About::Uuid(&uuid))?);
+        if uuid.starts_with(&prefix) {
+            found.extend(ask(what, About::Uuid(&uuid))?);
         }
     }
     Ok(found)
 }
 
-/// The listed devices that belong to the volume group, or may belong to it.
-fn listed_of(group: VgUuid) -> io::Result<impl Iterator<Item = Listed>> {
-    let listed = match list() {
-        Ok(listed) => listed,
+/// All devices.
+///
+/// # Errors
+/// The kernel cannot be asked.
+fn list_all() -> io::Result<Vec<Listed>> {
+    match list() {
+        Ok(listed) => Ok(listed),
         // Without its module, it has no devices.
-        Err(_) if !has_devices(Path::new(BLOCK))? => Vec::new(),
-        Err(errno) => return Err(io::Error::other(format!("device-mapper does not list its devices: {errno}"))),
-    };
-    Ok(listed.into_iter().filter(move |listed| listed.uuid.as_ref().is_none_or(|uuid| is_of(group, uuid))))
+        Err(_) if !has_devices(Path::new(BLOCK))? => Ok(Vec::new()),
+        Err(errno) => Err(io::Error::other(format!("device-mapper does not list its devices: {errno}"))),
+    }
 }
 
 fn has_devices(block: &Path) -> io::Result<bool> {
@@ -214,21 +249,17 @@ fn has_devices(block: &Path) -> io::Result<bool> {
     Ok(names.any(|name| name.as_encoded_bytes().starts_with(b"dm-")))
 }
 
-/// Whether a device with that UUID belongs to the volume group. The UUID of a volume's layer begins with the UUID of the
-/// volume.
-fn is_of(group: VgUuid, uuid: &str) -> bool {
-    uuid.starts_with(&device_prefix(group))
-}
-
 /// The device; `None` if it is not active.
-fn state(request: request::Request, about: About<'_>) -> io::Result<Option<State>> {
+fn state(what: What, about: About<'_>) -> io::Result<Option<State>> {
+    let request = match what {
+        What::Device => request::dev_status,
+        What::Targets => request::table_status,
+    };
+    let failed = |why: &str| io::Error::other(format!("device-mapper does not describe {about}: {why}"));
     match ask(request, about, BUFFER) {
-        Ok(answer) => match State::decode(&answer) {
-            Some(state) => Ok(Some(state)),
-            None => Err(io::Error::other(format!("device-mapper describes no device ({about:?})"))),
-        },
+        Ok(answer) => State::decode(&answer).map(Some).ok_or_else(|| failed("its answer has no device")),
         Err(Errno::ENXIO) => Ok(None),
-        Err(errno) => Err(io::Error::other(format!("device-mapper does not describe {about:?}: {errno}"))),
+        Err(errno) => Err(failed(errno.desc())),
     }
 }
 
@@ -248,30 +279,34 @@ fn list() -> Result<Vec<Listed>, Errno> {
     loop {
         let answer = ask(request::list_devices, About::All, space)?;
         match number(&answer, FLAGS) {
-            Some(flags) if flags & BUFFER_FULL == 0 => return Ok(entries(&answer)),
+            Some(flags) if flags & BUFFER_FULL == 0 => return entries(&answer).ok_or(Errno::EBADMSG),
             _ if space >= LIST_BUFFER => return Err(Errno::EOVERFLOW),
             _ => space *= 4,
         }
     }
 }
 
-fn entries(answer: &[u8]) -> Vec<Listed> {
-    let version = (number(answer, 0).unwrap_or_default(), number(answer, 4).unwrap_or_default());
+/// The entries of an answer. `None` if one of them cannot be read: the devices after it would count as inactive.
+fn entries(answer: &[u8]) -> Option<Vec<Listed>> {
+    let has_uuids = (number(answer, 0)?, number(answer, 4)?) >= LIST_WITH_UUIDS;
     let mut found = Vec::new();
-    let mut at = number(answer, DATA_START).unwrap_or_default() as usize;
-    // Of an empty list, the first entry has no number.
-    while let Some(entry) = answer.get(at..)
-        && let Some(device) = entry.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes)).filter(|device| *device != 0)
-        && let (Some(next), Some(name)) = (number(entry, ENTRY_NEXT), entry.get(ENTRY_NAME..).map(text))
-    {
-        let uuid = (version >= LIST_WITH_UUIDS).then(|| listed_uuid(entry, ENTRY_NAME + name.len() + 1)).flatten();
-        found.push(Listed { name, device, uuid });
-        if next == 0 {
-            break;
+    let mut at = usize::try_from(number(answer, DATA_START)?).ok()?;
+    loop {
+        let entry = answer.get(at..)?;
+        let device = u64::from_ne_bytes(*entry.first_chunk()?);
+        if device == 0 && found.is_empty() {
+            // In an empty list, the number of the first entry is 0.
+            return Some(found);
         }
-        at = at.saturating_add(next as usize);
+        let name = entry.get(ENTRY_NAME..)?;
+        let end = name.iter().position(|byte| *byte == 0)? + 1;
+        let uuid = has_uuids.then(|| listed_uuid(entry, ENTRY_NAME + end)).flatten();
+        found.push(Listed { name: text(name), device, uuid });
+        match number(entry, ENTRY_NEXT)? {
+            0 => return Some(found),
+            next => at = at.checked_add(usize::try_from(next).ok()?)?,
+        }
     }
-    found
 }
 
 /// The UUID in an entry whose name ends there.
@@ -296,7 +331,7 @@ fn ask(request: request::Request, about: About<'_>, space: usize) -> Result<Vec<
     let control = control()?;
     let mut buffer = encode_request(about, space).ok_or(Errno::EINVAL)?;
     // SAFETY: the kernel reads and writes at most the number of bytes given as data size, which is the
-    // buffer's length. The buffer lives until the call returns, and its type has no alignment.
+    // buffer's length. The buffer lives until the call returns, and needs no alignment.
     #[allow(unsafe_code)]
     let answer: request::Answer = unsafe { request(control.as_raw_fd(), buffer.as_mut_ptr().cast()) };
     answer.map(|_| buffer)
@@ -309,7 +344,11 @@ fn control() -> Result<&'static File, Errno> {
         return Ok(file);
     }
     let file = File::options().read(true).write(true).open(CONTROL);
-    let file = file.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))?;
+    let file = file.map_err(|error| match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+        // As the answer to a question, this means that the device is not active.
+        Errno::ENXIO => Errno::ENODEV,
+        errno => errno,
+    })?;
     Ok(OPENED.get_or_init(|| file))
 }
 
@@ -350,7 +389,9 @@ fn target(answer: &[u8]) -> Option<(String, String)> {
         return None;
     }
     let target = answer.get(usize::try_from(number(answer, DATA_START)?).ok()?..)?;
-    Some((text(target.get(SPEC_TYPE)?), text(target.get(SPEC..)?)))
+    let kind = text(target.get(SPEC_TYPE)?);
+    // An answer about the device alone has the number of targets, but not the targets.
+    (!kind.is_empty()).then(|| Some((kind, text(target.get(SPEC..)?))))?
 }
 
 #[cfg(test)]
@@ -402,14 +443,56 @@ mod tests {
         let state = State::decode(&bytes).unwrap();
         assert!(!state.suspended && !state.inactive_table);
         assert_eq!(State::decode(&bytes[..HEADER - 20]), None);
-
-        let (group, other): (VgUuid, VgUuid) = (uuid("a"), uuid("b"));
-        let volume = device_uuid(group, uuid("v"));
-        assert!(is_of(group, &volume) && is_of(group, &format!("{volume}-real")));
-        assert!(!is_of(group, &device_uuid(other, uuid("v"))) && !is_of(group, "CRYPT-LUKS2-x") && !is_of(group, ""));
+        // Of the device alone.
+        bytes[HEADER..].fill(0);
+        assert_eq!(State::decode(&bytes).unwrap().status, None);
     }
 
-    /// An entry of a list with these bytes after its name.
+    #[test]
+    fn only_devices_of_the_group_are_described() {
+        let (group, other): (VgUuid, VgUuid) = (uuid("a"), uuid("b"));
+        let (own, foreign) = (device_uuid(group, uuid("v")), device_uuid(other, uuid("v")));
+        let layer = format!("{own}-real");
+        let described = |uuid: &str, status: Option<&str>| State {
+            name: "vg-lv".to_owned(),
+            uuid: uuid.to_owned(),
+            number: (253, 0),
+            open_count: 0,
+            suspended: false,
+            inactive_table: false,
+            status: status.map(|kind| (kind.to_owned(), String::new())),
+        };
+        // The device with number 2 has been removed, and 3 belongs to another group.
+        let by_number = [own.as_str(), layer.as_str(), "", foreign.as_str(), "CRYPT-LUKS2-x"];
+        let asked = std::cell::RefCell::new(Vec::new());
+        let ask = |what: What, about: About<'_>| {
+            let uuid = match about {
+                About::Uuid(uuid) => uuid.to_owned(),
+                About::Number(number) => by_number[number as usize].to_owned(),
+                About::All => unreachable!(),
+            };
+            asked.borrow_mut().push((what, uuid.clone()));
+            let status = (what == What::Targets).then_some("thin-pool");
+            Ok(Some(uuid).filter(|uuid| !uuid.is_empty()).map(|uuid| described(&uuid, status)))
+        };
+        let list = |has_uuids: bool| {
+            let entry = |(number, uuid): (usize, &&str)| listed("x", number as u64, has_uuids.then_some(*uuid));
+            by_number.iter().enumerate().map(entry).collect::<Vec<_>>()
+        };
+        for has_uuids in [true, false] {
+            for (what, status) in [(What::Device, None), (What::Targets, Some("thin-pool"))] {
+                let found = of_group(group, list(has_uuids), what, ask).unwrap();
+                assert_eq!(found, [described(&own, status), described(&layer, status)], "{what:?}, UUIDs: {has_uuids}");
+                let targets = |(what, uuid): &(What, String)| *what == What::Device || uuid.starts_with(&own);
+                assert!(asked.borrow().iter().all(targets), "the targets of another group: {asked:?}");
+            }
+        }
+        let fails = |_: What, _: About<'_>| Err(io::Error::other("no answer"));
+        assert!(of_group(group, list(true), What::Device, fails).is_err());
+        assert!(of_group(group, list(false), What::Device, fails).is_err());
+    }
+
+    /// Writes an entry of a list. `name` also has what follows the name.
     fn put_entry(bytes: &mut [u8], at: usize, device: u64, next: u32, name: &[u8]) {
         bytes[at..at + 8].copy_from_slice(&device.to_ne_bytes());
         bytes[at + 8..at + 12].copy_from_slice(&next.to_ne_bytes());
@@ -423,16 +506,15 @@ mod tests {
     #[test]
     fn a_list_has_names_and_numbers() {
         let mut bytes = encode_request(About::All, 1024).unwrap();
-        assert_eq!(entries(&bytes), [], "no device");
+        assert_eq!(entries(&bytes), Some(Vec::new()), "no device");
         put_entry(&mut bytes, HEADER, 0xfd00, 40, b"vg-a\0\x7f\x7f\x7f");
         put_entry(&mut bytes, HEADER + 40, 0xfd01, 0, b"vg-b--c\0");
-        let both = [listed("vg-a", 0xfd00, None), listed("vg-b--c", 0xfd01, None)];
-        assert_eq!(entries(&bytes), both);
-        // An answer that is cut off, or leads nowhere, ends the list.
-        assert_eq!(entries(&bytes[..HEADER + 45]), both[..1]);
+        assert_eq!(entries(&bytes), Some(vec![listed("vg-a", 0xfd00, None), listed("vg-b--c", 0xfd01, None)]));
+        // A list that is cut off, or leads nowhere, is no list: its devices would count as inactive.
+        assert_eq!(entries(&bytes[..HEADER + 45]), None);
         put_entry(&mut bytes, HEADER + 40, 0xfd01, u32::MAX, b"");
-        assert_eq!(entries(&bytes), both);
-        assert_eq!(entries(&[]), []);
+        assert_eq!(entries(&bytes), None);
+        assert_eq!(entries(&[]), None);
     }
 
     #[test]
@@ -440,16 +522,17 @@ mod tests {
         let mut bytes = encode_request(About::All, 1024).unwrap();
         // After the name and its zero byte: up to 24, event number and flags, and the UUID.
         put_entry(&mut bytes, HEADER, 0xfd00, 48, b"vg-a\0......._\0\0\0\x01\0\0\0LVM-x\0");
-        put_entry(&mut bytes, HEADER + 48, 0xfd01, 48, b"linear-one\0._\0\0\0\x02\0\0\0...");
+        // The name ends at a multiple of 8.
+        put_entry(&mut bytes, HEADER + 48, 0xfd01, 48, b"linear-none\0_\0\0\0\x02\0\0\0...");
         put_entry(&mut bytes, HEADER + 96, 0xfd02, 0, b"vg-b\0......._\0\0\0\0\0\0\0...");
         let names = |uuids: [Option<&str>; 3]| {
             let [a, b, c] = uuids;
-            [listed("vg-a", 0xfd00, a), listed("linear-one", 0xfd01, b), listed("vg-b", 0xfd02, c)]
+            vec![listed("vg-a", 0xfd00, a), listed("linear-none", 0xfd01, b), listed("vg-b", 0xfd02, c)]
         };
         bytes[4..8].copy_from_slice(&44_u32.to_ne_bytes());
-        assert_eq!(entries(&bytes), names([None; 3]), "of an older kernel, these bytes mean nothing");
+        assert_eq!(entries(&bytes), Some(names([None; 3])), "of an older kernel, these bytes mean nothing");
         bytes[4..8].copy_from_slice(&45_u32.to_ne_bytes());
-        assert_eq!(entries(&bytes), names([Some("LVM-x"), Some(""), None]));
+        assert_eq!(entries(&bytes), Some(names([Some("LVM-x"), Some(""), None])));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::path::Path;
 use quarry_exec::Command;
 
 use crate::mutation::{Mutation, succeed};
-use crate::uuid::{COW, REAL};
+use crate::uuid::{COW, REAL, device_prefix};
 use crate::{Error, VgUuid, VolumeGroup, device_uuid, dm, vg_name_fits};
 
 /// More than any real stack of devices.
@@ -94,7 +94,9 @@ fn stale_layers_of(block: &Path, group: &VolumeGroup, devices: Vec<dm::State>) -
     let is_used = |device: &dm::State| {
         fs::read_dir(device.folder(block).join("holders")).is_ok_and(|mut holders| holders.next().is_some())
     };
-    let stale = devices.into_iter().filter(|device| !needed(&device.uuid) && !is_used(device));
+    let prefix = device_prefix(group.uuid);
+    let own = devices.into_iter().filter(|device| device.uuid.starts_with(&prefix));
+    let stale = own.filter(|device| !needed(&device.uuid) && !is_used(device));
     let mut found: Vec<_> = stale.map(|device| device.name).collect();
     found.sort();
     found
@@ -219,6 +221,10 @@ mod tests {
         let logical_volumes =
             vec![lv("a", None), lv("s", Some("a")), lv("b", None), lv("left", None), lv("b2", None), lv("pool", None)];
         let group = VolumeGroup { name: "vg".into(), uuid: vg, logical_volumes, ..VolumeGroup::default() };
-        assert_eq!(stale_layers_of(block.path(), &group, devices), ["vg-b-real", "vg-gone-real", "vg-left-cow"]);
+        let found = stale_layers_of(block.path(), &group, devices.clone());
+        assert_eq!(found, ["vg-b-real", "vg-gone-real", "vg-left-cow"]);
+        // Of another volume group.
+        let other = VolumeGroup { uuid: uuid("other"), ..group };
+        assert_eq!(stale_layers_of(block.path(), &other, devices), Vec::<String>::new());
     }
 }

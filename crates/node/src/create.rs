@@ -22,9 +22,10 @@ impl Host {
             Err(error) => return Err(self.rejected(&spec.name, error).await),
         };
         match self.make(&requested, &spec, &handle).await {
-            Ok((pool, volume)) => {
+            Ok((pool, volume, since)) => {
                 let volume = self.describe(&pool, &volume);
-                let change = self.publisher().changed(pool.name(), &volume.id, Some(volume.clone())).await;
+                let shown = Some(volume.clone());
+                let change = self.publisher().changed_since(pool.name(), &volume.id, shown, since).await;
                 Ok((volume, change))
             }
             Err(error) => {
@@ -47,36 +48,45 @@ impl Host {
         }
     }
 
-    /// Finds or creates the volume and prepares it for use.
+    /// Finds or creates the volume and prepares it for use. The number is that of the last reading of the pool that had
+    /// begun before the pool's last change, if that was the creation.
     async fn make(
         &self,
         requested: &Arc<dyn Pool>,
         spec: &VolumeSpec,
         handle: &Handle,
-    ) -> Result<(Arc<dyn Pool>, PoolVolume)> {
+    ) -> Result<(Arc<dyn Pool>, PoolVolume, Option<u64>)> {
         // If a pool cannot be searched, the volume may exist there.
         let found = self.find_by_name(&spec.name, requested).await.map_err(Error::not_final)?;
-        let (pool, volume, fresh) = match found {
+        let (pool, volume, fresh, since) = match found {
             Some(Located { pool, volume }) => {
                 compatible(spec, requested.name(), pool.name(), &volume)?;
                 let (volume, fresh) = self.resume(&pool, volume, spec).await?;
                 let updated = self.update_mutable(&pool, volume, spec).await;
                 let volume = updated.map_err(Error::not_final)?;
-                (pool, volume, fresh)
+                (pool, volume, fresh, None)
             }
-            None => (Arc::clone(requested), self.create_in_pool(requested, spec).await?, true),
+            None => {
+                let (volume, since) = self.create_in_pool(requested, spec).await?;
+                (Arc::clone(requested), volume, true, Some(since))
+            }
         };
         let prepared = async {
             let volume = self.fill(&pool, volume.clone(), handle).await?;
             Ok(prepare(self.kernel(), &pool, volume, fresh, handle).await?)
         };
         match prepared.await {
-            Ok(volume) => Ok((pool, volume)),
+            Ok(prepared) => {
+                let same = spec.source.is_none() && prepared.record().ok() == volume.record().ok();
+                let since = since.filter(|_| same);
+                Ok((pool, prepared, since))
+            }
             Err(failure) => Err(self.clean_up_unprepared(&pool, &volume, fresh, failure).await),
         }
     }
 
-    async fn create_in_pool(&self, pool: &Arc<dyn Pool>, spec: &VolumeSpec) -> Result<PoolVolume> {
+    /// Creates the volume. The number is that of the last reading of the pool that had begun by then.
+    async fn create_in_pool(&self, pool: &Arc<dyn Pool>, spec: &VolumeSpec) -> Result<(PoolVolume, u64)> {
         pool.supports(spec)?;
         let spec = &self.sized(spec).await?;
         let size = pool.size_of(spec).await?.saturating_sub(spec.overhead());
@@ -97,10 +107,11 @@ impl Host {
         }
         self.check_source(spec, size).await?;
         let volume = self.create_filled_or_empty(pool, spec).await?;
+        let since = self.publisher().readings(pool.name());
         // The space is allocated now, and zeroing can take long. If there is nothing to zero, the pool is
         // read concurrently.
         self.publisher().refresh_soon(pool.name());
-        Ok(volume)
+        Ok((volume, since))
     }
 
     /// Creates the volume with the contents of its source, if the pool can do that. Otherwise it is empty, and they are

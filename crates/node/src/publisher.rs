@@ -7,7 +7,7 @@
 //!
 //! Pools are read independently, so a hanging pool does not delay the updates of others; each pool has at
 //! most one reading at a time. After a change by Quarry, the pool is read before the caller gets its
-//! response. While there are listeners, pools are also read after kernel events and every few seconds, to
+//! response, unless a reading that began after the change has been published already. While there are listeners, pools are also read after kernel events and every few seconds, to
 //! find changes from outside. Such a reading compares the disks' headers; it runs no program unless something
 //! changed.
 
@@ -80,6 +80,10 @@ struct PublishedPool {
     /// The mark of the reading that `volumes` come from. `None`: publish the next reading even if the storage
     /// has not changed.
     mark: Option<u64>,
+    /// How many readings have begun.
+    begun: u64,
+    /// Which of them was the last successful one, counted from 1.
+    shown: u64,
     /// Why the last attempt to create a volume could not prepare it, for volumes that exist.
     failures: HashMap<VolumeId, String>,
     /// Whether a task watches for changes from outside.
@@ -118,7 +122,7 @@ impl StatePublisher {
             let space = Space { closed: Some(why.clone()), ..Space::default() };
             let state = PoolState { name, space, problems: vec![why], ..PoolState::default() };
             let (volumes, snapshots, failures) = Default::default();
-            PublishedPool { state, volumes, snapshots, mark: None, failures, watched: false }
+            PublishedPool { state, volumes, snapshots, mark: None, begun: 0, shown: 0, failures, watched: false }
         };
         let published = Published { generation, pools: pools.iter().map(unread).collect() };
         let locks = pools.iter().map(|_| tokio::sync::Mutex::default()).collect();
@@ -142,10 +146,28 @@ impl StatePublisher {
         &self.inner.greeting
     }
 
-    /// Reads the pool after a change by Quarry, unless a reading since has published the volume as it is now. Returns the
-    /// published state of the pool and of the changed volume, with its generation. If the pool cannot be read now, the
-    /// change is published anyway: `volume` if it was created, its absence otherwise.
+    /// How many readings of the pool have begun. A later one shows what the caller changed before it asked.
+    pub(crate) fn readings(&self, pool: &str) -> u64 {
+        let known = self.index(pool).and_then(|index| Some(self.published().pools.get(index)?.begun));
+        known.unwrap_or(u64::MAX)
+    }
+
+    /// Reads the pool after a change by Quarry. Returns the published state of the pool and of the changed
+    /// volume, with its generation. If the pool cannot be read now, the change is published anyway: `volume`
+    /// if it was created, its absence otherwise.
     pub(crate) async fn changed(&self, pool: &str, id: &VolumeId, volume: Option<Volume>) -> Change {
+        self.changed_since(pool, id, volume, None).await
+    }
+
+    /// Like [`Self::changed`], but reads the pool only if no reading later than number `since` is published; see
+    /// [`Self::readings`].
+    pub(crate) async fn changed_since(
+        &self,
+        pool: &str,
+        id: &VolumeId,
+        volume: Option<Volume>,
+        since: Option<u64>,
+    ) -> Change {
         if volume.is_none() {
             self.filesystem_problems().remove(id);
         }
@@ -156,7 +178,7 @@ impl StatePublisher {
             known.mark = None;
         }
         let _lock = self.lock_pool(index).await;
-        let read = self.is_published(index, volume.as_ref()) || self.read(index).await;
+        let read = since.is_some_and(|since| self.is_shown(index, since)) || self.read(index).await;
         let mut published = self.published();
         if !read {
             self.publish_own_change(&mut published, index, id, volume);
@@ -170,12 +192,13 @@ impl StatePublisher {
         Change { generation, pools: vec![known.state.clone()], volumes, gone, ..Change::default() }
     }
 
-    /// Whether the last reading of the pool showed the volume exactly like this.
-    fn is_published(&self, index: usize, volume: Option<&Volume>) -> bool {
+    /// Whether the last reading of the pool was successful, began after number `since`, and is published as it is.
+    fn is_shown(&self, index: usize, since: u64) -> bool {
         let published = self.published();
-        let (Some(known), Some(volume)) = (published.pools.get(index), volume) else { return false };
-        let shown = known.find(&volume.id).ok().and_then(|at| known.volumes.get(at));
-        known.mark.is_some() && shown == Some(volume)
+        published
+            .pools
+            .get(index)
+            .is_some_and(|known| known.mark.is_some() && known.shown == known.begun && known.shown > since)
     }
 
     /// Like [`Self::changed`], for a snapshot: `snapshot` if it was taken, its absence otherwise.
@@ -227,7 +250,10 @@ impl StatePublisher {
     /// Reads a pool whose lock the caller holds.
     async fn read(&self, index: usize) -> bool {
         let Some(pool) = self.inner.pools.get(index) else { return false };
-        let known = self.published().pools.get(index).and_then(|known| known.mark);
+        let known = self.published().pools.get_mut(index).and_then(|known| {
+            known.begun += 1;
+            known.mark
+        });
         // The progress of a copy changes although the storage does not.
         let known = known.filter(|_| !self.inner.copies.fill_pool(pool.name()) && !self.limits_differ(index));
         let reading = pool.read(known).await;
@@ -266,7 +292,9 @@ impl StatePublisher {
         };
         let mut published = self.published();
         let Some(known) = published.pools.get_mut(index) else { return readable };
-        if !readable {
+        if readable {
+            known.shown = known.begun;
+        } else {
             state.storage = known.state.storage.clone();
             state.volumes = count(&known.volumes);
         }

@@ -70,25 +70,27 @@ async fn the_problem_of_a_volume_that_was_removed_by_hand_is_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_volume_that_is_published_as_it_is_needs_no_reading() {
+async fn a_change_is_read_once() {
     let pool = SimulatedPool::new("p", 4 << 20, vec![256], Duration::ZERO);
     let host = Host::new("node-1", vec![Arc::new(pool.clone())]);
-    let (volume, _) = host.create(VolumeSpec::mount("a", 40 << 20, Filesystem::Ext4), None, LONG).await.unwrap();
     let publisher = host.publisher();
-    assert!(publisher.is_published(0, Some(&volume)));
-    assert!(!publisher.is_published(0, None), "its absence is not known without a reading");
-    let larger = Volume { size: volume.size + (4 << 20), ..volume.clone() };
-    assert!(!publisher.is_published(0, Some(&larger)), "it has grown since");
-    // A failure was published with it until now, and the pool was not read since.
-    publisher.failed("p", &volume.id, "no reason");
-    assert!(!publisher.is_published(0, Some(&volume)));
+    let (volume, _) = host.create(VolumeSpec::mount("a", 40 << 20, Filesystem::Ext4), None, LONG).await.unwrap();
+    let shown = async |since| {
+        let change = publisher.changed_since("p", &volume.id, Some(volume.clone()), since).await;
+        change.volumes == std::slice::from_ref(&volume)
+    };
+    let before = publisher.readings("p");
     assert!(publisher.refresh(0).await);
-    let change = publisher.changed("p", &volume.id, Some(volume.clone())).await;
-    assert_eq!(change.volumes, std::slice::from_ref(&volume), "the failure is over");
-    assert!(publisher.is_published(0, Some(&volume)));
-    let found = pool.volume("a").await.unwrap().unwrap();
-    pool.remove(&found).await.unwrap();
-    let change = publisher.changed("p", &volume.id, None).await;
-    assert_eq!((change.volumes, change.gone), (Vec::new(), vec![volume.id.clone()]));
-    assert!(!publisher.is_published(0, Some(&volume)));
+    assert_eq!(publisher.readings("p"), before + 1);
+    // Removed unnoticed, so that an answer with the volume was not read now.
+    pool.remove(&pool.volume("a").await.unwrap().unwrap()).await.unwrap();
+    assert!(shown(Some(before)).await, "read since");
+    assert_eq!(publisher.readings("p"), before + 1);
+    assert!(!shown(Some(before + 1)).await, "the last reading may have begun before the change");
+    assert_eq!(publisher.readings("p"), before + 2);
+    // What is to be published anew.
+    publisher.failed("p", &volume.id, "no reason");
+    assert!(!publisher.is_shown(0, before));
+    assert!(!shown(None).await);
+    assert_eq!(publisher.readings("no-such-pool"), u64::MAX);
 }

@@ -26,6 +26,9 @@ use crate::node::{FAULTS, GROUP, Node};
 
 /// By when a volume that was unstaged is deactivated.
 const DEACTIVATED: Duration = Duration::from_secs(10);
+/// How often, after a first look, and at which interval a device must be suspended to count as left.
+const LOOKS: usize = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// The operations on a volume, in the order of its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -402,11 +405,21 @@ impl<'a, P: Plan> Life<'a, P> {
         self.expect_nothing_suspended().await
     }
 
-    /// A suspended device hangs every process that accesses it.
+    /// A suspended device hangs every process that accesses it. An lvm that removes what the kill left suspends devices for
+    /// a moment; a device that is left is suspended each time.
     async fn expect_nothing_suspended(&self) -> Result<()> {
-        let suspended = self.node.vm.sh("grep -l 1 /sys/block/dm-*/dm/suspended 2>/dev/null || true").await?;
-        ensure!(suspended.is_empty(), "left suspended: {suspended}");
-        Ok(())
+        let look = "grep -l 1 /sys/block/dm-*/dm/suspended 2>/dev/null || true";
+        let mut left = self.node.vm.sh(look).await?;
+        for _ in 0..LOOKS {
+            if left.is_empty() {
+                return Ok(());
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            let now = self.node.vm.sh(look).await?;
+            left =
+                left.lines().filter(|device| now.lines().any(|found| found == *device)).collect::<Vec<_>>().join("\n");
+        }
+        bail!("left suspended: {left}")
     }
 
     /// What holds when a step was answered OK.
