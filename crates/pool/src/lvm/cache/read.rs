@@ -77,6 +77,7 @@ impl Cache {
             }
         };
         count(reason);
+        quarry_fault::note(|| format!("quarry-lvm: with lvm: {reason}"));
         None
     }
 
