@@ -325,8 +325,7 @@ fn decode_device(encoded: u64) -> Option<(u32, u32)> {
     Some(((encoded >> 8) & 0xfff, (encoded & 0xff) | ((encoded >> 12) & 0xf_ff00)))
 }
 
-/// The kernel's answer, of at most `space` bytes: `dev_status` for a device itself, `table_status` for its targets as
-/// well.
+/// The kernel's answer, of at most `space` bytes.
 fn ask(request: request::Request, about: About<'_>, space: usize) -> Result<Vec<u8>, Errno> {
     let control = control()?;
     let mut buffer = encode_request(about, space).ok_or(Errno::EINVAL)?;

@@ -7,9 +7,9 @@
 //!
 //! Pools are read independently, so a hanging pool does not delay the updates of others; each pool has at
 //! most one reading at a time. After a change by Quarry, the pool is read before the caller gets its
-//! response, unless a reading that began after the change has been published already. While there are listeners, pools are also read after kernel events and every few seconds, to
-//! find changes from outside. Such a reading compares the disks' headers; it runs no program unless something
-//! changed.
+//! response, unless a reading that began after the change is published already. While there are listeners,
+//! pools are also read after kernel events and every few seconds, to find changes from outside. Such a
+//! reading compares the disks' headers; it runs no program unless something changed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
