@@ -135,7 +135,8 @@ fn lies_on_volume(sys: &Path, name: &str, depth: usize) -> bool {
     let is_image = |kind: &&str| {
         name.strip_prefix(kind).is_some_and(|number| number.starts_with(|first: char| first.is_ascii_digit()))
     };
-    let is_logical = || read(&folder.join("dm/uuid")).is_some_and(|uuid| uuid.starts_with(LVM));
+    // While a device is being removed, it has no UUID any more. One that never had a UUID has an empty file.
+    let is_logical = || read(&folder.join("dm/uuid")).is_none_or(|uuid| uuid.starts_with(LVM));
     if IMAGES.iter().any(is_image) || (is_mapped(name) && is_logical()) {
         return true;
     }
@@ -295,6 +296,8 @@ mod tests {
         host.folder(&image.join("rbd1p1"), "rbd1p1", &[("partition", "1")], &[]);
         // A volume of another driver, encrypted by that.
         host.device("dm-8", &[("dm/uuid", "CRYPT-LUKS2"), ("dm/name", "luks-rbd")], &["rbd1"]);
+        // A logical volume that is being removed.
+        host.device("dm-9", &[("dm/name", "vg0-removed")], &["vda1"]);
         host.device("sr0", &[], &[]);
         host.device("zram0", &[], &[]);
         host.device("sdb", &[("size", "0")], &[]);

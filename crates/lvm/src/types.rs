@@ -1,6 +1,6 @@
 //! The contents of a report: volume groups, physical and logical volumes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use quarry_volume::{ExtentSize, Extents, Layout};
@@ -246,10 +246,24 @@ impl VolumeGroup {
 
     /// The parts of a logical volume (a raid's images and their metadata), whether connected to it or left by
     /// an interrupted creation.
-    pub fn parts_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a LogicalVolume> {
+    pub fn parts_of<'a, 'b>(&'a self, name: &'b str) -> impl Iterator<Item = &'a LogicalVolume> + use<'a, 'b> {
         self.logical_volumes
             .iter()
             .filter(move |volume| volume.parent.as_deref() == Some(name) || raid_of_part(&volume.name) == Some(name))
+    }
+
+    /// The parts of each logical volume that has any, by its name: see [`VolumeGroup::parts_of`], which searches all
+    /// logical volumes for those of one.
+    #[must_use]
+    pub fn parts(&self) -> BTreeMap<&str, Vec<&LogicalVolume>> {
+        let mut parts: BTreeMap<&str, Vec<&LogicalVolume>> = BTreeMap::new();
+        for volume in &self.logical_volumes {
+            let (parent, raid) = (volume.parent.as_deref(), raid_of_part(&volume.name));
+            for whole in parent.into_iter().chain(raid.filter(|raid| parent != Some(*raid))) {
+                parts.entry(whole).or_default().push(volume);
+            }
+        }
+        parts
     }
 
     /// Why a logical volume is incomplete for that layout. `None` if it is complete.
@@ -259,6 +273,18 @@ impl VolumeGroup {
     /// have that flag as well, and an operator may have converted a volume in use.
     #[must_use]
     pub fn incompleteness(&self, volume: &LogicalVolume, layout: &Layout) -> Option<String> {
+        let parts: Vec<&LogicalVolume> = self.parts_of(&volume.name).collect();
+        self.incompleteness_of(volume, layout, &parts)
+    }
+
+    /// Like [`VolumeGroup::incompleteness`], with the parts of the volume.
+    #[must_use]
+    pub fn incompleteness_of(
+        &self,
+        volume: &LogicalVolume,
+        layout: &Layout,
+        parts: &[&LogicalVolume],
+    ) -> Option<String> {
         let LogicalVolume { name, segment_types, stripes, stripe_size, .. } = volume;
         if volume.activation_skip {
             return Some(format!("{name} still has lvm's activation-skip flag: its creation was interrupted"));
@@ -272,7 +298,6 @@ impl VolumeGroup {
             let types: Vec<&str> = segment_types.iter().map(String::as_str).collect();
             return Some(format!("{name} is {}, not {expected}", types.join(" and ")));
         }
-        let parts = self.parts_of(name).count();
         let (width, parts_due, size_due) = match *layout {
             Layout::Striped { stripes, stripe_size } => (stripes, 0, stripe_size),
             // An image and its metadata each.
@@ -282,8 +307,12 @@ impl VolumeGroup {
         if *stripes != u64::from(width) || *stripe_size != size_due {
             return Some(format!("{name} lies on {stripes} stripes or images of {stripe_size} bytes, not {layout}"));
         }
-        if u32::try_from(parts) != Ok(parts_due) || self.parts_of(name).any(|part| !part.internal) {
-            return Some(format!("{name} has {parts} parts instead of {parts_due}, or a part that is not internal"));
+        let found = parts.len();
+        if u32::try_from(found) != Ok(parts_due) || parts.iter().any(|part| !part.internal) {
+            return Some(format!("{name} has {found} parts instead of {parts_due}, or a part that is not internal"));
+        }
+        if parts.is_empty() {
+            return None;
         }
         let disks = self.shared_by_images(volume);
         (!disks.is_empty()).then(|| format!("copies of {name} share a disk ({})", disks.join(", ")))

@@ -9,9 +9,18 @@ use quarry_lvm::{ImageState, LogicalVolume, PvUuid, VolumeGroup};
 use crate::record::State;
 use crate::{Health, Recorded};
 
+/// Finds the parts of the logical volume with that name. See [`VolumeGroup::parts_of`] for one volume, and
+/// [`VolumeGroup::parts`] for all of them.
+pub(super) type PartsOf<'a> = dyn Fn(&str) -> Vec<&'a LogicalVolume> + 'a;
+
 /// The health of the storage under a volume.
-pub(super) fn health(group: &VolumeGroup, volume: &LogicalVolume, record: &Recorded) -> Health {
-    if let Some(why) = unfinished(group, volume, record) {
+pub(super) fn health<'a>(
+    group: &'a VolumeGroup,
+    volume: &LogicalVolume,
+    record: &Recorded,
+    parts: &PartsOf<'a>,
+) -> Health {
+    if let Some(why) = unfinished(group, volume, record, parts) {
         return Health::Incomplete(why);
     }
     if volume.is_thin() {
@@ -210,7 +219,12 @@ impl Copy {
 
 /// Why the layout of a `new` volume is incomplete: if LVM commits more than once, its tags do not prove that
 /// it is complete.
-fn unfinished(group: &VolumeGroup, volume: &LogicalVolume, record: &Recorded) -> Option<String> {
+fn unfinished<'a>(
+    group: &'a VolumeGroup,
+    volume: &LogicalVolume,
+    record: &Recorded,
+    parts: &PartsOf<'a>,
+) -> Option<String> {
     let Recorded::Here(record) = record else { return None };
     // A used volume may have been converted or moved by an operator, within LVM's limits.
     if record.state != State::New || volume.lacks(group) {
@@ -221,7 +235,7 @@ fn unfinished(group: &VolumeGroup, volume: &LogicalVolume, record: &Recorded) ->
     } else if record.thin {
         super::thin::incompleteness(volume, record)?
     } else {
-        group.incompleteness(volume, &record.layout)?
+        group.incompleteness_of(volume, &record.layout, &parts(&volume.name))?
     };
     Some(format!("the creation of volume {} was interrupted: {why}", volume.name))
 }
@@ -281,7 +295,13 @@ mod tests {
     fn health_of(group: &VolumeGroup, state: &str) -> Health {
         let record: Tag = Record::parse(&format!("quarry1/s={state}/n=a/b=0/a=m/f=ext4/l=r1.1/p=x"));
         let Tag::Record(record) = record else { panic!("{record:?}") };
-        health(group, group.logical_volume("a").unwrap(), &Recorded::Here(record))
+        let parts = |name: &str| group.parts_of(name).collect();
+        let found = health(group, group.logical_volume("a").unwrap(), &Recorded::Here(record.clone()), &parts);
+        let all = group.parts();
+        let indexed = |name: &str| all.get(name).cloned().unwrap_or_default();
+        let again = health(group, group.logical_volume("a").unwrap(), &Recorded::Here(record), &indexed);
+        assert_eq!(found, again, "the parts of one volume, and of all");
+        found
     }
 
     fn with_status(line: &str) -> VolumeGroup {
