@@ -8,6 +8,7 @@ mod copied;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use quarry_exec::{Command, Output};
 use quarry_filesystem::{
@@ -310,7 +311,7 @@ async fn no_one_gets_the_device_while_mkfs_runs() {
         let made = tokio::spawn(async move {
             loop {
                 match make_plain(kind, &device).await {
-                    Err(Error::Busy { .. }) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+                    Err(Error::Busy { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
                     done => break done,
                 }
             }
@@ -487,8 +488,18 @@ async fn each_filesystem_returns_the_space_of_deleted_files_step_by_step() {
         std::fs::write(target.join("file"), vec![0xa5; 100 << 20]).unwrap();
         let full = allocated();
         assert!(full > before + 90 * MIB, "{kind}: {before}, {full}");
+        let free = || {
+            let found = nix::sys::statvfs::statvfs(target).unwrap();
+            found.blocks_free() * found.fragment_size()
+        };
+        let little = free();
         std::fs::remove_file(target.join("file")).unwrap();
         flush();
+        // xfs frees the blocks of a deleted file in the background.
+        let began = Instant::now();
+        while free() < little + 90 * MIB && began.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
 
         let step = |start: u64, end: u64| trim(&directory, target, start..end).unwrap();
         let mut discarded = 0;
