@@ -85,8 +85,10 @@ impl Names {
         // Only block devices, without partitions and device-mapper devices: those come and go with every
         // volume.
         let Some(number) = entry.strip_prefix('b') else { return false };
-        let device = self.devices.join(number);
-        if !device.exists() || device.join("partition").exists() || device.join("dm").exists() {
+        let Ok(device) = fs::canonicalize(self.devices.join(number)) else { return false };
+        // By its name: while a device-mapper device is being removed, it has no folder `dm` any more.
+        let is_mapped = device.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"dm-"));
+        if is_mapped || device.join("partition").exists() {
             return false;
         }
         let Ok(text) = fs::read(self.data.join(entry)) else { return false };
@@ -111,9 +113,11 @@ mod tests {
     fn only_changed_names_count() {
         let host = tempfile::tempdir().unwrap();
         let path = |name: &str| host.path().join(name);
-        for folder in ["data", "dev/8:16", "dev/8:17/partition", "dev/253:0/dm"] {
+        for folder in ["data", "dev/8:16", "dev/8:17/partition", "block/dm-0"] {
             fs::create_dir_all(path(folder)).unwrap();
         }
+        // As in sysfs. It is being removed, so it has no folder `dm`.
+        std::os::unix::fs::symlink(path("block/dm-0"), path("dev/253:0")).unwrap();
         let mut names = Names { data: path("data"), devices: path("dev"), known: HashMap::new() };
         let mut changed = |entry: &str, text: &str| {
             fs::write(path("data").join(entry), text).unwrap();
