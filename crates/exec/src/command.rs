@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use crate::process;
@@ -30,6 +31,7 @@ pub struct Command {
     pub(crate) held: Vec<Arc<OwnedFd>>,
     pub(crate) input: Option<Secret>,
     pub(crate) environment: Vec<(&'static str, &'static str)>,
+    pub(crate) pid_to: Option<Sender<u32>>,
 }
 
 impl Command {
@@ -47,6 +49,7 @@ impl Command {
             held: Vec::new(),
             input: None,
             environment: Vec::new(),
+            pid_to: None,
         }
     }
 
@@ -64,6 +67,7 @@ impl Command {
             held: Vec::new(),
             input: None,
             environment: Vec::new(),
+            pid_to: None,
         }
     }
 
@@ -145,6 +149,12 @@ impl Command {
     /// Sets a variable in the command's environment.
     pub fn environment(mut self, name: &'static str, value: &'static str) -> Self {
         self.environment.push((name, value));
+        self
+    }
+
+    /// Sends the ID of the process as soon as it is started.
+    pub fn pid_to(mut self, receiver: Sender<u32>) -> Self {
+        self.pid_to = Some(receiver);
         self
     }
 

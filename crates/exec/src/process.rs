@@ -198,6 +198,10 @@ impl Watch {
             }
         };
         count_start(&self.label);
+        if let (Some(receiver), Some(pid)) = (&self.command.pid_to, pid(&handle)) {
+            // Perhaps nothing receives it any more.
+            let _ = receiver.send(pid);
+        }
         let mut reply = Some(reply);
         let cut = if self.command.mutation {
             self.wait_for_mutation(&events, since)

@@ -141,7 +141,7 @@ pub struct CreateSnapshot<'a> {
 /// # Errors
 /// Among others [`Error::NoSpace`], [`Error::NotFound`] and [`Error::AlreadyExists`].
 pub async fn create_snapshot(group: &VolumeGroup, request: &CreateSnapshot<'_>) -> Result<(), Error> {
-    snapshot_command(group, request)?.run().await
+    snapshot_command(group, request)?.run_freezing(group, request.source).await
 }
 
 fn snapshot_command<'a>(group: &'a VolumeGroup, request: &CreateSnapshot<'_>) -> Result<Mutation<'a>, Error> {

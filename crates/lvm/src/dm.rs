@@ -17,6 +17,9 @@ use crate::uuid::{LVM, LvUuid, VgUuid, device_prefix, device_uuid};
 const CONTROL: &str = "/dev/mapper/control";
 /// The folder of block devices in sysfs.
 const BLOCK: &str = "/sys/block";
+/// The number of the request that suspends or resumes a device (DM_DEV_SUSPEND in linux/dm-ioctl.h). This process never
+/// makes it.
+pub(crate) const SUSPEND: u64 = nix::request_code_readwrite!(0xfd, 6, HEADER);
 /// The length of `struct dm_ioctl` from linux/dm-ioctl.h in bytes, and the offsets of its fields.
 const HEADER: usize = 312;
 const DATA_SIZE: usize = 12;
@@ -156,6 +159,11 @@ pub(crate) fn status(uuid: &str, kind: &str) -> Option<String> {
 #[must_use]
 pub fn open_count(group: VgUuid, volume: LvUuid) -> Option<u32> {
     Some(state(What::Device, About::Uuid(&device_uuid(group, volume))).ok()??.open_count)
+}
+
+/// Whether the active device with that UUID is suspended. Never waits for a disk.
+pub(crate) fn is_suspended(uuid: &str) -> bool {
+    state(What::Device, About::Uuid(uuid)).is_ok_and(|state| state.is_some_and(|state| state.suspended))
 }
 
 /// The major and minor number of the active device with that UUID; `None` if it is not active. One question, however

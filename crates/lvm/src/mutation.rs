@@ -1,12 +1,14 @@
 //! Runs commands that change a volume group.
 
 use std::ffi::OsString;
+use std::sync::mpsc::Sender;
 
 use quarry_exec::Command;
 
 use crate::error::{could_not_archive, one_line};
+use crate::frozen::Watch;
 use crate::settings::{Archive, Devices, Discards, Scope};
-use crate::{Error, VolumeGroup};
+use crate::{Error, LogicalVolume, VolumeGroup, device_uuid};
 
 /// A command that changes a volume group. Quarry never kills it.
 pub(crate) struct Mutation<'a> {
@@ -15,6 +17,7 @@ pub(crate) struct Mutation<'a> {
     args: Vec<OsString>,
     devices: Devices,
     discards: Discards,
+    started: Option<Sender<u32>>,
 }
 
 impl<'a> Mutation<'a> {
@@ -23,7 +26,14 @@ impl<'a> Mutation<'a> {
     }
 
     fn within(subcommand: &'static str, scope: &'a Scope) -> Self {
-        Self { subcommand, scope, args: Vec::new(), devices: Devices::Change, discards: Discards::AsConfigured }
+        Self {
+            subcommand,
+            scope,
+            args: Vec::new(),
+            devices: Devices::Change,
+            discards: Discards::AsConfigured,
+            started: None,
+        }
     }
 
     /// A command that changes which disks are physical volumes. The volume group need not exist.
@@ -39,6 +49,16 @@ impl<'a> Mutation<'a> {
     /// Whether the extents that it frees are discarded.
     pub(crate) fn with_discards(self, discards: Discards) -> Self {
         Self { discards, ..self }
+    }
+
+    /// Runs a command that takes a snapshot of this volume, as [`Self::run`] does, and measures how long the volume is
+    /// frozen.
+    pub(crate) async fn run_freezing(mut self, group: &VolumeGroup, source: &LogicalVolume) -> Result<(), Error> {
+        let (watch, started) = Watch::begin(device_uuid(group.uuid, source.uuid));
+        self.started = Some(started);
+        let result = self.run().await;
+        watch.end(&group.name).await;
+        result
     }
 
     pub(crate) fn arg(mut self, arg: impl Into<OsString>) -> Self {
@@ -94,7 +114,11 @@ impl<'a> Mutation<'a> {
     fn command(&self, archive: Archive) -> Command {
         let settings = self.scope.settings_for(self.devices, self.discards, archive);
         let command = Command::mutation("lvm").subcommand(self.subcommand).hidden_args(settings);
-        command.args(self.args.iter().cloned()).on(&self.scope.subject)
+        let command = command.args(self.args.iter().cloned()).on(&self.scope.subject);
+        match &self.started {
+            Some(started) => command.pid_to(started.clone()),
+            None => command,
+        }
     }
 }
 

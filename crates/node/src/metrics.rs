@@ -25,6 +25,7 @@ impl Host {
         self.register_limits(metrics);
         let measured = self.register_measured(metrics);
         register_commands(metrics);
+        register_snapshots(metrics);
         let tasks = self.tasks().clone();
         metrics.gauge("task_age_seconds", "The age of each running operation on a volume", move || {
             let sample = |task: TaskStatus| {
@@ -243,4 +244,24 @@ fn register_commands(metrics: &Metrics) {
         let overdue = quarry_exec::running().iter().filter(|command| command.overdue).count();
         vec![Sample::count(u64::try_from(overdue).unwrap_or(u64::MAX))]
     });
+}
+
+/// The snapshots that were taken of logical volumes.
+fn register_snapshots(metrics: &Metrics) {
+    metrics.counter(
+        "snapshots_taken",
+        "Snapshots taken by lvm, including those that only serve to make a copy",
+        || {
+            let taken = quarry_pool::frozen().into_iter();
+            taken.map(|(group, frozen)| Sample::count(frozen.snapshots).label("volume_group", group)).collect()
+        },
+    );
+    metrics.counter(
+        "snapshot_frozen_seconds",
+        "How long writes to the sources of snapshots had to wait while they were taken",
+        || {
+            let taken = quarry_pool::frozen().into_iter();
+            taken.map(|(group, frozen)| Sample::new(frozen.time.as_secs_f64()).label("volume_group", group)).collect()
+        },
+    );
 }

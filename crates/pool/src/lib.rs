@@ -29,6 +29,7 @@ pub use kinds::{could_be_volume, device_in_kernel, release_nested_on, tools};
 pub use lvm::{LvmPool, volume_group_reads};
 pub use open::open;
 pub use pool::{Contents, ContentsOf, CopiedFilesystem, Device, Expansion, NewSpace, Pool, Reading, Volumes};
+pub use quarry_lvm::frozen;
 pub use record::{
     ExpansionProgress, MAX_RECORD, NotVolume, Record, ScratchRecord, SnapshotKind, SnapshotRecord, State, Tag,
     ThinPoolPart, ThinPoolRecord, VERSION,

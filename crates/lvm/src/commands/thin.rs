@@ -62,7 +62,7 @@ pub struct CreateThinSnapshot<'a> {
 /// # Errors
 /// Among others [`Error::AlreadyExists`] and [`Error::NotFound`].
 pub async fn create_thin_snapshot(group: &VolumeGroup, request: &CreateThinSnapshot<'_>) -> Result<(), Error> {
-    snapshot_command(group, request)?.run().await
+    snapshot_command(group, request)?.run_freezing(group, request.source).await
 }
 
 fn snapshot_command<'a>(group: &'a VolumeGroup, request: &CreateThinSnapshot<'_>) -> Result<Mutation<'a>, Error> {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, ensure};
 
 use super::contents::{Contents, changed, contents, fill};
+use super::frozen::measured;
 use crate::csi::{Ask, MIB, retry};
 use crate::node::Node;
 use crate::random::Random;
@@ -18,11 +19,18 @@ pub async fn run(context: Context) -> Passed {
     let mut random = context.random();
     let mut node = Node::start("many-snapshots", &[DISK]).await?;
     many(&mut node, count, &mut random).await.context("of a thick volume")?;
+    let thick = measured(&mut node, "ext4").await.context("how long a thick volume is frozen")?;
     drop(node);
     context.say(format_args!("{count} of a thick volume: done"));
     let mut node = Node::on_thin_pool("many-thin-snapshots", &[DISK]).await?;
     many(&mut node, count, &mut random).await.context("of a thin volume")?;
-    Ok(format!("{count} snapshots of a thick volume, and as many of a thin one"))
+    let thin = measured(&mut node, "xfs").await.context("how long a thin volume is frozen")?;
+    let frozen = |(waited, frozen): (f64, f64)| format!("a write waited {waited:.2} s, the metric says {frozen:.2} s");
+    Ok(format!(
+        "{count} snapshots of a thick volume, and as many of a thin one; thick: {}; thin: {}",
+        frozen(thick),
+        frozen(thin)
+    ))
 }
 
 /// Takes them, restores one of them, and deletes them in any order.

@@ -2,6 +2,7 @@
 
 mod broken;
 pub mod contents;
+mod frozen;
 pub mod full_copy;
 pub mod lost_disk;
 pub mod many;
