@@ -3,7 +3,8 @@
 //! lvm suspends the device of the source while it takes a snapshot. First the kernel freezes the filesystem on it: writes
 //! of pods wait from then on, while the kernel writes what is in memory to the disk, which can take seconds on a slow
 //! disk. Then the device is suspended, until lvm resumes it. The kernel says whether a device is suspended, but not
-//! whether it is being suspended. So this also looks for the system call that lvm is in.
+//! whether it is being suspended. So the time that lvm is in the system call for it counts as well. lvm makes the same call
+//! for the device of the snapshot, which takes a moment.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -69,11 +70,14 @@ impl Watch {
 }
 
 fn watch(device: &str, started: &Receiver<u32>, end: &Receiver<()>) -> Duration {
-    let mut clock = Clock::default();
-    let mut pid = None;
+    // Nothing is frozen if nothing can use it.
+    let active = dm::device_number(device).is_ok_and(|number| number.is_some());
+    let (mut clock, mut pid) = (Clock::default(), None);
     loop {
         pid = started.try_iter().last().or(pid);
-        clock.look(Instant::now(), dm::is_suspended(device), pid.is_some_and(is_suspending));
+        let now = Instant::now();
+        // In this order: the device is suspended when the call ends.
+        clock.look(now, active && (pid.is_some_and(is_suspending) || dm::is_suspended(device)));
         if end.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout) {
             return clock.end(Instant::now());
         }
@@ -95,27 +99,24 @@ fn suspends(call: &str) -> bool {
 /// Adds up the time in which a device is frozen.
 #[derive(Debug, Default)]
 struct Clock {
-    /// Since when a process has been suspending or resuming some device.
-    suspending: Option<Instant>,
-    /// Since when the device has been frozen.
     since: Option<Instant>,
     total: Duration,
 }
 
 impl Clock {
-    fn look(&mut self, now: Instant, suspended: bool, suspending: bool) {
-        // The call may have ended since the last look, with the device suspended.
-        let before = self.suspending;
-        self.suspending = before.or(Some(now)).filter(|_| suspending);
-        if !suspended {
-            self.total += self.since.take().map_or(Duration::ZERO, |since| now.duration_since(since));
-        } else if self.since.is_none() {
-            self.since = Some(before.unwrap_or(now));
+    fn look(&mut self, now: Instant, frozen: bool) {
+        match (self.since, frozen) {
+            (None, true) => self.since = Some(now),
+            (Some(since), false) => {
+                self.total += now.duration_since(since);
+                self.since = None;
+            }
+            (None, false) | (Some(_), true) => {}
         }
     }
 
     fn end(mut self, now: Instant) -> Duration {
-        self.look(now, false, false);
+        self.look(now, false);
         self.total
     }
 }
@@ -127,23 +128,15 @@ mod tests {
     #[test]
     fn the_time_of_the_freeze_counts() {
         let start = Instant::now();
-        let total = |looks: &[(u64, bool, bool)]| {
+        let total = |looks: &[(u64, bool)]| {
             let mut clock = Clock::default();
-            for (at, suspended, suspending) in looks {
-                clock.look(start + Duration::from_millis(*at), *suspended, *suspending);
-            }
+            looks.iter().for_each(|(at, frozen)| clock.look(start + Duration::from_millis(*at), *frozen));
             clock.end(start + Duration::from_millis(100)).as_millis()
         };
         assert_eq!(total(&[]), 0);
-        assert_eq!(total(&[(10, false, false), (20, true, false), (50, true, false), (60, false, false)]), 40);
-        // Seen while it is being suspended: from then on.
-        assert_eq!(total(&[(10, false, true), (30, false, true), (40, true, false), (60, false, false)]), 50);
-        // It resumed another device before.
-        assert_eq!(total(&[(10, false, true), (30, false, false), (40, true, false), (60, false, false)]), 20);
-        // The look after the suspension is within the next call.
-        assert_eq!(total(&[(10, false, true), (40, true, true), (50, true, false), (60, false, true)]), 50);
+        assert_eq!(total(&[(10, false), (20, true), (50, true), (60, false)]), 40);
         // Twice, and the second time to the end.
-        assert_eq!(total(&[(10, true, false), (20, false, false), (70, true, false)]), 40);
+        assert_eq!(total(&[(10, true), (20, false), (70, true), (80, true)]), 40);
     }
 
     #[test]
