@@ -56,13 +56,15 @@ fn text(input: &[u8]) -> Vec<u8> {
 }
 
 /// A disk for each physical volume that the text names.
-fn disks(tree: &Section, text: &[u8]) -> Vec<Disk> {
-    let section = |node: &Node| if let Node::Section(section) = node { Some(section.clone()) } else { None };
+fn disks(tree: &Section<'_>, text: &[u8]) -> Vec<Disk> {
+    fn section<'a>(node: &Node<'a>) -> Option<Section<'a>> {
+        if let Node::Section(section) = node { Some(section.clone()) } else { None }
+    }
     let groups = tree.iter().filter_map(|(_, node)| section(node));
     let volumes = groups.filter_map(|group| group.get("physical_volumes").and_then(section));
-    let volumes: Vec<Section> =
+    let volumes: Vec<Section<'_>> =
         volumes.flat_map(|all| all.iter().filter_map(|(_, pv)| section(pv)).collect::<Vec<_>>()).collect();
-    let disk = |(index, pv): (usize, &Section)| {
+    let disk = |(index, pv): (usize, &Section<'_>)| {
         let Some(Node::Value(Value::Text(id))) = pv.get("id") else { return None };
         let area = Area { size: 1 << 20, text: Some(text.to_vec()), precommitted: false };
         let device = format!("/dev/vd{index}").into();

@@ -130,8 +130,16 @@ pub fn device_uuid(group: VgUuid, volume: LvUuid) -> String {
 /// devices, including the layers below a logical volume: their UUIDs have a suffix.
 #[must_use]
 pub fn parse_device_uuid(text: &str) -> Option<(VgUuid, LvUuid)> {
-    let (group, volume) = text.strip_prefix(LVM)?.split_at_checked(LENGTH)?;
-    (volume.len() == LENGTH).then(|| Some((group.parse().ok()?, volume.parse().ok()?)))?
+    let (group, volume, end) = parse_layer_uuid(text)?;
+    end.is_empty().then_some((group, volume))
+}
+
+/// The volume group and the logical volume of the device with that UUID in the kernel, and the end of the UUID, which is
+/// empty for the volume's own device, and says which layer another one is. `None` for other devices.
+pub(crate) fn parse_layer_uuid(text: &str) -> Option<(VgUuid, LvUuid, &str)> {
+    let (group, rest) = text.strip_prefix(LVM)?.split_at_checked(LENGTH)?;
+    let (volume, end) = rest.split_at_checked(LENGTH)?;
+    Some((group.parse().ok()?, volume.parse().ok()?, end))
 }
 
 #[cfg(test)]

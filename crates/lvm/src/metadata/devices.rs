@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::dm;
-use crate::{RaidStatus, ThinPoolMode, ThinPoolStatus, VgUuid};
+use crate::uuid::parse_layer_uuid;
+use crate::{LvUuid, RaidStatus, ThinPoolMode, ThinPoolStatus, VgUuid};
 
 /// A device-mapper device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,13 +21,20 @@ pub struct Device {
     pub status: Option<(String, String)>,
 }
 
-/// The devices of a volume group, by their UUIDs in the kernel.
+/// The devices of logical volumes: for each volume its own device and its layers, by the ends of their UUIDs in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Devices(BTreeMap<String, Device>);
+pub struct Devices(BTreeMap<(VgUuid, LvUuid), Vec<(String, Device)>>);
 
 impl FromIterator<(String, Device)> for Devices {
+    /// From the devices with their UUIDs in the kernel. Those of no logical volume are left out.
     fn from_iter<T: IntoIterator<Item = (String, Device)>>(devices: T) -> Self {
-        Self(devices.into_iter().collect())
+        let mut found = Self::default();
+        for (uuid, device) in devices {
+            if let Some((group, volume, end)) = parse_layer_uuid(&uuid) {
+                found.0.entry((group, volume)).or_default().push((end.to_owned(), device));
+            }
+        }
+        found
     }
 }
 
@@ -39,8 +47,9 @@ impl Devices {
         Ok(dm::described(group)?.into_iter().map(|state| (state.uuid.clone(), Device::from(state))).collect())
     }
 
-    pub(crate) fn get(&self, uuid: &str) -> Option<&Device> {
-        self.0.get(uuid)
+    /// The device of a logical volume, or its layer whose UUID ends so.
+    pub(crate) fn get(&self, group: VgUuid, volume: LvUuid, end: &str) -> Option<&Device> {
+        self.0.get(&(group, volume))?.iter().find(|(found, _)| found == end).map(|(_, device)| device)
     }
 }
 

@@ -10,29 +10,47 @@ use super::reason::{NeedsReport, Unknown};
 use super::text::{Node, Section, Value};
 use crate::InvalidUuid;
 
-/// A section, with its name for messages.
+/// The sections from the outermost one to this one, for messages. lvm nests five.
+type Place<'a> = [&'a str; 6];
+
+/// A section, with its place.
 pub(crate) struct Fields<'a> {
-    section: &'a Section,
-    place: String,
+    section: &'a Section<'a>,
+    place: Place<'a>,
 }
 
 impl<'a> Fields<'a> {
-    pub(crate) fn new(section: &'a Section, place: impl Into<String>) -> Self {
-        Self { section, place: place.into() }
+    /// The outermost section, with its name for messages.
+    pub(crate) fn new(section: &'a Section<'a>, name: &'a str) -> Self {
+        Self { section, place: [name, "", "", "", "", ""] }
+    }
+
+    /// A section in this one.
+    fn inner(&self, key: &'a str, section: &'a Section<'a>) -> Self {
+        let mut place = self.place;
+        if let Some(free) = place.iter_mut().find(|name| name.is_empty()) {
+            *free = key;
+        }
+        Self { section, place }
+    }
+
+    fn place(&self) -> String {
+        let names: Vec<&str> = self.place.into_iter().filter(|name| !name.is_empty()).collect();
+        names.join("/")
     }
 
     /// This section contradicts itself or others, or lacks something.
     pub(crate) fn wrong<T>(&self, problem: &'static str) -> Result<T, NeedsReport> {
-        Err(NeedsReport::Inconsistent { place: self.place.clone(), problem })
+        Err(NeedsReport::Inconsistent { place: self.place(), problem })
     }
 
     pub(crate) fn unknown<T>(&self, kind: Unknown, name: &str) -> Result<T, NeedsReport> {
-        Err(NeedsReport::Unknown { kind, name: name.to_owned(), place: self.place.clone() })
+        Err(NeedsReport::Unknown { kind, name: name.to_owned(), place: self.place() })
     }
 
-    /// Rejects all other keys.
-    pub(crate) fn only(&self, known: &[&str]) -> Result<(), NeedsReport> {
-        match self.section.iter().find(|(key, _)| !known.contains(key)) {
+    /// Rejects all keys that are in none of these lists.
+    pub(crate) fn only(&self, known: &[&[&str]]) -> Result<(), NeedsReport> {
+        match self.section.iter().find(|(key, _)| !known.iter().any(|list| list.contains(key))) {
             Some((key, _)) => self.unknown(Unknown::Key, key),
             None => Ok(()),
         }
@@ -41,7 +59,7 @@ impl<'a> Fields<'a> {
     /// The sections in this one.
     pub(crate) fn sections(&self) -> impl Iterator<Item = (&'a str, Fields<'a>)> {
         self.section.iter().filter_map(|(key, node)| match node {
-            Node::Section(section) => Some((key, Fields::new(section, format!("{}/{key}", self.place)))),
+            Node::Section(section) => Some((key, self.inner(key, section))),
             Node::Value(_) => None,
         })
     }
@@ -52,15 +70,15 @@ impl<'a> Fields<'a> {
     }
 
     /// The section with that name, if there is one.
-    pub(crate) fn section(&self, key: &str) -> Result<Option<Fields<'a>>, NeedsReport> {
+    pub(crate) fn section(&self, key: &'static str) -> Result<Option<Fields<'a>>, NeedsReport> {
         match self.section.get(key) {
             None => Ok(None),
-            Some(Node::Section(section)) => Ok(Some(Fields::new(section, format!("{}/{key}", self.place)))),
+            Some(Node::Section(section)) => Ok(Some(self.inner(key, section))),
             Some(Node::Value(_)) => self.wrong("a value instead of a section"),
         }
     }
 
-    fn value(&self, key: &str) -> Result<Option<&'a Value>, NeedsReport> {
+    fn value(&self, key: &str) -> Result<Option<&'a Value<'a>>, NeedsReport> {
         match self.section.get(key) {
             None => Ok(None),
             Some(Node::Value(value)) => Ok(Some(value)),
@@ -110,7 +128,7 @@ impl<'a> Fields<'a> {
     }
 
     /// An array; empty if the key is not there.
-    pub(crate) fn array(&self, key: &str) -> Result<&'a [Value], NeedsReport> {
+    pub(crate) fn array(&self, key: &str) -> Result<&'a [Value<'a>], NeedsReport> {
         match self.value(key)? {
             None => Ok(&[]),
             Some(Value::Array(values)) => Ok(values),
@@ -119,8 +137,8 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn texts(&self, key: &str) -> Result<Vec<&'a str>, NeedsReport> {
-        let text = |value: &'a Value| match value {
-            Value::Text(text) => Ok(text.as_str()),
+        let text = |value: &'a Value<'a>| match value {
+            Value::Text(text) => Ok(text.as_ref()),
             _ => self.wrong("another value instead of a string in an array"),
         };
         self.array(key)?.iter().map(text).collect()

@@ -13,13 +13,13 @@ use super::parts::{Kind, Lv, logical_volume, physical_volume, run};
 use super::reason::{NeedsReport, Unknown};
 use super::text::Section;
 use super::{copies, state};
+use crate::PvUuid;
 use crate::types::{ExtentRange, LogicalVolume, PhysicalVolume, Used, VolumeGroup, mapper_path};
-use crate::{PvUuid, VgUuid};
 
 /// Builds the volume group. `disks` are the disks that the metadata was read from.
-pub(crate) fn volume_group(tree: &Section, disks: &[Disk], kernel: &Devices) -> Result<VolumeGroup, NeedsReport> {
+pub(crate) fn volume_group(tree: &Section<'_>, disks: &[Disk], kernel: &Devices) -> Result<VolumeGroup, NeedsReport> {
     let (name, fields) = only_group(tree)?;
-    fields.only(&[
+    fields.only(&[&[
         "id",
         "seqno",
         "format",
@@ -35,7 +35,7 @@ pub(crate) fn volume_group(tree: &Section, disks: &[Disk], kernel: &Devices) -> 
         "metadata_copies",
         "physical_volumes",
         "logical_volumes",
-    ])?;
+    ]])?;
     let flags = fields.flags(&["EXPORTED", "RESIZEABLE", "READ", "WRITE", "WRITE_LOCKED", "NOAUTOACTIVATE"])?;
     let lock_type = fields.optional_text("lock_type")?.unwrap_or_default();
     if !matches!(lock_type, "" | "none") {
@@ -79,7 +79,7 @@ pub(crate) fn volume_group(tree: &Section, disks: &[Disk], kernel: &Devices) -> 
 }
 
 /// The section of the volume group, with its name. Beside it is only what describes the text itself.
-fn only_group(tree: &Section) -> Result<(&str, Fields<'_>), NeedsReport> {
+fn only_group<'a>(tree: &'a Section<'a>) -> Result<(&'a str, Fields<'a>), NeedsReport> {
     let top = Fields::new(tree, "the metadata");
     let known = ["contents", "version", "description", "creation_host", "creation_time", "creation_host_system_id"];
     if let Some(key) = top.keys().find(|key| !known.contains(key)) {
@@ -231,9 +231,4 @@ fn describe(
     }
     state::add(&mut volume, group.uuid, lv, connections, kernel)?;
     Ok(volume)
-}
-
-/// The UUID that lvm gives to a device of a logical volume: with the end for a layer, or for a hidden volume.
-pub(crate) fn device_uuid(group: VgUuid, lv: &Lv, end: &str) -> String {
-    format!("{}{end}", crate::device_uuid(group, lv.uuid))
 }

@@ -24,6 +24,21 @@ const LV_FLAGS: [&str; 9] = [
     "ERROR_WHEN_FULL",
 ];
 
+/// The keys of a logical volume. None changes what the others mean.
+const LV_KEYS: [&str; 11] = [
+    "id",
+    "status",
+    "flags",
+    "tags",
+    "creation_time",
+    "creation_host",
+    "allocation_policy",
+    "read_ahead",
+    "major",
+    "minor",
+    "segment_count",
+];
+
 /// A logical volume.
 #[derive(Debug)]
 pub(crate) struct Lv {
@@ -83,20 +98,8 @@ pub(crate) enum Kind {
 
 /// Reads a physical volume: its UUID, and what the metadata says about it.
 pub(crate) fn physical_volume(fields: &Fields<'_>, extent_size: ExtentSize) -> Result<PhysicalVolume, NeedsReport> {
-    fields.only(&[
-        "id",
-        "device",
-        "device_id",
-        "device_id_type",
-        "status",
-        "flags",
-        "tags",
-        "dev_size",
-        "pe_start",
-        "pe_count",
-        "ba_start",
-        "ba_size",
-    ])?;
+    let names = ["id", "device", "device_id", "device_id_type", "status", "flags", "tags"];
+    fields.only(&[&names, &["dev_size", "pe_start", "pe_count", "ba_start", "ba_size"]])?;
     let uuid = fields.uuid("id")?;
     let flags = fields.flags(&["ALLOCATABLE", "EXPORTED", "MISSING"])?;
     if flags.contains("MISSING") {
@@ -122,9 +125,7 @@ pub(crate) fn logical_volume(
     fields: &Fields<'_>,
     disks: &BTreeMap<&str, PvUuid>,
 ) -> Result<Lv, NeedsReport> {
-    let known = ["id", "status", "flags", "tags", "creation_time", "creation_host", "allocation_policy", "read_ahead"];
-    let known: Vec<&str> = known.into_iter().chain(["major", "minor", "segment_count"]).collect();
-    if let Some(key) = fields.keys().find(|key| !known.contains(key)) {
+    if let Some(key) = fields.keys().find(|key| !LV_KEYS.contains(key)) {
         return fields.unknown(Unknown::Key, key);
     }
     let flags = fields.flags(&LV_FLAGS)?;
@@ -156,7 +157,7 @@ pub(crate) fn logical_volume(
 const COMMON: [&str; 4] = ["start_extent", "extent_count", "type", "tags"];
 
 fn read_segment(fields: &Fields<'_>, disks: &BTreeMap<&str, PvUuid>) -> Result<Segment, NeedsReport> {
-    let only = |own: &[&str]| fields.only(&[COMMON.as_slice(), own].concat());
+    let only = |own: &[&str]| fields.only(&[&COMMON, own]);
     let name = |key| fields.text(key).map(str::to_owned);
     let optional = |key| Ok::<_, NeedsReport>(fields.optional_text(key)?.map(str::to_owned));
     let kind = match fields.text("type")? {
@@ -195,12 +196,9 @@ fn read_segment(fields: &Fields<'_>, disks: &BTreeMap<&str, PvUuid>) -> Result<S
             let Some(kind) = raids.into_iter().find(|kind| *kind == other) else {
                 return fields.unknown(Unknown::SegmentType, other);
             };
-            only(
-                &["device_count", "stripe_count", "data_copies", "region_size", "stripe_size", "writebehind"]
-                    .into_iter()
-                    .chain(["min_recovery_rate", "max_recovery_rate", "raids", "raid0_lvs"])
-                    .collect::<Vec<_>>(),
-            )?;
+            let sizes = ["device_count", "stripe_count", "data_copies", "region_size", "stripe_size", "writebehind"];
+            let others = ["min_recovery_rate", "max_recovery_rate", "raids", "raid0_lvs"];
+            fields.only(&[&COMMON, &sizes, &others])?;
             raid(fields, kind)?
         }
     };
@@ -209,8 +207,8 @@ fn read_segment(fields: &Fields<'_>, disks: &BTreeMap<&str, PvUuid>) -> Result<S
 
 /// A list of pairs: the name of a physical volume, and its first extent.
 fn stripes(fields: &Fields<'_>, disks: &BTreeMap<&str, PvUuid>) -> Result<Kind, NeedsReport> {
-    let area = |pair: &[Value; 2]| match pair {
-        [Value::Text(name), Value::Integer(first)] => match (disks.get(name.as_str()), u32::try_from(*first)) {
+    let area = |pair: &[Value<'_>; 2]| match pair {
+        [Value::Text(name), Value::Integer(first)] => match (disks.get(name.as_ref()), u32::try_from(*first)) {
             (Some(pv), Ok(first)) => Ok((*pv, Extents(first.into()))),
             // A segment on other logical volumes, as while pvmove works.
             (None, _) => fields.unknown(Unknown::Key, name),

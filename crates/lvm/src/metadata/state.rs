@@ -2,7 +2,6 @@
 
 use super::connections::{Connections, Part};
 use super::devices::{Device, Devices, thin_pool_health};
-use super::group::device_uuid;
 use super::parts::{Kind, Lv};
 use super::reason::NeedsReport;
 use crate::types::LogicalVolume;
@@ -21,7 +20,7 @@ pub(crate) fn add(
     connections: &Connections<'_>,
     kernel: &Devices,
 ) -> Result<(), NeedsReport> {
-    let find = |lv: &Lv, end: &str| kernel.get(&device_uuid(group, lv, end));
+    let find = |lv: &Lv, end: &str| kernel.get(group, lv.uuid, end);
     let device = match lv.segments.first().map(|segment| &segment.kind) {
         Some(Kind::ThinPool { is_new, .. }) => {
             let layer = find(lv, TPOOL);

@@ -3,7 +3,11 @@
 //!
 //! The text comes from a disk, so the parser trusts nothing: the size of the text, the depth of sections and the
 //! number of nodes have limits, and sections are kept on a stack of its own instead of the thread's.
+//!
+//! A group with a thousand volumes has half a MiB of text, which is parsed after each change. So keys and strings are
+//! parts of the text instead of copies.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// The largest text, in bytes. lvm's default area holds copies of at most half a MiB.
@@ -25,45 +29,45 @@ pub struct SyntaxError {
 
 /// A value.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Value {
+pub enum Value<'a> {
     /// A string. Bytes that are not UTF-8 are replaced, as in a report.
-    Text(String),
+    Text(Cow<'a, str>),
     /// A whole number.
     Integer(i64),
     /// A number with a fraction.
     Float(f64),
     /// An array, which does not contain arrays.
-    Array(Vec<Value>),
+    Array(Vec<Value<'a>>),
 }
 
 /// What a key stands for.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Node {
+pub enum Node<'a> {
     /// `key = value`
-    Value(Value),
+    Value(Value<'a>),
     /// `key { … }`
-    Section(Section),
+    Section(Section<'a>),
 }
 
 /// The contents of a section, in the order of the text. No key is there twice.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Section(Vec<(String, Node)>);
+pub struct Section<'a>(Vec<(Cow<'a, str>, Node<'a>)>);
 
-impl Section {
+impl<'a> Section<'a> {
     /// The keys with what they stand for.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Node)> {
-        self.0.iter().map(|(key, node)| (key.as_str(), node))
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Node<'a>)> {
+        self.0.iter().map(|(key, node)| (key.as_ref(), node))
     }
 
     /// What a key stands for.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<&Node> {
+    pub fn get(&self, key: &str) -> Option<&Node<'a>> {
         self.0.iter().find(|(found, _)| found == key).map(|(_, node)| node)
     }
 }
 
 /// Writes the section so that [`parse`] reads the same again.
-impl fmt::Display for Section {
+impl fmt::Display for Section<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (key, node) in &self.0 {
             match node {
@@ -76,7 +80,7 @@ impl fmt::Display for Section {
     }
 }
 
-impl fmt::Display for Value {
+impl fmt::Display for Value<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => Quoted(text).fmt(f),
@@ -110,9 +114,10 @@ impl fmt::Display for Quoted<'_> {
 ///
 /// # Errors
 /// It is not LVM's syntax, has a key twice in a section, or exceeds a limit.
-pub fn parse(text: &[u8]) -> Result<Section, SyntaxError> {
+pub fn parse(text: &[u8]) -> Result<Section<'_>, SyntaxError> {
     let length = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last.saturating_add(1));
-    let mut parser = Parser { rest: text.get(..length).unwrap_or_default(), line: 1, nodes_left: MOST_NODES };
+    let text = text.get(..length).unwrap_or_default();
+    let mut parser = Parser { text, rest: text, nodes_left: MOST_NODES };
     match length > LARGEST {
         true => parser.wrong("a shorter text"),
         false => parser.document(),
@@ -120,20 +125,25 @@ pub fn parse(text: &[u8]) -> Result<Section, SyntaxError> {
 }
 
 struct Parser<'a> {
+    text: &'a [u8],
+    /// Its end that is not read yet.
     rest: &'a [u8],
-    line: usize,
     /// How many more keys and values may follow.
     nodes_left: usize,
 }
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
+    /// An error in the line that was reached.
     fn wrong<T>(&self, expected: &'static str) -> Result<T, SyntaxError> {
-        Err(SyntaxError { line: self.line, expected })
+        let read = self.text.len().saturating_sub(self.rest.len());
+        let read = self.text.get(..read).unwrap_or_default();
+        let lines = read.iter().filter(|byte| **byte == b'\n').count();
+        Err(SyntaxError { line: lines.saturating_add(1), expected })
     }
 
-    fn document(&mut self) -> Result<Section, SyntaxError> {
+    fn document(&mut self) -> Result<Section<'a>, SyntaxError> {
         // The sections that are open, with their keys; and the one that is being read.
-        let mut open: Vec<(String, Section)> = Vec::new();
+        let mut open: Vec<(Cow<'a, str>, Section<'a>)> = Vec::new();
         let mut current = Section::default();
         loop {
             self.skip_space();
@@ -170,8 +180,8 @@ impl Parser<'_> {
     }
 
     /// A section whose keys are all different.
-    fn finished(&self, section: Section) -> Result<Section, SyntaxError> {
-        let mut keys: Vec<&str> = section.0.iter().map(|(key, _)| key.as_str()).collect();
+    fn finished(&self, section: Section<'a>) -> Result<Section<'a>, SyntaxError> {
+        let mut keys: Vec<&str> = section.0.iter().map(|(key, _)| key.as_ref()).collect();
         keys.sort_unstable();
         match keys.array_windows().any(|[one, other]| one == other) {
             true => self.wrong("a section before this line without the same key twice"),
@@ -179,20 +189,16 @@ impl Parser<'_> {
         }
     }
 
-    fn key(&mut self) -> Result<String, SyntaxError> {
+    fn key(&mut self) -> Result<Cow<'a, str>, SyntaxError> {
         if self.rest.first() == Some(&b'"') {
             return self.quoted();
         }
         // lvm reads a slash in a key as a path, and writes no such key.
-        let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.+-@".contains(byte);
-        let length = self.rest.iter().position(|byte| !part(byte)).unwrap_or(self.rest.len());
-        match length {
-            0 => self.wrong("a key"),
-            _ => Ok(self.take(length)),
-        }
+        let key = self.take_while(|byte| byte.is_ascii_alphanumeric() || b"_.+-@".contains(&byte));
+        if key.is_empty() { self.wrong("a key") } else { Ok(key) }
     }
 
-    fn value(&mut self) -> Result<Value, SyntaxError> {
+    fn value(&mut self) -> Result<Value<'a>, SyntaxError> {
         self.skip_space();
         if self.rest.first() != Some(&b'[') {
             return self.scalar();
@@ -215,7 +221,7 @@ impl Parser<'_> {
         }
     }
 
-    fn scalar(&mut self) -> Result<Value, SyntaxError> {
+    fn scalar(&mut self) -> Result<Value<'a>, SyntaxError> {
         self.count()?;
         match self.rest.first() {
             Some(b'"') => self.quoted().map(Value::Text),
@@ -224,11 +230,8 @@ impl Parser<'_> {
         }
     }
 
-    fn number(&mut self) -> Result<Value, SyntaxError> {
-        let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
-        let length = self.rest.iter().position(|byte| !part(byte)).unwrap_or(self.rest.len());
-        let line = self.line;
-        let text = self.take(length);
+    fn number(&mut self) -> Result<Value<'a>, SyntaxError> {
+        let text = self.take_while(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
         let digits = text.trim_start_matches(['+', '-']);
         // lvm would read a leading zero as octal, but writes no such number.
         let octal = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.");
@@ -237,12 +240,19 @@ impl Parser<'_> {
             true => text.parse().ok().filter(|number: &f64| number.is_finite()).map(Value::Float),
             false => text.parse().ok().map(Value::Integer),
         };
-        number.ok_or(SyntaxError { line, expected: "a number" })
+        number.map_or_else(|| self.wrong("a number"), Ok)
     }
 
     /// A string in quotes, where a backslash keeps the next quote or backslash.
-    fn quoted(&mut self) -> Result<String, SyntaxError> {
+    fn quoted(&mut self) -> Result<Cow<'a, str>, SyntaxError> {
         self.advance(1);
+        // Almost no string has a backslash.
+        let plain = self.rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0)).unwrap_or(self.rest.len());
+        if self.rest.get(plain) == Some(&b'"') {
+            let text = self.rest.get(..plain).unwrap_or_default();
+            self.advance(plain.saturating_add(1));
+            return Ok(String::from_utf8_lossy(text));
+        }
         let mut bytes = Vec::new();
         loop {
             match self.rest {
@@ -252,7 +262,7 @@ impl Parser<'_> {
                 }
                 [b'"', ..] => {
                     self.advance(1);
-                    return Ok(String::from_utf8_lossy(&bytes).into_owned());
+                    return Ok(Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()));
                 }
                 [0, ..] | [] => return self.wrong("a quote at the end of a string"),
                 [byte, ..] => {
@@ -265,14 +275,13 @@ impl Parser<'_> {
 
     fn skip_space(&mut self) {
         loop {
-            match self.rest.first() {
-                Some(b'#') => {
-                    let line = self.rest.iter().position(|byte| *byte == b'\n').unwrap_or(self.rest.len());
-                    self.rest = self.rest.get(line..).unwrap_or_default();
-                }
-                Some(byte) if byte.is_ascii_whitespace() => self.advance(1),
-                _ => return,
+            let space = self.rest.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(self.rest.len());
+            self.advance(space);
+            if self.rest.first() != Some(&b'#') {
+                return;
             }
+            let line = self.rest.iter().position(|byte| *byte == b'\n').unwrap_or(self.rest.len());
+            self.advance(line);
         }
     }
 
@@ -287,27 +296,28 @@ impl Parser<'_> {
         }
     }
 
-    fn take(&mut self, length: usize) -> String {
+    /// The bytes from here on for which `part` is true.
+    fn take_while(&mut self, part: impl Fn(u8) -> bool) -> Cow<'a, str> {
+        let length = self.rest.iter().position(|byte| !part(*byte)).unwrap_or(self.rest.len());
         let text = self.rest.get(..length).unwrap_or_default();
-        let text = String::from_utf8_lossy(text).into_owned();
         self.advance(length);
-        text
+        String::from_utf8_lossy(text)
     }
 
     fn advance(&mut self, length: usize) {
-        let (passed, rest) = self.rest.split_at_checked(length).unwrap_or((self.rest, &[]));
-        self.line = self.line.saturating_add(passed.iter().filter(|byte| **byte == b'\n').count());
-        self.rest = rest;
+        self.rest = self.rest.get(length..).unwrap_or_default();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    fn read(text: &str) -> Section {
+    fn read(text: &str) -> Section<'_> {
         parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
@@ -321,13 +331,13 @@ mod tests {
                     \tinner {\n\t\tx = +7\n\t}\n}\n\n\"odd key!\" = \"\"\n\0\0";
         let tree = read(text);
         let Some(Node::Section(group)) = tree.get("vg-0") else { panic!("{tree:?}") };
-        assert_eq!(group.get("id"), Some(&Node::Value(Value::Text("a\"b\\c".to_owned()))));
+        assert_eq!(group.get("id"), Some(&Node::Value(Value::Text("a\"b\\c".into()))));
         let numbers = Value::Array(vec![Value::Integer(-1), Value::Float(2.5), Value::Integer(3)]);
         assert_eq!(group.get("numbers"), Some(&Node::Value(numbers)));
         assert_eq!(group.get("none"), Some(&Node::Value(Value::Array(Vec::new()))));
         let Some(Node::Section(inner)) = group.get("inner") else { panic!("{group:?}") };
         assert_eq!(inner.iter().collect::<Vec<_>>(), [("x", &Node::Value(Value::Integer(7)))]);
-        assert_eq!(tree.get("odd key!"), Some(&Node::Value(Value::Text(String::new()))));
+        assert_eq!(tree.get("odd key!"), Some(&Node::Value(Value::Text("".into()))));
         assert_eq!(tree.get("x"), None, "it is in an inner section");
         assert_eq!(read(&tree.to_string()), tree);
     }
@@ -366,35 +376,47 @@ mod tests {
         // A parser that calls itself for each section would end the process.
         assert_eq!(wrong(&"a {".repeat(1 << 20)).expected, "fewer sections inside each other");
         assert_eq!(wrong(&"#".repeat(LARGEST + 1)).expected, "a shorter text");
-        let with = |nodes_left| Parser { rest: b"a = [1, 2] b { c = 3 }", line: 1, nodes_left }.document();
+        let with = |nodes_left| {
+            let text = b"a = [1, 2] b { c = 3 }";
+            Parser { text, rest: text, nodes_left }.document()
+        };
         assert!(with(6).is_ok());
         assert_eq!(with(5).expect_err("too many").expected, "fewer keys and values");
     }
 
-    fn value() -> impl Strategy<Value = Value> {
+    fn value() -> impl Strategy<Value = Value<'static>> {
         let scalar = || {
             // Large and tiny ones as well.
             let float =
                 (any::<i32>(), -300..300).prop_map(|(number, power)| f64::from(number) / 8.0 * 10_f64.powi(power));
             let float = float.prop_map(Value::Float);
-            prop_oneof!["[^\0]*".prop_map(Value::Text), any::<i64>().prop_map(Value::Integer), float]
+            prop_oneof![
+                "[^\0]*".prop_map(|text| Value::Text(text.into())),
+                any::<i64>().prop_map(Value::Integer),
+                float
+            ]
         };
         prop_oneof![scalar(), prop::collection::vec(scalar(), 0..4).prop_map(Value::Array)]
     }
 
-    fn section() -> impl Strategy<Value = Section> {
+    fn of(entries: BTreeMap<String, Node<'static>>) -> Section<'static> {
+        Section(entries.into_iter().map(|(key, node)| (key.into(), node)).collect())
+    }
+
+    fn section() -> impl Strategy<Value = Section<'static>> {
         let leaf = prop::collection::btree_map("[^\0]+", value().prop_map(Node::Value), 0..5);
-        let leaf = leaf.prop_map(|entries| Section(entries.into_iter().collect()));
+        let leaf = leaf.prop_map(of);
         leaf.prop_recursive(4, 32, 4, |inner| {
             let node = prop_oneof![value().prop_map(Node::Value), inner.prop_map(Node::Section)];
-            prop::collection::btree_map("[^\0]+", node, 0..4).prop_map(|entries| Section(entries.into_iter().collect()))
+            prop::collection::btree_map("[^\0]+", node, 0..4).prop_map(of)
         })
     }
 
     proptest! {
         #[test]
         fn what_was_written_is_read_again(tree in section()) {
-            prop_assert_eq!(parse(tree.to_string().as_bytes()), Ok(tree));
+            let text = tree.to_string();
+            prop_assert_eq!(parse(text.as_bytes()), Ok(tree));
         }
 
         #[test]
@@ -404,7 +426,8 @@ mod tests {
         ) {
             let _ = parse(&bytes);
             if let Ok(tree) = parse(text.as_bytes()) {
-                prop_assert_eq!(parse(tree.to_string().as_bytes()), Ok(tree));
+                let again = tree.to_string();
+                prop_assert_eq!(parse(again.as_bytes()), Ok(tree));
             }
         }
     }

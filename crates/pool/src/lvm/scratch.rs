@@ -46,7 +46,7 @@ pub(super) fn name_for(volume: LvUuid) -> String {
 
 /// All scratch volumes.
 pub(super) fn all(group: &VolumeGroup) -> impl Iterator<Item = Scratch<'_>> {
-    group.volumes().filter_map(|logical| Some(Scratch { logical, record: volume::record_on(logical).scratch()? }))
+    group.volumes().filter_map(|logical| Some(Scratch { logical, record: volume::other_record_on(logical).scratch()? }))
 }
 
 /// The scratch volumes for the volume with that UUID. There is at most one, unless something was done by hand.

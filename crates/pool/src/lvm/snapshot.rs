@@ -65,7 +65,7 @@ fn all(group: &VolumeGroup) -> Vec<PoolSnapshot> {
 
 /// Converts a logical volume; `None` if it is not a snapshot of Quarry's.
 pub(super) fn from_logical(group: &VolumeGroup, logical: &LogicalVolume) -> Option<PoolSnapshot> {
-    let record = volume::record_on(logical).snapshot().filter(|_| !logical.internal)?;
+    let record = volume::other_record_on(logical).snapshot().filter(|_| !logical.internal)?;
     let source = logical.origin.as_deref().and_then(|origin| group.logical_volume(origin));
     let (size, health) = match record.kind {
         SnapshotKind::Copy { .. } => (logical.size, copy::health(group, logical, &record)),

@@ -108,9 +108,18 @@ pub(crate) fn name_in_tag(tag: &str) -> Option<String> {
 
 /// The object in a logical volume that a newer Quarry stored, if it is not a volume. It is not listed.
 pub(crate) fn not_volume(volume: &LogicalVolume) -> Option<NotVolume> {
-    match record_on(volume) {
+    match other_record_on(volume) {
         Tag::Scratch(_) | Tag::Snapshot(_) | Tag::ThinPool(_) => None,
         other => other.not_volume(),
+    }
+}
+
+/// The record on a logical volume that is not one of a volume: new space, a snapshot, a part of a thin pool, or an object
+/// of a newer Quarry. The record of a volume is not even parsed, because almost all of thousands are volumes.
+pub(super) fn other_record_on(volume: &LogicalVolume) -> Tag {
+    match volume.tags.iter().any(|tag| Record::has_kind(tag)) {
+        true => record_on(volume),
+        false => Tag::Foreign,
     }
 }
 
@@ -262,6 +271,27 @@ mod tests {
             let found = only(&group(vec![pv("p", false)], vec![volume]));
             assert_eq!(matches!(found.record, Recorded::Newer(2)), newer);
             assert!(found.record().is_err());
+        }
+    }
+
+    #[test]
+    fn the_records_of_volumes_are_not_parsed_to_find_others() {
+        let on = |tags: &[&str]| LogicalVolume {
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            ..lv("a", "linear", None, &["p"])
+        };
+        for others in [
+            &[ARCHIVE] as &[&str],
+            &["quarry2/k=expansion/v=x/b=8192"],
+            &["quarry2/k=thin-pool/p=data/n=pool"],
+            &[ARCHIVE, READY],
+            &["someone", ARCHIVE],
+        ] {
+            assert_eq!(other_record_on(&on(others)), record_on(&on(others)), "{others:?}");
+            assert_ne!(record_on(&on(others)), Tag::Foreign, "{others:?}");
+        }
+        for volumes in [&[READY] as &[&str], &[NEW, READY], &["quarry2/x"], &["team/k=x"], &[]] {
+            assert_eq!(other_record_on(&on(volumes)), Tag::Foreign, "{volumes:?}");
         }
     }
 

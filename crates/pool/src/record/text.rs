@@ -35,6 +35,11 @@ impl Record {
         }
     }
 
+    /// Whether the tag can be the record of anything but a volume. Much faster than to parse it.
+    pub(crate) fn has_kind(tag: &str) -> bool {
+        tag.starts_with(MARK) && tag.split('/').skip(1).any(|field| field.starts_with(KIND))
+    }
+
     /// A record of a higher version. If this code does not know it, only its kind is read.
     fn newer(version: u32, fields: &str) -> Tag {
         if let Some(scratch) = ScratchRecord::read(version, fields) {

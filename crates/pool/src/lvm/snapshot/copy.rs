@@ -21,7 +21,7 @@ pub(super) fn health(group: &VolumeGroup, logical: &LogicalVolume, record: &Snap
     }
     let serving = record.of_kind(SnapshotKind::ForCopy).id_name();
     let is_serving = |other: &&LogicalVolume| {
-        let found = volume::record_on(other).snapshot();
+        let found = volume::other_record_on(other).snapshot();
         found.is_some_and(|found| found.kind == SnapshotKind::ForCopy && found.id_name() == serving)
     };
     let serving = group.volumes().find(is_serving).and_then(|found| from_logical(group, found));

@@ -8,7 +8,7 @@ use quarry_lvm::commands::thin::MakePool;
 use quarry_lvm::{ExtentRange, LogicalVolume, ThinPoolStatus, VolumeGroup, capacity, expansion};
 use quarry_volume::{Extents, Layout, some_of};
 
-use super::super::volume::record_on;
+use super::super::volume::other_record_on;
 use super::room::{METADATA_WARNING, broken};
 use crate::record::Tag;
 use crate::{CreateThinPool, ExtendThinPool, ThinPoolConfig, ThinPoolPart, ThinPoolRecord, ThinPoolSize};
@@ -78,7 +78,7 @@ pub(super) fn is_half_made(group: &VolumeGroup, config: &ThinPoolConfig) -> bool
 
 /// The parts of thin pools that the configuration does not have any more, as a note for the operator: they use space.
 pub(in crate::lvm) fn parts_left(group: &VolumeGroup, configured: &[String]) -> Option<String> {
-    let describe = |volume: &LogicalVolume| match record_on(volume) {
+    let describe = |volume: &LogicalVolume| match other_record_on(volume) {
         Tag::ThinPool(record) if is_part(volume, record.part, &record.pool) && !configured.contains(&record.pool) => {
             let path = format!("{}/{}", group.name, volume.name);
             Some(format!(
@@ -309,5 +309,5 @@ fn is_part(volume: &LogicalVolume, part: ThinPoolPart, pool: &str) -> bool {
     let is_record = |record: &ThinPoolRecord| record.part == part && record.pool == pool;
     !volume.internal
         && !volume.is_thin_pool()
-        && matches!(record_on(volume), Tag::ThinPool(record) if is_record(&record))
+        && matches!(other_record_on(volume), Tag::ThinPool(record) if is_record(&record))
 }
