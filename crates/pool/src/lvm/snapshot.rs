@@ -13,6 +13,7 @@ use quarry_volume::{Result, SnapshotMethod, StorageId, safe_name, show_size, som
 
 pub(super) use self::change::Purpose;
 pub(crate) use self::invalid::InvalidSnapshots;
+use super::volume::Storages;
 use super::{LvmPool, thin, volume};
 use crate::key::VolumeKey;
 use crate::record::State;
@@ -52,7 +53,8 @@ pub(super) fn name_for(snapshot: &str) -> String {
 
 /// All snapshots on that storage, which is a volume group or a thin pool in it, by their names.
 pub(super) fn all_on(group: &VolumeGroup, storage: &StorageId) -> Vec<PoolSnapshot> {
-    let found = group.volumes().filter_map(|volume| from_logical(group, volume));
+    let storages = Storages::new(group);
+    let found = group.volumes().filter_map(|volume| with_storages(&storages, volume));
     let mut found: Vec<_> = found.filter(|snapshot| snapshot.storage == *storage).collect();
     found.sort_by(|one, other| one.name.cmp(&other.name));
     found
@@ -65,6 +67,12 @@ fn all(group: &VolumeGroup) -> Vec<PoolSnapshot> {
 
 /// Converts a logical volume; `None` if it is not a snapshot of Quarry's.
 pub(super) fn from_logical(group: &VolumeGroup, logical: &LogicalVolume) -> Option<PoolSnapshot> {
+    with_storages(&Storages::new(group), logical)
+}
+
+/// Like [`from_logical`], for many snapshots of a volume group.
+fn with_storages<'a>(storages: &Storages<'a>, logical: &'a LogicalVolume) -> Option<PoolSnapshot> {
+    let group = storages.group;
     let record = volume::other_record_on(logical).snapshot().filter(|_| !logical.internal)?;
     let source = logical.origin.as_deref().and_then(|origin| group.logical_volume(origin));
     let (size, health) = match record.kind {
@@ -77,7 +85,7 @@ pub(super) fn from_logical(group: &VolumeGroup, logical: &LogicalVolume) -> Opti
     };
     Some(PoolSnapshot {
         name: record.id_name(),
-        storage: volume::storage_under(group, logical),
+        storage: storages.under(logical),
         key: VolumeKey::Logical { group: group.uuid, volume: logical.uuid },
         size,
         allocated: logical.size,

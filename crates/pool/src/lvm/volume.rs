@@ -1,5 +1,8 @@
 //! Converts logical volumes in a report to Quarry volumes.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use quarry_lvm::{LogicalVolume, LvUuid, VgUuid, VolumeGroup};
 use quarry_volume::{StorageId, safe_name};
 
@@ -18,10 +21,36 @@ pub(crate) fn thin_storage_of(group: VgUuid, pool: LvUuid) -> StorageId {
     StorageId::of(&format!("{group} {pool}"))
 }
 
+/// The storage IDs of a volume group and its thin pools. Each is computed once, however many volumes have it.
+pub(super) struct Storages<'a> {
+    pub(super) group: &'a VolumeGroup,
+    /// By the names of the thin pools.
+    computed: RefCell<BTreeMap<Option<&'a str>, StorageId>>,
+}
+
+impl<'a> Storages<'a> {
+    pub(super) fn new(group: &'a VolumeGroup) -> Self {
+        Self { group, computed: RefCell::default() }
+    }
+
+    /// That of the thin pool that a thin volume is in, otherwise of the volume group.
+    pub(super) fn under(&self, volume: &'a LogicalVolume) -> StorageId {
+        self.of(volume.pool.as_deref().filter(|_| volume.is_thin()))
+    }
+
+    fn of(&self, pool: Option<&'a str>) -> StorageId {
+        let group = self.group.uuid;
+        let compute = || match pool.and_then(|pool| self.group.thin_pool(pool)) {
+            Some(pool) => thin_storage_of(group, pool.uuid),
+            None => storage_of(group),
+        };
+        self.computed.borrow_mut().entry(pool).or_insert_with(compute).clone()
+    }
+}
+
 /// The storage ID of the thin pool that a thin volume is in, otherwise of the volume group.
 pub(super) fn storage_under(group: &VolumeGroup, volume: &LogicalVolume) -> StorageId {
-    let pool = volume.pool.as_deref().filter(|_| volume.is_thin()).and_then(|pool| group.thin_pool(pool));
-    pool.map_or_else(|| storage_of(group.uuid), |pool| thin_storage_of(group.uuid, pool.uuid))
+    Storages::new(group).under(volume)
 }
 
 /// The volumes on that storage, which is a volume group or a thin pool in it, that have Quarry's mark, without
@@ -29,7 +58,8 @@ pub(super) fn storage_under(group: &VolumeGroup, volume: &LogicalVolume) -> Stor
 pub(crate) fn all_on(group: &VolumeGroup, storage: &StorageId) -> Vec<PoolVolume> {
     let parts = group.parts();
     let parts = |name: &str| parts.get(name).cloned().unwrap_or_default();
-    let found = group.volumes().filter_map(|volume| with_parts(group, volume, &parts));
+    let storages = Storages::new(group);
+    let found = group.volumes().filter_map(|volume| with_parts(&storages, volume, &parts));
     merge_duplicates(group, found.filter(|volume| volume.storage == *storage).collect())
 }
 
@@ -168,19 +198,20 @@ fn name_in_id(volume: &LogicalVolume, record: &Recorded) -> String {
 
 /// Converts a logical volume; `None` if it does not have Quarry's mark, or is not a volume.
 pub(crate) fn from_logical(group: &VolumeGroup, volume: &LogicalVolume) -> Option<PoolVolume> {
-    with_parts(group, volume, &|name| group.parts_of(name).collect())
+    with_parts(&Storages::new(group), volume, &|name| group.parts_of(name).collect())
 }
 
 /// Like [`from_logical`], for many volumes of a volume group whose parts are found otherwise.
-fn with_parts<'a>(group: &'a VolumeGroup, volume: &LogicalVolume, parts: &PartsOf<'a>) -> Option<PoolVolume> {
+fn with_parts<'a>(storages: &Storages<'a>, volume: &'a LogicalVolume, parts: &PartsOf<'a>) -> Option<PoolVolume> {
+    let group = storages.group;
     if volume.internal {
         return None;
     }
     let record = recorded(volume)?;
     // An operator may have converted an ordinary volume to a thin one. It stays in its pool.
     let storage = match &record {
-        Recorded::Here(record) if !record.thin => storage_of(group.uuid),
-        _ => storage_under(group, volume),
+        Recorded::Here(record) if !record.thin => storages.of(None),
+        _ => storages.under(volume),
     };
     let health = health(group, volume, &record, parts);
     Some(PoolVolume {
