@@ -98,8 +98,11 @@ links: ## Links in the documentation
 	@python3 tools/site/tests.py
 	@python3 tools/site/links.py sources
 
-clippy: ## Lints; warnings are errors
+# The fuzz targets are a workspace of their own. Checking them needs no fuzzing library.
+clippy: ## Lints; warnings are errors; the fuzz targets compile
 	cargo clippy --quiet --locked --workspace --all-targets -- --deny warnings
+	CUSTOM_LIBFUZZER_PATH=/none/libFuzzer.a cargo check --quiet --locked --manifest-path fuzz/Cargo.toml \
+		--target-dir "$${CARGO_TARGET_DIR:-target}/fuzz"
 
 unit: ## Tests that need no root and no virtual machine
 	cargo test --quiet --locked --workspace

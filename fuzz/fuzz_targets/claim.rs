@@ -62,6 +62,10 @@ impl Sectors for Memory {
     fn flush(&self) -> io::Result<()> {
         Ok(())
     }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fuzz_target!(|input: (bool, bool, Vec<(u8, u16, Vec<u8>)>)| {
