@@ -73,7 +73,7 @@ echo "commit $commit, seed $seed, guest $QUARRY_VM_GUEST"
 
 part formatting cargo fmt --all --check
 part "links in the documentation" sh -c 'python3 tools/site/tests.py && python3 tools/site/links.py sources'
-part lints cargo clippy --quiet --locked --workspace --all-targets -- --deny warnings
+part lints make --silent clippy
 
 # Everything is built by two commands, because cargo builds a crate again for each set of features: all tests and the
 # programs of this machine; and the programs that are optimised, of which quarry runs in the guests, with fault points.
