@@ -3,8 +3,11 @@
 //! lvm suspends the device of the source while it takes a snapshot. First the kernel freezes the filesystem on it: writes
 //! of pods wait from then on, while the kernel writes what is in memory to the disk, which can take seconds on a slow
 //! disk. Then the device is suspended, until lvm resumes it. The kernel says whether a device is suspended, but not
-//! whether it is being suspended. So the time that lvm is in the system call for it counts as well. lvm makes the same call
-//! for the device of the snapshot, which takes a moment.
+//! whether it is being suspended. So the time that lvm is in the system call for it counts as well. lvm makes the same
+//! call for the device of the snapshot, which takes a moment.
+//!
+//! If the host lets no process look at another one's system calls (`kernel.yama.ptrace_scope=3`), only the time of the
+//! suspension counts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,20 +22,22 @@ use crate::dm;
 
 /// How often the kernel is asked while a snapshot is taken.
 const LOOK: Duration = Duration::from_millis(2);
+/// When lvm takes long, it is asked less often: the pause is this part of the time since the beginning.
+const PAUSE: u32 = 100;
 
-/// The snapshots that were taken of the volumes of a volume group since this process began.
+/// The snapshots that were taken of the active volumes of a volume group since this process began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Frozen {
-    /// How many there were, including those that lvm could not complete.
+    /// How many there are. A snapshot of a volume that is not active freezes nothing, and does not count.
     pub snapshots: u64,
-    /// How long the sources were frozen, altogether. Each is measured to a few milliseconds.
+    /// How long the sources were frozen, altogether. Each time is measured to a few milliseconds, or to one per cent.
     pub time: Duration,
 }
 
 static FROZEN: Mutex<BTreeMap<String, Frozen>> = Mutex::new(BTreeMap::new());
 
-/// For how many snapshots the sources were frozen since this process began, and how long, by the names of the volume
-/// groups. A clone of a volume counts, because it is made from a snapshot.
+/// How many snapshots of active volumes were taken since this process began, and how long the volumes were frozen, by the
+/// names of the volume groups. A clone of a volume counts, because it is made from a snapshot.
 #[must_use]
 pub fn frozen() -> BTreeMap<String, Frozen> {
     FROZEN.lock().clone()
@@ -41,7 +46,7 @@ pub fn frozen() -> BTreeMap<String, Frozen> {
 /// Measures how long the source of a snapshot is frozen, on a thread of its own.
 pub(crate) struct Watch {
     ended: Sender<()>,
-    thread: Option<thread::JoinHandle<Duration>>,
+    thread: Option<thread::JoinHandle<Option<Duration>>>,
 }
 
 impl Watch {
@@ -55,31 +60,32 @@ impl Watch {
         (Self { ended, thread }, pids)
     }
 
-    /// Counts the time until now for a volume group.
-    pub(crate) async fn end(self, group: &str) {
+    /// Counts the time until now for a volume group, and the snapshot if it was taken.
+    pub(crate) async fn end(self, group: &str, taken: bool) {
         drop(self.ended);
         let Some(thread) = self.thread else { return };
         // The thread only asks device-mapper and reads a file in /proc, so it ends at once.
-        let Ok(Ok(time)) = tokio::task::spawn_blocking(|| thread.join()).await else { return };
-        tracing::debug!(vg = group, ?time, "took a snapshot; its source was frozen");
+        let Ok(Ok(Some(time))) = tokio::task::spawn_blocking(|| thread.join()).await else { return };
+        tracing::debug!(vg = group, ?time, taken, "the source of a snapshot was frozen");
         let mut all = FROZEN.lock();
         let frozen = all.entry(group.to_owned()).or_default();
-        frozen.snapshots += 1;
+        frozen.snapshots += u64::from(taken);
         frozen.time += time;
     }
 }
 
-fn watch(device: &str, started: &Receiver<u32>, end: &Receiver<()>) -> Duration {
-    // Nothing is frozen if nothing can use it.
-    let active = dm::device_number(device).is_ok_and(|number| number.is_some());
+/// How long the device was frozen; `None` if it is not active.
+fn watch(device: &str, started: &Receiver<u32>, end: &Receiver<()>) -> Option<Duration> {
+    dm::device_number(device).ok()??;
+    let began = Instant::now();
     let (mut clock, mut pid) = (Clock::default(), None);
     loop {
         pid = started.try_iter().last().or(pid);
         let now = Instant::now();
         // In this order: the device is suspended when the call ends.
-        clock.look(now, active && (pid.is_some_and(is_suspending) || dm::is_suspended(device)));
-        if end.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout) {
-            return clock.end(Instant::now());
+        clock.look(now, pid.is_some_and(is_suspending) || dm::is_suspended(device));
+        if end.recv_timeout(LOOK.max(began.elapsed() / PAUSE)) != Err(RecvTimeoutError::Timeout) {
+            return Some(clock.end(Instant::now()));
         }
     }
 }

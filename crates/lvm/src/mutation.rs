@@ -57,7 +57,7 @@ impl<'a> Mutation<'a> {
         let (watch, started) = Watch::begin(device_uuid(group.uuid, source.uuid));
         self.started = Some(started);
         let result = self.run().await;
-        watch.end(&group.name).await;
+        watch.end(&group.name, result.is_ok()).await;
         result
     }
 

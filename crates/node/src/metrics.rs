@@ -250,7 +250,7 @@ fn register_commands(metrics: &Metrics) {
 fn register_snapshots(metrics: &Metrics) {
     metrics.counter(
         "snapshots_taken",
-        "Snapshots taken by lvm, including those that only serve to make a copy",
+        "Snapshots of active volumes that lvm took, also to make a clone or a full copy",
         || {
             let taken = quarry_pool::frozen().into_iter();
             taken.map(|(group, frozen)| Sample::count(frozen.snapshots).label("volume_group", group)).collect()

@@ -197,7 +197,7 @@ fn parts(chunk: &[u8], block: usize) -> Vec<(Range<usize>, bool)> {
     parts
 }
 
-/// Whether all bytes are zero. Many at once: an emulated processor compares single bytes slower than a disk reads them.
+/// Whether all bytes are zero. Every byte of a source is looked at, so this takes whole words.
 fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks();
     words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)

@@ -62,6 +62,7 @@ pub const SWEEPS: &[&str] = &[
     "power-cut-encrypted-disks",
     "power-cut-thin",
     "cluster-controllers",
+    "copy-speed",
 ];
 
 /// The only guest that a scenario runs in, if it needs one.

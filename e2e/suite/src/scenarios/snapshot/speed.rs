@@ -65,11 +65,14 @@ pub async fn run(context: Context) -> Passed {
     until("the thin pool", CREATED, || async { Ok(node.csi.capacity(&thin).await?.0 > 0) }).await?;
 
     let pairs: Vec<_> = KINDS.iter().flat_map(|source| KINDS.iter().map(move |target| (*source, *target))).collect();
-    // Otherwise one of them shows that the clone has the bytes. One time says little beside other scenarios.
+    // A slice of a soak has its part of them. Otherwise one shows that the clone has the bytes.
     let chosen = if soak { pairs.len() } else { 1 };
     let fillings = if soak { &[Filling::Full, Filling::Eighth][..] } else { &[Filling::Full] };
     let mut figures = Vec::new();
     for index in context.random().sample(chosen, pairs.len()) {
+        if soak && !context.settings.slice.has(index) {
+            continue;
+        }
         let (source, target) = pairs[index];
         for filling in fillings {
             let what = format!("{source} to {target}, {filling:?}");
