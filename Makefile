@@ -101,7 +101,7 @@ links: ## Links in the documentation
 # The fuzz targets are a workspace of their own. To check them needs no fuzzing library, only the path of some file.
 clippy: ## Lints; warnings are errors; the fuzz targets compile
 	cargo clippy --quiet --locked --workspace --all-targets -- --deny warnings
-	CUSTOM_LIBFUZZER_PATH=$(CURDIR)/fuzz/Cargo.toml cargo check --quiet --locked --manifest-path fuzz/Cargo.toml \
+	CUSTOM_LIBFUZZER_PATH="$(CURDIR)/fuzz/Cargo.toml" cargo check --quiet --locked --manifest-path fuzz/Cargo.toml \
 		--target-dir "$${CARGO_TARGET_DIR:-target}/fuzz"
 
 unit: ## Tests that need no root and no virtual machine
