@@ -27,6 +27,8 @@ const POOL: &str = "pulled";
 const NODE: &str = "node-1";
 /// The node that gets a disk when that one is given up.
 const OTHER: &str = "node-2";
+/// The serial of that disk.
+const SPARE: &str = "spare";
 /// The node of a CSIStorageCapacity.
 const TOPOLOGY: &str = "/nodeTopology/matchLabels/topology.local.csi.quarry.dev~1node";
 /// The alert that must fire.
@@ -98,6 +100,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     space.end().await?;
     install::install(cluster).await?;
     install::wait_running(cluster).await?;
+    drop(cluster.worker_mut(OTHER)?.vm.take_disk(SPARE).await?);
     Ok(format!(
         "{wanted} targets; {ALERT} fired {:.0} s after a disk was pulled, and ended {:.0} s after its pod ran again. The \
          disk was pulled for good, and the claim and the pod were deleted: the pod ran elsewhere after {:.0} s",
@@ -110,7 +113,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
 /// The disk is pulled for good, and its claim is given up, as docs/pools.md says. Returns how long it takes until the pod of
 /// the StatefulSet runs on another node, with an empty volume.
 async fn given_up(cluster: &mut Cluster) -> Result<Duration> {
-    let other = Disk::new("spare", 1 << 30).bus(Bus::Scsi);
+    let other = Disk::new(SPARE, 1 << 30).bus(Bus::Scsi);
     cluster.worker_mut(OTHER)?.vm.add_disks(vec![other]).await?;
     let volume = {
         let space = Space { cluster, name: "alerts".to_owned() };

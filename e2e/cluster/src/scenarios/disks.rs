@@ -73,6 +73,14 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
 
     space.run(&["delete", "storageclass", POOL]).await?;
     space.end().await?;
+    // A later scenario finds only the disks that it plugs in.
+    install::install(cluster).await?;
+    install::wait_running(cluster).await?;
+    for worker in &mut cluster.workers {
+        for serial in ["w1", "w2"] {
+            drop(worker.vm.take_disk(serial).await?);
+        }
+    }
     Ok("4 pods on 4 disks of 2 nodes (NVMe of 4096-byte sectors, SCSI); a fifth waits; a deleted one's disk serves again".to_owned())
 }
 

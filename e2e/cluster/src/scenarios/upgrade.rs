@@ -94,6 +94,10 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let newer = json!([{ "name": "quarry", "image": images::QUARRY, "args": newer_quarry.get("args") }, resizer]);
     controller(cluster, &newer).await.context("the newer controller again")?;
     space.end().await?;
+    // Helm does not change what kubectl has patched. A later scenario installs the chart with other values.
+    install::uninstall(cluster).await?;
+    install::install(cluster).await?;
+    install::wait_running(cluster).await?;
     Ok("older to newer, and the controller back and forth: 2 pods kept writing; volumes created by each, served and deleted by the other".to_owned())
 }
 
