@@ -14,7 +14,7 @@ use crate::label::Label;
 use crate::lookup::{Lookup, report};
 use crate::scan::{Candidate, FIRST, LATER, Scan, candidates, scan};
 use crate::settings::{Filter, Scope};
-use crate::types::VolumeGroup;
+use crate::types::{PhysicalVolume, VolumeGroup};
 use crate::{Error, PvUuid, VgUuid, vg_name_fits};
 
 /// The maximum number of reports if each one names physical volumes that were not known before.
@@ -271,6 +271,29 @@ impl Known {
         (Scope { devices, filter: self.filter(), ..Scope::default() }, silent.collect())
     }
 
+    /// Notes in a report which missing physical volumes are on this host nevertheless, and which devices may hold them.
+    fn mark_present(&self, group: &mut VolumeGroup) {
+        let absent = |volume: &PhysicalVolume| volume.missing && volume.device.is_none();
+        for volume in group.physical_volumes.iter_mut().filter(|volume| absent(volume)) {
+            // The label of a device that does not answer is an earlier one.
+            let readable = |(device, label): &&(PathBuf, Label)| {
+                label.uuid == volume.uuid && !self.unresponsive().contains(device)
+            };
+            volume.hidden_at = self.labels().iter().find(readable).map(|(device, _)| device.clone());
+        }
+        let lost: Vec<PvUuid> = group.physical_volumes.iter().filter(|volume| absent(volume)).map(|pv| pv.uuid).collect();
+        if lost.is_empty() {
+            return;
+        }
+        let may_hold = |device: &&PathBuf| {
+            let label = self.labels().iter().find(|(labelled, _)| labelled == *device);
+            label.is_none_or(|(_, label)| lost.contains(&label.uuid))
+        };
+        let failed = self.last_scan.as_ref().map_or(&[][..], |last_scan| &last_scan.scan.failed);
+        let candidates = self.unresponsive().iter().filter(may_hold).cloned();
+        (group.failing, group.silent) = candidates.partition(|device| failed.contains(device));
+    }
+
     /// Remembers the contents of a report. Returns whether it is the right volume group, with all its disks.
     fn remember(&mut self, location: &GroupLocation, lookup: &Lookup) -> bool {
         let Lookup::Found(group) = lookup else { return false };
@@ -312,6 +335,7 @@ async fn finish(lookup: Lookup, location: GroupLocation, known: &Known) -> Looku
     match lookup {
         Lookup::Found(mut group) if group.uuid == location.uuid => {
             group.hidden = hidden(&group, &location, known).await;
+            known.mark_present(&mut group);
             group.scope = location.scope;
             Lookup::Found(group)
         }
@@ -363,7 +387,6 @@ async fn reasons_not_used(devices: &[PathBuf], scope: &Scope) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PhysicalVolume;
     use crate::host::testing::devices_file;
     use crate::label::GroupId;
     use crate::uuid::testing::uuid;
@@ -521,6 +544,41 @@ mod tests {
         let (scope, unresponsive) = known.every_disk();
         assert_eq!(scope.devices, ["/dev/vdb", "/dev/vdc"].map(PathBuf::from));
         assert_eq!(unresponsive, [PathBuf::from("/dev/vdz")]);
+    }
+
+    #[test]
+    fn a_disk_that_is_there_is_not_lost() {
+        let volumes = [("/dev/vdb", "1", Some(("vg0", A))), ("/dev/vdc", "2", None), ("/dev/vdd", "9", None)];
+        let report = || match reported(A, &[("1", Some("/dev/vdb")), ("2", None), ("3", None)]) {
+            Lookup::Found(mut group) => {
+                group.physical_volumes.iter_mut().for_each(|volume| volume.missing = volume.device.is_none());
+                group
+            }
+            other => panic!("{other:?}"),
+        };
+        let marked = |known: &Known| {
+            let mut group = report();
+            known.mark_present(&mut group);
+            group
+        };
+        let paths = |devices: &[&str]| devices.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let mut known = host(&volumes);
+        let group = marked(&known);
+        let hidden_at: Vec<_> = group.physical_volumes.iter().map(|volume| volume.hidden_at.clone()).collect();
+        assert_eq!(hidden_at, [None, Some("/dev/vdc".into()), None]);
+        assert!(group.silent.is_empty() && group.failing.is_empty());
+        // It stopped answering. So did one without a known label, one that holds something else, and one with errors.
+        if let Some(last_scan) = &mut known.last_scan {
+            last_scan.scan.unresponsive.extend(paths(&["/dev/vdc", "/dev/vdd", "/dev/vdy", "/dev/vdz"]));
+            last_scan.scan.failed.extend(paths(&["/dev/vdy"]));
+        }
+        let group = marked(&known);
+        assert!(group.physical_volumes.iter().all(|volume| volume.hidden_at.is_none()));
+        assert_eq!((group.silent, group.failing), (paths(&["/dev/vdc", "/dev/vdz"]), paths(&["/dev/vdy"])));
+        // Nothing is missing.
+        let Lookup::Found(mut whole) = reported(A, &[("1", Some("/dev/vdb"))]) else { panic!() };
+        known.mark_present(&mut whole);
+        assert!(whole.silent.is_empty() && whole.failing.is_empty());
     }
 
     #[test]

@@ -56,6 +56,10 @@ pub struct VolumeGroup {
     /// Why physical volumes that count as missing are not used although their devices are present: a filter
     /// in the host's lvm.conf, or its devices file.
     pub hidden: Vec<String>,
+    /// Devices that do not answer, and may hold a physical volume that is missing.
+    pub silent: Vec<PathBuf>,
+    /// Devices that return errors when they are read, and may hold a physical volume that is missing.
+    pub failing: Vec<PathBuf>,
 }
 
 /// A physical volume: a disk or partition that holds extents.
@@ -64,6 +68,8 @@ pub struct PhysicalVolume {
     /// The device; `None` while it is lost. A disk that is back, but was written off by a change made without
     /// it, has a device and is `missing` until `vgextend --restoremissing`.
     pub device: Option<PathBuf>,
+    /// Where it can be read although lvm does not use it: see [`VolumeGroup::hidden`]. Its data is not lost.
+    pub hidden_at: Option<PathBuf>,
     /// The UUID.
     pub uuid: PvUuid,
     /// The bytes that are usable for extents.

@@ -15,6 +15,9 @@ pub(crate) trait Item {
     type Id: Ord + Clone + Hash;
 
     fn id(&self) -> &Self::Id;
+
+    /// Whether a copy into it is running: this is its state before.
+    fn is_filled_since(&self, before: &Self) -> bool;
 }
 
 impl Item for Volume {
@@ -22,6 +25,10 @@ impl Item for Volume {
 
     fn id(&self) -> &VolumeId {
         &self.id
+    }
+
+    fn is_filled_since(&self, before: &Self) -> bool {
+        self.copying != before.copying
     }
 }
 
@@ -31,6 +38,10 @@ impl Item for Snapshot {
     fn id(&self) -> &SnapshotId {
         &self.id
     }
+
+    fn is_filled_since(&self, before: &Self) -> bool {
+        self.copying != before.copying
+    }
 }
 
 /// An item, ordered by its identifier, which is therefore not stored twice.
@@ -39,7 +50,7 @@ pub(super) struct Known<T> {
     item: T,
     /// The node's generation of this state.
     generation: u64,
-    /// When this controller first saw the item.
+    /// When this controller first saw the item, or last saw that a copy fills it.
     since: Instant,
 }
 
@@ -128,7 +139,11 @@ where
             {
                 continue;
             }
-            let since = known.map(|known| known.since).or_else(|| ages.get(item.id()).copied()).unwrap_or(now);
+            let since = match known {
+                Some(known) if item.is_filled_since(&known.item) => now,
+                Some(known) => known.since,
+                None => ages.get(item.id()).copied().unwrap_or(now),
+            };
             self.gone.remove(item.id());
             self.known.replace(Known { item, generation, since });
         }
@@ -164,5 +179,33 @@ where
     #[cfg(test)]
     pub(super) fn is_settled(&self) -> bool {
         self.gone.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quarry_volume::CopyProgress;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_volume_ages_only_while_no_copy_fills_it() {
+        let id: VolumeId = "v1:vd655koxk7:n:pvc-restored".parse().unwrap();
+        let mut items = Items::new();
+        let mut generation = 0;
+        // No PersistentVolume names it until the copy is complete, however long that takes.
+        for (copied, age) in [(Some(0), 0), (Some(5), 0), (Some(5), 300), (Some(9), 0), (None, 0), (None, 300)] {
+            generation += 1;
+            let copying = copied.map(|copied| CopyProgress { copied, total: 10 });
+            let volume = Volume { copying, ..Volume::new(id.clone()) };
+            items.merge(vec![volume], Vec::new(), generation, generation, &Ages::<Volume>::new());
+            let known: Vec<_> = items.after(None).map(|(volume, age)| (volume.copying, age.as_secs())).collect();
+            assert_eq!(known, [(copying, age)]);
+            tokio::time::advance(Duration::from_secs(300)).await;
+        }
+        // A new connection to the node changes nothing.
+        let ages = items.forget(None);
+        items.merge(vec![Volume::new(id)], Vec::new(), 1, 1, &ages);
+        assert_eq!(items.after(None).next().unwrap().1, Duration::from_secs(600));
     }
 }

@@ -31,8 +31,8 @@ use crate::types::VolumeGroup;
 
 /// The volume group on these disks: all disks that the last report found.
 ///
-/// The fields that a report does not have stay empty, as after [`crate::parse`]: `scope`, `hidden`, `duplicates`, and
-/// what [`crate::kernel`] adds.
+/// The fields that a report does not have stay empty, as after [`crate::parse`]: `scope`, what says of
+/// missing disks where they may be, `duplicates`, and what [`crate::kernel`] adds.
 ///
 /// # Errors
 /// Why lvm's report is needed.

@@ -130,14 +130,27 @@ fn mirror_health(group: &VolumeGroup, volume: &LogicalVolume) -> Health {
     }
     let shared = group.shared_by_images(volume);
     if !shared.is_empty() {
-        return Health::Degraded(format!(
-            "volume {} is not mirrored, because its copies share the disk {}; when another disk has space, run \
-             `lvconvert --type linear {full_name}`, then `lvconvert --type raid1 --mirrors 1 {full_name}`",
-            volume.name,
-            shared.join(", ")
-        ));
+        return Health::Degraded(shared_disks(volume, &full_name, copies.len(), &shared));
     }
     health_from_report(volume, &full_name)
+}
+
+/// The problem of a mirror whose copies are on too few disks. A copy on a disk of its own is kept.
+fn shared_disks(volume: &LogicalVolume, full_name: &str, copies: usize, shared: &[String]) -> String {
+    let name = &volume.name;
+    let on = shared.join(", ");
+    if copies == 2 {
+        return format!(
+            "volume {name} is not mirrored, because its copies share the disk {on}; when another disk has space, run \
+             `lvconvert --type linear {full_name}`, then `lvconvert --type raid1 --mirrors 1 {full_name}`"
+        );
+    }
+    let disk = shared.first().map_or("DISK", |disk| disk.as_str());
+    format!(
+        "volume {name} has fewer disks than copies, because some of its {copies} copies share the disk {on}; when another \
+         disk has space, run `lvconvert --mirrors -1 {full_name} {disk}`, which removes one of them, then `lvconvert \
+         --mirrors +1 {full_name}`"
+    )
 }
 
 /// The health of a mirror whose copies are all intact, from lvm's report and the last check.
@@ -386,6 +399,11 @@ mod tests {
         assert!(why.contains("not mirrored") && why.contains("/dev/p"), "{why}");
         // A volume that was never handed out is created again.
         assert!(matches!(health_of(&group, "new"), Health::Incomplete(why) if why.contains("share a disk")));
+        // Two of three. The third one is kept.
+        let parts = [part("a_rimage_2", "linear", "q"), part("a_rmeta_2", "linear", "q")];
+        group.logical_volumes.extend(parts);
+        let why = degraded(&group);
+        assert!(why.contains("`lvconvert --mirrors -1 vg/a /dev/p`") && !why.contains("linear"), "{why}");
         assert_eq!(health_of(&mirror(), "new"), Health::Whole);
     }
 

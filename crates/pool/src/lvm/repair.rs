@@ -3,6 +3,8 @@
 //! A command is printed only where nothing can be kept. lvm is never told to remove everything that is incomplete
 //! (`vgreduce --removemissing --force`), because that also removes logical volumes that are not Quarry's.
 
+use std::path::PathBuf;
+
 use quarry_lvm::{LogicalVolume, PhysicalVolume, PvUuid, VolumeGroup};
 use quarry_volume::some_of;
 
@@ -21,8 +23,10 @@ pub(super) fn steps(group: &VolumeGroup, volumes: &[PoolVolume]) -> Vec<String> 
     if missing.is_empty() {
         return Vec::new();
     }
-    let back: Vec<String> =
-        missing.iter().filter_map(|pv| pv.device.as_ref()).map(|device| device.display().to_string()).collect();
+    if let Some(step) = not_lost(group, &missing) {
+        return vec![step];
+    }
+    let back = paths(missing.iter().filter_map(|pv| pv.device.as_ref()));
     if !back.is_empty() {
         // What is lost shows only when it is a part of the group again.
         let mut steps = Vec::new();
@@ -36,10 +40,13 @@ pub(super) fn steps(group: &VolumeGroup, volumes: &[PoolVolume]) -> Vec<String> 
         steps.push(format!("for volumes in use: `vgchange --refresh {name}`. Then look again"));
         return steps;
     }
-    let mut steps = vec![
-        "put back every disk that can come back, and look again: the other steps give up what is missing now"
-            .to_owned(),
-    ];
+    let mut first =
+        "put back every disk that can come back, and look again: the other steps give up what is missing now".to_owned();
+    if !group.failing.is_empty() {
+        let failing = paths(&group.failing).join(", ");
+        first = format!("{first}. {failing} cannot be read, and may be such a disk: the kernel's log says why");
+    }
+    let mut steps = vec![first];
     let degraded =
         of(group, volumes, |volume, health| matches!(health, Health::Degraded(_)) && lacks_any(group, volume));
     if !degraded.is_empty() {
@@ -67,6 +74,32 @@ pub(super) fn steps(group: &VolumeGroup, volumes: &[PoolVolume]) -> Vec<String> 
          command fails, names them, and removes none. Do not use --force, which would remove them"
     ));
     steps
+}
+
+/// What to do if missing disks are in this host, or may be: nothing is given up then.
+fn not_lost(group: &VolumeGroup, missing: &[&PhysicalVolume]) -> Option<String> {
+    const UNTIL: &str = "Until then, remove nothing and repair nothing";
+    let hidden = paths(missing.iter().filter_map(|pv| pv.hidden_at.as_ref()));
+    if !hidden.is_empty() {
+        return Some(format!(
+            "{} is in this host and can be read, but lvm does not use it: {}. Correct that, or take the disk out if it is \
+             to be given up, and look again. {UNTIL}",
+            hidden.join(", "),
+            group.hidden.first().map_or("its reason is gone again", |why| why.as_str()),
+        ));
+    }
+    let silent = paths(&group.silent);
+    (!silent.is_empty()).then(|| {
+        format!(
+            "{} does not answer, and may be a missing disk: make it answer (the kernel's log says why it does not), or \
+             take it out of this host, and look again. {UNTIL}",
+            silent.join(", ")
+        )
+    })
+}
+
+fn paths<'a>(devices: impl IntoIterator<Item = &'a PathBuf>) -> Vec<String> {
+    devices.into_iter().map(|device| device.display().to_string()).collect()
 }
 
 /// The names of the pool's volumes for which this holds.
@@ -160,6 +193,27 @@ mod tests {
             assert_eq!(steps.contains("copy what you need"), !back, "{steps}");
         }
         assert!(printed(&VolumeGroup::default()).is_empty());
+    }
+
+    #[test]
+    fn what_is_in_the_host_is_not_given_up() {
+        let lost = || group(&["q", "r"], false);
+        let mut filtered = lost();
+        filtered.physical_volumes[1].hidden_at = Some("/dev/q".into());
+        filtered.hidden = vec!["lvm does not use /dev/q, because of devices/filter".into()];
+        let mut hanging = lost();
+        hanging.silent = vec!["/dev/z".into()];
+        // One is back. The other one may be newer.
+        let mut both = VolumeGroup { physical_volumes: group(&["q"], true).physical_volumes, ..filtered.clone() };
+        both.physical_volumes[1].hidden_at = Some("/dev/q".into());
+        for (group, named) in [(&filtered, "devices/filter"), (&hanging, "/dev/z does not answer"), (&both, "/dev/q is")] {
+            let steps = printed(group);
+            assert!(steps.contains(named), "{steps}");
+            assert!(!steps.contains('`'), "a command: {steps}");
+        }
+        // One that returns errors may do so for ever.
+        let failing = printed(&VolumeGroup { failing: vec!["/dev/y".into()], ..lost() });
+        assert!(failing.contains("/dev/y cannot be read") && failing.contains("`lvremove --yes vg/a`"), "{failing}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Tables for people, without borders, printed page by page. In a terminal they fit its width.
 
+mod commands;
 mod fit;
 mod paint;
 #[cfg(test)]
@@ -11,12 +12,13 @@ use anstyle::Style;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Width, presets};
 use unicode_width::UnicodeWidthStr as _;
 
+pub(crate) use commands::{break_commands, keep_commands, longest_word};
 pub(crate) use paint::{BAD, NOTABLE, paint_start};
 
 use crate::terminal::Terminal;
 
 /// The number of spaces between two columns.
-const GAP: u16 = 2;
+pub(crate) const GAP: u16 = 2;
 
 /// A cell without a value.
 pub(crate) const NOTHING: &str = "-";
@@ -190,12 +192,14 @@ impl Table {
     }
 }
 
-/// The text in lines that fit the terminal; each ends with a newline.
+/// The text in lines that fit the terminal; each ends with a newline. A command in backticks is on one line, even if the
+/// terminal has to break that.
 pub(crate) fn wrapped(text: &str, terminal: Terminal) -> String {
-    let limit = terminal.width.unwrap_or(u16::MAX).max(LEAST_BELOW);
+    let text = keep_commands(text);
+    let limit = terminal.width.unwrap_or(u16::MAX).max(LEAST_BELOW).max(longest_word(&text));
     let mut lines = String::new();
-    push_row(&mut lines, &[(Column::words(""), width(text).min(limit))], vec![text.to_owned()], false);
-    lines
+    push_row(&mut lines, &[(Column::words(""), width(&text).min(limit))], vec![text], false);
+    break_commands(&lines)
 }
 
 /// Appends the lines of one row, whose columns have these widths.
@@ -226,7 +230,7 @@ fn push_row(text: &mut String, columns: &[(Column, u16)], row: Vec<String>, colo
 }
 
 /// The number of columns that a text has in a terminal.
-fn width(text: &str) -> u16 {
+pub(crate) fn width(text: &str) -> u16 {
     u16::try_from(text.width()).unwrap_or(u16::MAX)
 }
 

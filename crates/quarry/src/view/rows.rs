@@ -13,7 +13,9 @@ use quarry_volume::{
 use quarry_wire::view::{ListedPool, ListedVolume, UnknownVolume};
 
 pub(super) use self::snapshots::{age, snapshot, snapshots};
-use crate::table::{BAD, Column, NOTABLE, NOTHING, paint_start, wrapped};
+use crate::table::{
+    self, BAD, Column, GAP, NOTABLE, NOTHING, break_commands, keep_commands, longest_word, paint_start, wrapped,
+};
 use crate::terminal::Terminal;
 
 /// An unknown value.
@@ -330,32 +332,41 @@ pub(super) fn disk(report: &DiskReport) -> Vec<String> {
     ]
 }
 
-/// The text of `quarry doctor`: the findings, and what was checked.
+/// The text of `quarry doctor`: the findings, and what was checked. A command is on one line, even if the terminal has to
+/// break that.
 pub(super) fn diagnosis(answer: &v2::DiagnoseResponse, terminal: Terminal) -> String {
-    let width = terminal.width.unwrap_or(WIDTH).min(WIDTH);
-    let mut table = comfy_table::Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-    for finding in &answer.findings {
+    let rows = answer.findings.iter().map(|finding| {
         let text = format!(
             "{}: {}\n-> {}",
             printable(&finding.subject),
             printable(&finding.problem),
             printable(&finding.advice)
         );
-        table.add_row([level(finding.level()).to_uppercase(), text]);
+        [level(finding.level()).to_uppercase(), keep_commands(&text)]
+    });
+    let rows: Vec<_> = rows.collect();
+    let mut table = comfy_table::Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if let Some(width) = terminal.width {
+        let first = rows.iter().map(|[level, _]| table::width(level)).max().unwrap_or_default().saturating_add(GAP);
+        let second = rows.iter().map(|[_, text]| longest_word(text)).max().unwrap_or_default().saturating_add(GAP);
+        let width = width.min(WIDTH).max(first.saturating_add(second));
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }
+    table.add_rows(rows);
     for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+        column.set_padding((0, GAP));
     }
     let mut text = String::new();
     for line in table.trim_fmt().lines() {
+        let line = break_commands(line);
         // The level is at the start of a finding's first line.
         let style = match line.split(' ').next() {
             Some("ERROR") if terminal.colors => BAD,
             Some("WARNING") if terminal.colors => NOTABLE,
             _ => Style::new(),
         };
-        text.push_str(&paint_start(line, style));
+        text.push_str(&paint_start(&line, style));
         text.push('\n');
     }
     if !text.is_empty() {

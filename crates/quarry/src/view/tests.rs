@@ -412,15 +412,25 @@ WARNING  pool \\u{{1b}}[2J: is not as it should be
     assert_eq!((&json["nodes"], &json["reachable_nodes"], &json["orphans"]), (&json!(3), &json!(2), &json!(1)));
 }
 
-#[tokio::test]
-async fn long_advice_is_wrapped() {
-    let long = v2::Finding { advice: "do this and ".repeat(30), ..finding(v2::Level::Error, "node n") };
+#[test]
+fn long_advice_is_wrapped_in_a_terminal_and_its_commands_are_not() {
+    let command = format!("`lvconvert --yes --repair vg/{}`", "x".repeat(36));
+    let advice = format!("{}{command}, then {}", "do this and ".repeat(30), "do that ".repeat(10));
+    let long = v2::Finding { advice, ..finding(v2::Level::Error, "node n") };
     let diagnosis = v2::DiagnoseResponse { findings: vec![long], ..Default::default() };
-    let (out, _) = ask(&Controller { diagnosis, ..Default::default() }, "doctor").await;
-    let lines: Vec<_> = out.lines().take_while(|line| !line.is_empty()).collect();
-    assert!(lines.len() > 4, "{out}");
-    assert!(lines.iter().all(|line| line.len() <= 120), "{out}");
-    assert!(lines.iter().skip(1).all(|line| line.starts_with("       ")), "under the text, not under the level: {out}");
+    let shown = |width| rows::diagnosis(&diagnosis, Terminal { width, ..Terminal::default() });
+    for (width, fits) in [(200, 120), (120, 120), (80, 80), (40, 9 + 64 + 2)] {
+        let out = shown(Some(width));
+        let lines: Vec<_> = out.lines().take_while(|line| !line.is_empty()).collect();
+        assert!(lines.len() > 4, "{out}");
+        assert!(lines.iter().all(|line| line.len() <= fits), "{width}: {out}");
+        let beneath = |line: &&str| line.starts_with("       ");
+        assert!(lines.iter().skip(1).all(beneath), "under the text, not under the level: {out}");
+        assert!(lines.iter().any(|line| line.contains(&command)), "{width}: {out}");
+    }
+    // A file or a pipe has no width.
+    let out = shown(None);
+    assert_eq!(out.lines().position(str::is_empty), Some(2), "{out}");
 }
 
 #[tokio::test]

@@ -114,7 +114,7 @@ async fn findings(node: &Node) -> Result<Vec<Value>> {
 }
 
 /// What doctor advises about the missing disk of a pool.
-async fn advice(node: &Node, pool: &str) -> Result<String> {
+pub(super) async fn advice(node: &Node, pool: &str) -> Result<String> {
     let of_pool = |finding: &Value| text(finding, "subject").starts_with(&format!("pool {pool} "));
     let found = async || Ok(findings(node).await?.iter().any(of_pool));
     until("doctor reports the missing disk", Duration::from_secs(30), found).await?;

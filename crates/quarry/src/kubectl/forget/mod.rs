@@ -146,8 +146,8 @@ fn say_snapshots(access: &Access, storage: &Storage, terminal: Terminal) -> anyh
         Ok(names) if names.is_empty() => return Ok(()),
         Ok(names) => format!(
             "{} also on this storage: {}. This command does not change them. Before you delete one, set its \
-             deletionPolicy to Retain; otherwise its deletion waits for the storage: kubectl patch volumesnapshotcontent \
-             NAME --type=merge --patch='{{\"spec\":{{\"deletionPolicy\":\"Retain\"}}}}'",
+             deletionPolicy to Retain; otherwise its deletion waits for the storage: `kubectl patch volumesnapshotcontent \
+             NAME --type=merge --patch='{{\"spec\":{{\"deletionPolicy\":\"Retain\"}}}}'`",
             match names.len() {
                 1 => "1 VolumeSnapshotContent is".to_owned(),
                 several => format!("{several} VolumeSnapshotContents are"),

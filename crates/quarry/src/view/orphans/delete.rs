@@ -112,8 +112,8 @@ async fn check(args: &Delete, holders: &impl Holders) -> anyhow::Result<Orphan> 
     }
     if !orphan.is_orphan() {
         bail!(
-            "{}: {id} is not an orphan yet: no {} names it now, but one did a moment ago, or it is younger than five \
-             minutes. Try again in five minutes",
+            "{}: {id} is not an orphan yet: no {} names it now, but one did a moment ago, or it was created or filled by a \
+             copy in the last five minutes. Try again in five minutes",
             code_name(Code::FailedPrecondition),
             kind(id)
         );

@@ -64,7 +64,7 @@ fn or(text: &str) -> String {
 
 fn of_volume(volume: &VolumeRow, snapshots: &[ListedSnapshot]) -> Vec<(&'static str, String)> {
     let state = match (volume.copying, volume.ready) {
-        (Some(progress), _) => format!("copying {}%", progress.percent()),
+        (Some(progress), _) => format!("copying {}%; a claim that is Pending may still get it", progress.percent()),
         (None, true) => "ready: it may contain data".to_owned(),
         (None, false) => "new: it was never staged; a claim that is Pending may still get it".to_owned(),
     };

@@ -8,6 +8,7 @@ use tonic::Code;
 use crate::csi::{Ask, MIB, Made, refused, retry};
 use crate::node::{FAULTS, GROUP, Node, device};
 use crate::scenario::{Passed, Scenario};
+use crate::scenarios::disk_replaced::advice;
 use crate::scenarios::steps::{close, open};
 
 const DISK: u64 = 512 << 20;
@@ -110,9 +111,18 @@ async fn filters(node: &mut Node) -> Result<()> {
         configure(node, &format!(r#"devices {{ {key}=["r|^{second}$|"] }}"#)).await?;
         let created = node.csi.create(&Ask::mount("hidden", "ext4")).await;
         refused(&format!("create with devices/{key}"), created, Code::ResourceExhausted, "devices/filter")?;
+        // Half of the mirrored volume is on it, and intact.
+        gives_nothing_up(node, second).await.with_context(|| format!("devices/{key}"))?;
     }
     configure(node, &format!(r#"devices {{ filter=["r|^{first}$|","r|^{second}$|"] }}"#)).await?;
     refused("create", node.csi.create(&Ask::mount("hidden", "ext4")).await, Code::Unavailable, "devices/filter")
+}
+
+/// `quarry doctor` prints no command that would give up what is on a hidden disk.
+async fn gives_nothing_up(node: &Node, hidden: &str) -> Result<()> {
+    let advice = advice(node, "main").await?;
+    ensure!(advice.contains(&format!("{hidden} is in this host")) && !advice.contains('`'), "doctor advises: {advice}");
+    Ok(())
 }
 
 /// The devices file is honoured, named where it hides a disk, and never written.
