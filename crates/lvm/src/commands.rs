@@ -222,7 +222,8 @@ const WITHOUT_DEPENDENTS: &str = "lv_role!={\"thickorigin\" || \"extthinorigin\"
 /// them next may read anything there then.
 ///
 /// Only the volume with that UUID is removed. Another one with the same name is kept, and that is not an
-/// error: a command that outlives its caller may get lvm's lock only when the name belongs to a newer volume.
+/// error: a command that outlives its caller may get lvm's lock only when the name belongs to a newer volume. Nor
+/// is anything removed while lvm misses a disk of the volume group, see [`change_tags`].
 ///
 /// # Errors
 /// Among others [`Error::InUse`] and [`Error::NotFound`].
@@ -237,7 +238,7 @@ fn remove_command<'a>(
     volume: &LogicalVolume,
     discards: Discards,
 ) -> Result<Mutation<'a>, Error> {
-    let condition = format!("{} && {WITHOUT_DEPENDENTS}", select(volume));
+    let condition = format!("{} && {WITHOUT_DEPENDENTS}", select_in_complete_group(volume));
     let command = Mutation::new("lvremove", group).with_discards(discards).args(["-y", "--select", &condition]);
     Ok(command.arg(target(group, volume)?))
 }
@@ -282,6 +283,10 @@ pub struct TagChange<'a> {
 /// Removes tags from a logical volume and adds others, in one metadata commit. As in [`remove`], only the
 /// volume with that UUID is affected.
 ///
+/// While lvm misses a disk of the volume group, nothing is changed, and that is not an error either: lvm would mark the
+/// disk as missing for good with the same commit. The disk may be one that this command must not open, because it was
+/// added to the group after `group` was read. lvm checks this under its own lock.
+///
 /// # Errors
 /// Among others [`Error::NotFound`].
 pub async fn change_tags(group: &VolumeGroup, volume: &LogicalVolume, change: TagChange<'_>) -> Result<(), Error> {
@@ -290,7 +295,7 @@ pub async fn change_tags(group: &VolumeGroup, volume: &LogicalVolume, change: Ta
     if del.is_empty() && add.is_empty() {
         return Ok(());
     }
-    let mut command = Mutation::new("lvchange", group).args(["-y", "--select", &select(volume)]);
+    let mut command = Mutation::new("lvchange", group).args(["-y", "--select", &select_in_complete_group(volume)]);
     for tag in del {
         command = command.args(["--deltag", check_tag(tag)?]);
     }
@@ -303,6 +308,11 @@ pub async fn change_tags(group: &VolumeGroup, volume: &LogicalVolume, change: Ta
 /// lvm's selection criterion for the logical volume with that UUID.
 fn select(volume: &LogicalVolume) -> String {
     format!("lv_uuid=\"{}\"", volume.uuid)
+}
+
+/// The same, as long as lvm finds all disks of the volume group.
+fn select_in_complete_group(volume: &LogicalVolume) -> String {
+    format!("{} && vg_missing_pv_count=0", select(volume))
 }
 
 fn target(group: &VolumeGroup, volume: &LogicalVolume) -> Result<String, Error> {

@@ -1,6 +1,7 @@
 //! The host's own lvm configuration: the devices that lvm may use, and where it keeps its locks.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use quarry_exec::Command;
@@ -19,6 +20,16 @@ pub(crate) struct HostSettings {
     pub(crate) file: Option<DevicesFile>,
     /// `global/locking_dir`, if it is set.
     pub(crate) locks: Option<PathBuf>,
+    /// The files with these settings, and the version of each before it was read.
+    versions: Vec<(PathBuf, Version)>,
+}
+
+/// The version of a file: inode, size, and time of the last change. `None` if it does not exist, or cannot be looked at.
+type Version = Option<(u64, u64, i64, i64)>;
+
+fn version(path: &Path) -> Version {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.ino(), found.size(), found.ctime(), found.ctime_nsec()))
 }
 
 /// lvm's list of the devices that it may use.
@@ -42,6 +53,11 @@ impl HostSettings {
     pub(crate) fn our_filter(&self) -> Filter {
         if self.global_filter { Filter::Other } else { Filter::Global }
     }
+
+    /// Whether no file with these settings was changed since.
+    pub(crate) fn are_current(&self) -> bool {
+        self.versions.iter().all(|(path, before)| version(path) == *before)
+    }
 }
 
 /// Reads the host's settings. Opens no device.
@@ -49,9 +65,18 @@ impl HostSettings {
 /// # Errors
 /// lvm cannot be run, or the devices file cannot be read.
 pub(crate) async fn host_settings() -> Result<HostSettings, Error> {
+    let folder = system_folder();
+    let mut versions = Vec::new();
+    let mut note = |path: PathBuf| {
+        let version = version(&path);
+        versions.push((path, version));
+    };
+    note(folder.join("lvm.conf"));
+    note(folder.join("lvmlocal.conf"));
     let conf = LvmConf::parse(&configured(&["devices", "global/locking_dir"]).await?);
-    let file = devices_file(&system_folder(), &conf)?;
-    Ok(HostSettings { filter: conf.filter, global_filter: conf.global_filter, file, locks: conf.locks })
+    note(conf.devices_file(&folder));
+    let file = devices_file(&folder, &conf)?;
+    Ok(HostSettings { filter: conf.filter, global_filter: conf.global_filter, file, locks: conf.locks, versions })
 }
 
 /// These sections or settings in the host's lvm.conf and lvmlocal.conf; nothing is printed for what they do not set.
@@ -97,6 +122,11 @@ impl LvmConf {
         }
         conf
     }
+
+    /// Where the devices file is, if there is one.
+    fn devices_file(&self, folder: &Path) -> PathBuf {
+        folder.join("devices").join(self.devicesfile.as_deref().unwrap_or("system.devices"))
+    }
 }
 
 /// The devices file. If it exists, it is in force unless lvm.conf says otherwise: by default, it exists where
@@ -105,7 +135,7 @@ fn devices_file(folder: &Path, conf: &LvmConf) -> Result<Option<DevicesFile>, Er
     if conf.use_devicesfile == Some(false) {
         return Ok(None);
     }
-    let path = folder.join("devices").join(conf.devicesfile.as_deref().unwrap_or("system.devices"));
+    let path = conf.devices_file(folder);
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Some(DevicesFile { listed: listed(&text), path })),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -138,6 +168,29 @@ mod tests {
         #IDTYPE=devname IDNAME=/dev/vdd DEVNAME=/dev/vdd PVID=zzzzzzxnn6CTAqVGGiyevS3Z0iAd7ElT\n\
         IDTYPE=sys_serial IDNAME=d1 DEVNAME=/dev/vdb PVID=iCdcNVXnn6CTAqVGGiyevS3Z0iAd7ElT\n\
         IDTYPE=sys_serial IDNAME=d2 DEVNAME=/dev/vdc PVID=.\n";
+
+    #[test]
+    fn a_changed_file_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lvm.conf");
+        let read = || HostSettings { versions: vec![(path.clone(), version(&path))], ..HostSettings::default() };
+        let write = |path: &Path, text: &str| std::fs::write(path, text).unwrap();
+        let absent = read();
+        write(&path, "filter");
+        let written = read();
+        assert!(written.are_current() && !absent.are_current());
+        write(&path, "filters");
+        assert!(!written.are_current());
+        // As editors do it.
+        let longer = read();
+        let other = folder.path().join("new");
+        write(&other, "filters");
+        std::fs::rename(&other, &path).unwrap();
+        assert!(!longer.are_current());
+        let last = read();
+        std::fs::remove_file(&path).unwrap();
+        assert!(!last.are_current() && absent.are_current());
+    }
 
     #[test]
     fn device_settings_are_parsed() {

@@ -41,6 +41,7 @@ struct Known {
 }
 
 /// One scan of the host's devices.
+#[derive(Default)]
 struct LastScan {
     /// The count of disks that appeared or disappeared, at that time.
     disks: u64,
@@ -113,7 +114,7 @@ impl Locator {
         Ok(Lookup::Unreadable("its physical volumes changed while they were read".to_owned()))
     }
 
-    /// Whether this host has the same devices as at the last report, so that the volume group can only be on the same
+    /// Whether this host has the same devices and settings of lvm as at the last report, so that the volume group can only be on the same
     /// ones. Lists them in sysfs. `disks` is as for [`Self::report`].
     pub async fn has_same_devices(&self, disks: u64) -> bool {
         let known = self.known.lock().await;
@@ -122,9 +123,10 @@ impl Locator {
 }
 
 impl LastScan {
-    /// Whether no device has appeared or disappeared since.
+    /// Whether no device has appeared or disappeared since, and the host's settings are the same: a disk that a filter
+    /// hides would be written off with the next change.
     fn is_current(&self, disks: u64) -> Result<bool, Error> {
-        Ok(self.disks == disks && self.candidates == list()?)
+        Ok(self.disks == disks && self.host.are_current() && self.candidates == list()?)
     }
 }
 
@@ -281,7 +283,8 @@ impl Known {
             };
             volume.hidden_at = self.labels().iter().find(readable).map(|(device, _)| device.clone());
         }
-        let lost: Vec<PvUuid> = group.physical_volumes.iter().filter(|volume| absent(volume)).map(|pv| pv.uuid).collect();
+        let lost: Vec<PvUuid> =
+            group.physical_volumes.iter().filter(|volume| absent(volume)).map(|pv| pv.uuid).collect();
         if lost.is_empty() {
             return;
         }
@@ -404,7 +407,7 @@ mod tests {
             (PathBuf::from(device), Label { uuid: uuid(label), group, used: true })
         };
         let scan = Scan { labels: volumes.iter().map(label).collect(), ..Scan::default() };
-        let last_scan = LastScan { disks: 0, candidates: Vec::new(), scan, host: HostSettings::default() };
+        let last_scan = LastScan { scan, ..LastScan::default() };
         Known { last_scan: Some(last_scan), ..Known::default() }
     }
 

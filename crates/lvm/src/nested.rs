@@ -26,11 +26,11 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Held by the one thread that looks at the host's loop devices.
 static LOOKING: Mutex<()> = Mutex::const_new(());
 
-/// A logical volume that is built on the volume, with the kernel's device number.
+/// A logical volume that is built on the volume. Its UUID in device-mapper is its own, while the kernel gives the number of
+/// a removed device to the next one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Nested {
-    major: String,
-    minor: String,
+    uuid: String,
     name: String,
 }
 
@@ -81,8 +81,8 @@ pub async fn release_nested_on(device: &str) {
 }
 
 async fn remove(found: Vec<Nested>, below: &str) {
-    for Nested { major, minor, name } in found {
-        let command = Command::mutation("dmsetup").args(["remove", "--major", &major, "--minor", &minor]);
+    for Nested { uuid, name } in found {
+        let command = Command::mutation("dmsetup").args(["remove", "--uuid", &uuid]);
         match command.on(below).run().await {
             Ok(output) if output.success() => {
                 tracing::info!(name, "deactivated an unused logical volume inside a volume that is being removed");
@@ -153,12 +153,8 @@ impl Kernel {
             if own.is_some_and(|own| uuid.starts_with(own)) || !self.collect(name, own, loops, depth, found) {
                 return false;
             }
-            let numbers = self.read(name, "dev");
-            if let Some((major, minor)) = numbers.as_deref().and_then(|dev| dev.split_once(':'))
-                && uuid.starts_with(LVM)
-            {
-                let name = self.read(name, "dm/name").unwrap_or_default();
-                let nested = Nested { major: major.to_owned(), minor: minor.to_owned(), name };
+            if uuid.starts_with(LVM) {
+                let nested = Nested { uuid, name: self.read(name, "dm/name").unwrap_or_default() };
                 // A volume that is found through several paths is added once.
                 if !found.contains(&nested) {
                     found.push(nested);
@@ -283,6 +279,8 @@ mod tests {
             host.add_holder(above, below);
         }
         assert_eq!(host.nested(), ["t-m", "t-m_rimage_0", "t-m_rimage_1"]);
+        let uuids = Kernel::new(host.0.path()).all_on("dm-3").into_iter().map(|nested| nested.uuid);
+        assert_eq!(uuids.collect::<Vec<_>>(), ["LVM-tenants", "LVM-tenantsImage0", "LVM-tenantsImage1"]);
         // On an image of the mirror, as on the open device of an encrypted volume.
         let names = |device| Kernel::new(host.0.path()).all_on(device).into_iter().map(|nested| nested.name);
         assert_eq!(names("dm-4").collect::<Vec<_>>(), ["t-m"]);

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
-use quarry_lvm::{Suspended, VolumeGroup};
+use quarry_lvm::commands::{self, TagChange};
+use quarry_lvm::{LogicalVolume, LvUuid, Suspended, VolumeGroup};
 use quarry_volume::{Error, Reason, Result};
 
 use super::LvmPool;
@@ -21,8 +22,10 @@ const LONG: Duration = Duration::from_secs(30);
 pub(super) struct ChangeLock {
     lock: tokio::sync::Mutex<()>,
     since: Mutex<Option<Instant>>,
-    /// Whether the state that an earlier Quarry process left has been recovered.
+    /// Whether the state that an earlier Quarry process or a killed command left has been recovered.
     recovered: AtomicBool,
+    /// Why the last attempt to recover it failed.
+    unrecovered: Mutex<Option<String>>,
 }
 
 /// Holds the pool lock until it is dropped.
@@ -40,6 +43,17 @@ impl Drop for ChangeGuard<'_> {
 impl ChangeLock {
     fn since(&self) -> MutexGuard<'_, Option<Instant>> {
         self.since.lock()
+    }
+
+    /// Keeps the result of a recovery. A failed one is repeated before the next change.
+    fn set_recovered(&self, result: Result<()>) {
+        self.recovered.store(result.is_ok(), Ordering::SeqCst);
+        *self.unrecovered.lock() = result.err().map(|error| error.message);
+    }
+
+    /// The last recovery, if it failed, for the operator.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.unrecovered.lock().clone()
     }
 
     /// Whether the lock is held, but not for long.
@@ -144,48 +158,58 @@ impl LvmPool {
     /// Recovers from what an earlier Quarry process left.
     pub(super) async fn recover_first(&self) -> Result<()> {
         let group = self.group().await?;
-        self.recover(&group).await;
+        let recovered = self.recover(&group).await;
         self.remove_left_over_space(&group).await;
         self.remove_left_over_snapshots(&group).await;
-        self.shared.change_lock.recovered.store(true, Ordering::SeqCst);
+        self.shared.change_lock.set_recovered(recovered);
         Ok(())
     }
 
     /// Finds devices of the volume group that a killed lvm left suspended, or with a table that is not in use, and
     /// resumes them with the table that the metadata describes: any access to a suspended device hangs. Then removes
     /// the layers of snapshots that no longer exist.
-    pub(super) async fn recover(&self, group: &VolumeGroup) {
+    ///
+    /// # Errors
+    /// Devices may still be suspended: `Unavailable`.
+    async fn recover(&self, group: &VolumeGroup) -> Result<()> {
         // A running lvm loads tables and suspends devices for a moment. The volume group is read at a moment when
         // no command holds its lock, so devices that are like that both before and after it do not belong to a
         // running command.
         match quarry_lvm::suspended(group.uuid) {
             Ok(found) if found.is_empty() => {}
-            Ok(found) => self.resume(group, found).await,
-            Err(error) => {
-                tracing::warn!(%error, "cannot look for suspended devices");
-                return;
-            }
+            Ok(found) => self.resume(group, found).await?,
+            Err(error) => return Err(self.not_recovered("cannot look for suspended devices", &error)),
         }
         self.remove_stale_layers(group).await;
+        Ok(())
     }
 
-    async fn resume(&self, group: &VolumeGroup, suspended: Vec<Suspended>) {
+    /// The error of a recovery that is not complete.
+    fn not_recovered(&self, what: &str, why: &dyn std::fmt::Display) -> Error {
+        tracing::error!(pool = self.name, error = %why, "{what}");
+        Error::unavailable(format!(
+            "an lvm command was killed, and {what}: {why}. Pods wait for a suspended device (`dmsetup info` shows it; \
+             `dmsetup resume NAME` resumes it). Quarry tries again before the next change"
+        ))
+    }
+
+    async fn resume(&self, group: &VolumeGroup, suspended: Vec<Suspended>) -> Result<()> {
         self.shared.cache.invalidate();
-        if self.group().await.is_err() {
-            return;
+        if let Err(error) = self.group().await {
+            return Err(self.not_recovered("the volume group cannot be read to resume its devices", &error));
         }
-        let still = quarry_lvm::suspended(group.uuid).unwrap_or_default();
+        let still = quarry_lvm::suspended(group.uuid)
+            .map_err(|error| self.not_recovered("cannot look for suspended devices", &error))?;
         let same = |one: &Suspended, other: &Suspended| (one.minor, &one.name) == (other.minor, &other.name);
         let orphaned: Vec<_> =
             suspended.into_iter().filter(|device| still.iter().any(|other| same(device, other))).collect();
         if orphaned.is_empty() {
-            return;
+            return Ok(());
         }
         let names: Vec<&str> = orphaned.iter().map(|device| device.name.as_str()).collect();
         tracing::warn!(?names, "resuming devices that a killed lvm left suspended");
-        if let Err(error) = quarry_lvm::resume(group, &orphaned).await {
-            tracing::error!(%error, ?names, "cannot resume suspended devices");
-        }
+        let resumed = quarry_lvm::resume(group, &orphaned).await;
+        resumed.map_err(|error| self.not_recovered(&format!("cannot resume {}", names.join(", ")), &error))
     }
 
     /// Removes layers that the volumes do not have any more, also those that the resumption above left. As for
@@ -216,7 +240,10 @@ impl LvmPool {
         if let Err(quarry_lvm::Error::Exec(quarry_exec::Error::Signalled { .. })) = result {
             // Which layers are stale depends on what the command has committed.
             self.shared.cache.invalidate();
-            self.recover(group).await;
+            let recovered = self.recover(group).await;
+            if recovered.is_err() {
+                self.shared.change_lock.set_recovered(recovered);
+            }
         }
     }
 
@@ -240,6 +267,32 @@ impl LvmPool {
         self.shared.flushes.flushed(change);
         self.shared.observer.note_change(group.uuid).await;
         Ok(())
+    }
+
+    /// Replaces a tag of a logical volume, and returns the volume group after that. The caller holds the pool lock.
+    ///
+    /// # Errors
+    /// Among others `Unavailable` if lvm did not do it: it finds the volume by its UUID, and changes nothing while it
+    /// misses a disk.
+    pub(super) async fn replace_tag(
+        &self,
+        group: &VolumeGroup,
+        volume: &LogicalVolume,
+        before: &str,
+        after: &str,
+    ) -> Result<Arc<VolumeGroup>> {
+        let changed = commands::change_tags(group, volume, TagChange { del: &[before], add: &[after] }).await;
+        self.commit(group, changed).await?;
+        let now = self.group().await?;
+        if is_replaced(&now, volume.uuid, before, after) {
+            return Ok(now);
+        }
+        self.check_complete(&now)?;
+        Err(Error::unavailable(format!(
+            "pool {}: lvm did not change the record of {}/{}: the volume or the disks of the group were changed in the \
+             meantime, or lvm does not find one of the disks (see `pvs`); retry",
+            self.name, group.name, volume.name
+        )))
     }
 
     /// Like [`LvmPool::commit`], for the creation of the volume group. Returns it.
@@ -340,9 +393,36 @@ impl LvmPool {
     }
 }
 
+/// Whether the logical volume with that UUID has the tag `after` instead of `before`.
+fn is_replaced(group: &VolumeGroup, volume: LvUuid, before: &str, after: &str) -> bool {
+    let found = group.logical_volumes.iter().find(|found| found.uuid == volume);
+    let has = |found: &LogicalVolume, wanted: &str| found.tags.iter().any(|tag| tag == wanted);
+    found.is_some_and(|found| has(found, after) && (before == after || !has(found, before)))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::testing::uuid;
     use super::*;
+
+    #[test]
+    fn a_tag_is_replaced_on_the_volume_with_that_uuid() {
+        let volume = |label: &str, tags: &[&str]| LogicalVolume {
+            uuid: uuid(label),
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            ..LogicalVolume::default()
+        };
+        let replaced = |volumes: Vec<LogicalVolume>| {
+            let group = VolumeGroup { logical_volumes: volumes, ..VolumeGroup::default() };
+            is_replaced(&group, uuid("a"), "before", "after")
+        };
+        assert!(replaced(vec![volume("b", &["before"]), volume("a", &["theirs", "after"])]));
+        for unchanged in [&["before"][..], &["before", "after"], &["theirs"], &[]] {
+            assert!(!replaced(vec![volume("a", unchanged), volume("b", &["after"])]), "{unchanged:?}");
+        }
+        // Another one has its name now.
+        assert!(!replaced(vec![volume("b", &["after"])]));
+    }
 
     #[test]
     fn earlier_changes_and_each_new_one_are_pending_until_flushed() {

@@ -62,7 +62,7 @@ impl LvmPool {
         }
         let record = ScratchRecord::new(found.uuid.to_string(), target);
         let made = commands::create_on(&group, &name, &[record.to_string()], &ranges).await;
-        self.commit(&group, made).await.map_err(for_expansion)?;
+        self.commit(&group, made).await.map_err(|error| self.taken_meanwhile(error))?;
         let group = self.group().await?;
         let (_, found) = self.current(&group, volume)?;
         match suitable(&group, found, &layout, target, extents) {
@@ -100,9 +100,7 @@ impl LvmPool {
         self.check_complete(&group)?;
         let [scratch] = &scratch::of(&group, found.uuid)[..] else { return Err(self.not_reserved(&current)) };
         let (before, after) = (scratch.record.to_string(), scratch.record.zeroed(zeroed).to_string());
-        let change = commands::TagChange { del: &[&before], add: &[&after] };
-        let changed = commands::change_tags(&group, scratch.logical, change).await;
-        self.commit(&group, changed).await.map_err(for_expansion)
+        self.replace_tag(&group, scratch.logical, &before, &after).await.map(drop).map_err(for_expansion)
     }
 
     /// See [`crate::Pool::expand`].
@@ -138,11 +136,7 @@ impl LvmPool {
         let (_, found) = self.current(&group, volume)?;
         let size = group.extent_size.whole_in(expansion.size);
         let extended = commands::extend(&group, found, &layout, size, &pieces).await;
-        self.commit(&group, extended).await.map_err(|error| match error.reason {
-            // Something else took the extents, so they are not clean any more.
-            Reason::NoSpace => Error::unavailable(error.message),
-            _ => for_expansion(error),
-        })?;
+        self.commit(&group, extended).await.map_err(|error| self.taken_meanwhile(error))?;
         let group = self.group().await?;
         let (current, found) = self.current(&group, volume)?;
         self.refresh_if_short(&group, found).await?;
@@ -284,6 +278,18 @@ impl LvmPool {
             zeroed: scratch.record.zeroed,
         };
         Ok(Expansion { size, device: Some(space) })
+    }
+
+    /// The error of a command that needs extents which were free a moment ago. If lvm has none now, something else took
+    /// them, and a retry looks for others.
+    fn taken_meanwhile(&self, error: Error) -> Error {
+        match error.reason {
+            Reason::NoSpace => Error::unavailable(format!(
+                "pool {}: the free extents were taken in the meantime, so retry: {}",
+                self.name, error.message
+            )),
+            _ => for_expansion(error),
+        }
     }
 
     fn not_reserved(&self, volume: &PoolVolume) -> Error {

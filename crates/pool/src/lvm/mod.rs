@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quarry_exec::Orphan;
-use quarry_lvm::commands::{self, TagChange};
+use quarry_lvm::commands;
 use quarry_lvm::{LogicalVolume, VolumeGroup, capacity};
 use quarry_volume::{
     CowSize, Error, Gib, PoolCapabilities, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec, safe_name,
@@ -297,6 +297,7 @@ impl Pool for LvmPool {
         state.metadata_size = group.metadata_size;
         state.metadata_free = group.metadata_free;
         state.problems.extend(state.space.closed.clone().filter(|why| !state.problems.contains(why)));
+        state.problems.extend(self.shared.change_lock.problem());
         state.problems.extend(capacity::withheld(&group));
         state.problems.extend(self.maker.as_ref().and_then(group::Maker::problem));
         if self.shared.reporter == self.name {
@@ -467,9 +468,7 @@ impl Pool for LvmPool {
     }
 
     async fn set_record(&self, volume: &PoolVolume, record: &Record) -> Result<()> {
-        let before = volume.record()?.to_string();
-        let after = record.to_string();
-        if before == after {
+        if volume.record()? == record {
             return Ok(());
         }
         let _lock = self.lock().await?;
@@ -482,9 +481,8 @@ impl Pool for LvmPool {
             )));
         }
         self.check_complete(&group)?;
-        let change = TagChange { del: &[&before], add: &[&after] };
-        let changed = commands::change_tags(&group, found, change).await;
-        self.commit(&group, changed).await
+        let before = volume::tag_of(found, current.record()?);
+        self.replace_tag(&group, found, &before, &record.to_string()).await.map(drop)
     }
 
     async fn reserve_expansion(&self, volume: &PoolVolume, size: &SizeRange) -> Result<Option<Expansion>> {

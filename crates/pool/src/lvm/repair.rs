@@ -41,7 +41,8 @@ pub(super) fn steps(group: &VolumeGroup, volumes: &[PoolVolume]) -> Vec<String> 
         return steps;
     }
     let mut first =
-        "put back every disk that can come back, and look again: the other steps give up what is missing now".to_owned();
+        "put back every disk that can come back, and look again: the other steps give up what is missing now"
+            .to_owned();
     if !group.failing.is_empty() {
         let failing = paths(&group.failing).join(", ");
         first = format!("{first}. {failing} cannot be read, and may be such a disk: the kernel's log says why");
@@ -206,7 +207,9 @@ mod tests {
         // One is back. The other one may be newer.
         let mut both = VolumeGroup { physical_volumes: group(&["q"], true).physical_volumes, ..filtered.clone() };
         both.physical_volumes[1].hidden_at = Some("/dev/q".into());
-        for (group, named) in [(&filtered, "devices/filter"), (&hanging, "/dev/z does not answer"), (&both, "/dev/q is")] {
+        for (group, named) in
+            [(&filtered, "devices/filter"), (&hanging, "/dev/z does not answer"), (&both, "/dev/q is")]
+        {
             let steps = printed(group);
             assert!(steps.contains(named), "{steps}");
             assert!(!steps.contains('`'), "a command: {steps}");

@@ -163,6 +163,12 @@ pub(super) fn record_on(volume: &LogicalVolume) -> Tag {
     }
 }
 
+/// The tag with this record on the logical volume. An operator may have written it in another form than Quarry does.
+pub(super) fn tag_of(volume: &LogicalVolume, record: &Record) -> String {
+    let is_it = |tag: &&String| matches!(Record::parse(tag), Tag::Record(found) if *found == *record);
+    volume.tags.iter().find(is_it).cloned().unwrap_or_else(|| record.to_string())
+}
+
 /// The objects of a newer Quarry in this volume group that are not volumes, as a note for the operator: they use
 /// space.
 pub(crate) fn not_volumes(group: &VolumeGroup) -> Option<String> {

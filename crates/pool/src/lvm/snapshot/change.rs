@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quarry_lvm::commands::{self, CreateSnapshot, TagChange};
-use quarry_lvm::{LogicalVolume, SnapshotStatus, VolumeGroup, capacity, cow_extents, snapshot_status};
+use quarry_lvm::commands::{self, CreateSnapshot};
+use quarry_lvm::{LogicalVolume, LvUuid, SnapshotStatus, VgUuid, VolumeGroup, capacity, cow_extents, snapshot_status};
 use quarry_volume::{CowSize, Error, Extents, Reason, Result, SnapshotMethod};
 
 use super::super::{LvmPool, device, name};
@@ -112,11 +112,13 @@ impl LvmPool {
         let (before, after) = (record.to_string(), record.ready(created).to_string());
         let made = group.logical_volume(name).filter(|made| made.tags.contains(&before));
         let made = made.filter(|made| {
-            made.origin.as_deref() == Some(&source.name)
-                && made.size == group.extent_size.bytes(extents)
-                && !matches!(snapshot_status(group.uuid, made.uuid), Some(SnapshotStatus::Invalid))
+            made.origin.as_deref() == Some(&source.name) && made.size == group.extent_size.bytes(extents)
         });
-        let Some(made) = made else {
+        let is_valid = match made {
+            Some(made) => self.ask_status(group.uuid, made.uuid).await? != Some(SnapshotStatus::Invalid),
+            None => false,
+        };
+        let Some(made) = made.filter(|_| is_valid) else {
             return Err(Error::unavailable(format!(
                 "pool {}: lvm created {}/{name}, but it is not a snapshot of volume {} with {} bytes; retry",
                 self.name,
@@ -125,9 +127,7 @@ impl LvmPool {
                 group.extent_size.bytes(extents)
             )));
         };
-        let changed = commands::change_tags(&group, made, TagChange { del: &[&before], add: &[&after] }).await;
-        self.commit(&group, changed).await?;
-        let group = self.group().await?;
+        let group = self.replace_tag(&group, made, &before, &after).await?;
         let taken = group.logical_volume(name).and_then(|made| from_logical(&group, made));
         let taken = taken.filter(|taken| taken.record.to_string() == after);
         let taken = taken.ok_or_else(|| {
@@ -208,7 +208,7 @@ impl LvmPool {
             return Ok(node);
         }
         // Only the kernel knows it, and only now: it may have become full before the last boot.
-        match snapshot_status(group.uuid, found.uuid) {
+        match self.ask_status(group.uuid, found.uuid).await? {
             Some(SnapshotStatus::Used(_)) => Ok(node),
             Some(SnapshotStatus::Invalid) => Err(Error::precondition(format!(
                 "pool {}: the contents of snapshot {} are lost, because its space became full, or a disk failed",
@@ -220,6 +220,13 @@ impl LvmPool {
                 self.name, current.record.name
             ))),
         }
+    }
+
+    /// The status of a copy-on-write snapshot. The kernel may wait for the snapshot's disk.
+    async fn ask_status(&self, group: VgUuid, snapshot: LvUuid) -> Result<Option<SnapshotStatus>> {
+        let status = self.shared.observer.ask_kernel(move || snapshot_status(group, snapshot)).await;
+        let status = status.map_err(|disk| Error::unavailable(format!("pool {}: {disk}", self.name)))?;
+        Ok(status.ok().flatten())
     }
 
     /// Whether the snapshot has a device of its own, which is activated only while something reads or writes it. Others

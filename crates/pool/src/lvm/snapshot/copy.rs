@@ -1,6 +1,6 @@
 //! Full copies: linear logical volumes that depend on nothing once they are complete.
 
-use quarry_lvm::commands::{self, CreateLv, TagChange};
+use quarry_lvm::commands::{self, CreateLv};
 use quarry_lvm::{LogicalVolume, VolumeGroup, capacity};
 use quarry_volume::{Error, Layout, Reason, Result};
 
@@ -101,7 +101,6 @@ impl LvmPool {
             )));
         }
         self.check_complete(&group)?;
-        let changed = commands::change_tags(&group, found, TagChange { del: &[&before], add: &[&after] }).await;
-        self.commit(&group, changed).await
+        self.replace_tag(&group, found, &before, &after).await.map(drop)
     }
 }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use quarry_lvm::commands::thin::{CreateThin, CreateThinSnapshot, create_thin, create_thin_snapshot, extend_thin};
-use quarry_lvm::commands::{TagChange, change_tags};
-use quarry_lvm::{LogicalVolume, VolumeGroup};
+use quarry_lvm::{LogicalVolume, LvUuid, VolumeGroup};
 use quarry_volume::{Error, Extents, Reason, Result, SizeRange, VolumeSpec, safe_name};
 
 use super::super::{LvmPool, name, volume};
@@ -66,20 +65,27 @@ impl LvmPool {
         let request = CreateThinSnapshot { source, name: &name, tag: &tag, writable: true };
         let made = create_thin_snapshot(&group, &request).await;
         self.commit_new(&group, &name, &tag, made).await?;
-        let filled = self.complete_thin_copy(&name, &record, contents.filesystem).await;
+        let filled = self.complete_thin_copy(&name, &record, source.uuid, contents.filesystem).await;
         filled.map(Some).map_err(Error::not_final)
     }
 
-    /// Makes a copy as large as its record says, and marks its contents as complete. Until then, its creation counts as
-    /// interrupted.
+    /// Checks the copy that lvm has just made of the source with that UUID, makes it as large as its record says, and marks
+    /// its contents as complete. Until then, its creation counts as interrupted.
     async fn complete_thin_copy(
         &self,
         name: &str,
         record: &Record,
+        source: LvUuid,
         filesystem: Option<CopiedFilesystem>,
     ) -> Result<PoolVolume> {
         let tag = record.to_string();
         let (mut group, made) = self.created_thin_volume(name, &tag).await?;
+        if !is_copy_of(&group, self.current(&group, &made)?.1, source) {
+            return Err(Error::unavailable(format!(
+                "pool {}: lvm created {}/{name}, but its source was renamed, changed or removed in the meantime; retry",
+                self.name, group.name
+            )));
+        }
         if made.size < record.size {
             let (_, logical) = self.current(&group, &made)?;
             let extended = extend_thin(&group, logical, group.extent_size.whole_in(record.size)).await;
@@ -92,8 +98,7 @@ impl LvmPool {
             CopiedFilesystem::Keeps(uuid) => uuid,
         });
         let filled = record.filled_at_once(uuid).to_string();
-        let changed = change_tags(&group, logical, TagChange { del: &[&tag], add: &[&filled] }).await;
-        self.commit(&group, changed).await?;
+        self.replace_tag(&group, logical, &tag, &filled).await?;
         let (group, filled) = self.created_thin_volume(name, &filled).await?;
         let (_, logical) = self.current(&group, &filled)?;
         self.refresh_if_short(&group, logical).await?;
@@ -245,5 +250,37 @@ impl LvmPool {
             Health::Lost(why) | Health::Incomplete(why) => Err(Error::unavailable(why.clone())),
             Health::Whole | Health::Degraded(_) => Ok(()),
         }
+    }
+}
+
+/// Whether a thin volume was made from the one with that UUID. lvm got only its name, which an operator may have given to
+/// another one before lvm took its lock.
+fn is_copy_of(group: &VolumeGroup, made: &LogicalVolume, source: LvUuid) -> bool {
+    let source = group.logical_volumes.iter().find(|found| found.uuid == source);
+    source.is_some_and(|source| made.origin.as_deref() == Some(&source.name) && made.pool == source.pool)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lvm::testing::uuid;
+
+    #[test]
+    fn a_copy_is_one_of_its_source_by_uuid() {
+        let thin = |name: &str, label: &str, pool: &str| LogicalVolume {
+            name: name.into(),
+            uuid: uuid(label),
+            pool: Some(pool.into()),
+            ..LogicalVolume::default()
+        };
+        let made = LogicalVolume { origin: Some("a".into()), ..thin("c", "made", "thin") };
+        let copy_of = |logical_volumes: Vec<LogicalVolume>| {
+            is_copy_of(&VolumeGroup { logical_volumes, ..VolumeGroup::default() }, &made, uuid("source"))
+        };
+        assert!(copy_of(vec![thin("a", "source", "thin"), thin("b", "other", "thin")]));
+        // Another one got its name before lvm took its lock.
+        assert!(!copy_of(vec![thin("a-old", "source", "thin"), thin("a", "other", "thin")]));
+        assert!(!copy_of(vec![thin("a", "source", "another"), thin("b", "other", "thin")]));
+        assert!(!copy_of(vec![thin("b", "other", "thin")]), "removed");
     }
 }

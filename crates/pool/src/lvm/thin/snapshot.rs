@@ -1,7 +1,6 @@
 //! Takes snapshots of thin volumes. They are there at once, share their blocks with the volume, and do not depend on it.
 
 use quarry_lvm::commands::thin::{CreateThinSnapshot, create_thin_snapshot};
-use quarry_lvm::commands::{TagChange, change_tags};
 use quarry_volume::{Error, Reason, Result};
 
 use super::super::LvmPool;
@@ -76,9 +75,7 @@ impl LvmPool {
                 self.name, group.name, volume.name
             )));
         };
-        let changed = change_tags(&group, made, TagChange { del: &[&before], add: &[&after] }).await;
-        self.commit(&group, changed).await?;
-        let group = self.group().await?;
+        let group = self.replace_tag(&group, made, &before, &after).await?;
         let taken = group.logical_volume(name).and_then(|made| from_logical(&group, made));
         let taken = taken.filter(|taken| taken.record.to_string() == after);
         taken.ok_or_else(|| {
