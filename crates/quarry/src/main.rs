@@ -98,7 +98,8 @@ fn main() -> ExitCode {
     match ended {
         Ok(code) => code,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "{error:#}");
+            // It may quote a node, a disk or a process.
+            let _ = writeln!(std::io::stderr(), "{}", quarry_volume::printable_lines(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

@@ -227,6 +227,14 @@ fn many_volumes_are_annotated_in_batches() {
 }
 
 #[test]
+fn a_user_who_may_not_annotate_writes_no_events() {
+    let cluster = Cluster::new();
+    cluster.put("patch-forbidden", "");
+    let error = cluster.refuses(&["--yes"]);
+    assert!(error.contains("nothing was changed: you may not patch PersistentVolumes"), "{error}");
+}
+
+#[test]
 fn a_failure_says_how_far_it_came() {
     let cluster = Cluster::new();
     cluster.put("create-fails", "");

@@ -51,7 +51,7 @@ pub use snapshot::{
     SnapshotSpec,
 };
 pub use space::{Largest, Placement, Space};
-pub use text::{human_duration, plural, printable, some_of, with_causes};
+pub use text::{human_duration, plural, printable, printable_lines, some_of, with_causes};
 pub use units::{ExtentSize, Extents, Gib};
 pub use unreachable::Unreachable;
 pub use wipe::{UnknownWipe, Wipe};

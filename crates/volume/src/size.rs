@@ -123,7 +123,7 @@ pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
         "Pi" => 1 << 50,
         _ => {
             return Err(format!(
-                "{text:?} is not a size: use a whole number of bytes, or a number with Ki, Mi, Gi, Ti, k, M, G, T"
+                "{text:?} is not a size: use a whole number of bytes, or a number with Ki, Mi, Gi, Ti, Pi, k, M, G, T, P"
             ));
         }
     };

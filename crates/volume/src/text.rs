@@ -50,10 +50,23 @@ pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Text from others with its control characters escaped, so that it cannot steer the terminal or break lines.
+/// Text from others with its control characters escaped, so that it cannot steer the terminal, break lines, or change the
+/// order in which a line is shown.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    let shown = |c: char| if is_invisible(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { shown(c) }).collect()
+}
+
+/// Like [`printable`], for a text of several lines.
+#[must_use]
+pub fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
+/// Marks of the direction of writing, separators of lines, and characters without a width.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -90,5 +103,10 @@ mod tests {
     #[test]
     fn control_characters_are_escaped() {
         assert_eq!(printable("ä x\u{1b}[2J\ny"), "ä x\\u{1b}[2J\\ny");
+        assert_eq!(printable_lines("a\u{1b}\nb\r"), "a\\u{1b}\nb\\r");
+        // It would show the size before the name.
+        assert_eq!(printable("data\u{202e}iT1"), "data\\u{202e}iT1");
+        assert_eq!(printable("\u{feff}\u{200b}\u{2028}\u{2069}"), "\\u{feff}\\u{200b}\\u{2028}\\u{2069}");
+        assert_eq!(printable("日本 \u{a0}é"), "日本 \u{a0}é");
     }
 }

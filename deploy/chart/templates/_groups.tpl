@@ -49,6 +49,8 @@ rejected: it would run two node plugins over the same socket.
 {{- $where := ternary "pools" (printf "nodeGroups.%s.pools" .group) (eq .group "") -}}
 {{- $names := list -}}
 {{- $volumeGroups := list -}}
+{{- $made := list -}}
+{{- $archives := dict -}}
 {{- $diskFolders := .diskFolders -}}
 {{- range $pool := .pools -}}
   {{- if has .name $names -}}{{- fail (printf "%s: two pools have the name %q" $where .name) -}}{{- end -}}
@@ -61,6 +63,16 @@ rejected: it would run two node plugins over the same socket.
     {{- with .thinPool -}}{{- $storage = printf "%s/%s" $storage .name -}}{{- $kind = "thin pool" -}}{{- end -}}
     {{- if has $storage $volumeGroups -}}{{- fail (printf "%s: two pools use the %s %q" $where $kind $storage) -}}{{- end -}}
     {{- $volumeGroups = append $volumeGroups $storage -}}
+    {{- if .create -}}
+      {{- if has .volumeGroup $made -}}{{- fail (printf "%s: two pools make the volume group %q: keep create in one of them" $where .volumeGroup) -}}{{- end -}}
+      {{- $made = append $made .volumeGroup -}}
+    {{- end -}}
+    {{- if .archives -}}
+      {{- if ne (toString .archives) (toString (dig .volumeGroup .archives $archives)) -}}
+        {{- fail (printf "%s: the pools of the volume group %q have different archives" $where .volumeGroup) -}}
+      {{- end -}}
+      {{- $archives = set $archives .volumeGroup .archives -}}
+    {{- end -}}
   {{- end -}}
   {{- with .disk | default (dig "create" dict (.lvm | default dict)) -}}
     {{- range $path := concat (dig "select" "paths" list .) (dig "exclude" "paths" list .) -}}

@@ -77,8 +77,10 @@ impl Damaged {
         let node = partition(device, 2);
         Some(Repair::new(
             "The volume's record is lost and cannot be restored, but its filesystem may be intact: copy the files \
-             that you need. Then give up the claim as described in docs/disk-format.md.",
-            [format!("mount -o ro {node} /mnt")],
+             that you need. Then give up the claim as described in docs/disk-format.md. The command is for ext4, and writes \
+             nothing; for xfs, the options are ro,norecovery,nouuid, and for btrfs ro. If the partition is encrypted \
+             (cryptsetup isLuks), open it with cryptsetup open --readonly first, and mount what that makes.",
+            [format!("mount -o ro,noload {node} /mnt")],
         ))
     }
 
@@ -143,7 +145,9 @@ fn shrink(claim: &Claim, device: &Path) -> Repair {
     Repair::new(
         "Partition 2 is larger than the volume. If its filesystem was grown too, shrink it first, while the volume is \
          unstaged. These commands are for ext4; for btrfs, mount it and run `btrfs filesystem resize`; xfs cannot be \
-         shrunk: copy its files to another volume. If the filesystem was not grown, skip this step.",
+         shrunk: copy its files to another volume. If the partition is encrypted (cryptsetup isLuks), the filesystem is on \
+         what cryptsetup open makes of it, and must become smaller by the LUKS header as well. If the filesystem was not \
+         grown, skip this step.",
         [format!("e2fsck -f -p {node}"), format!("resize2fs {node} {}K", claim.length / 1024)],
     )
 }

@@ -190,7 +190,7 @@ fn no_commands_are_printed_if_none_can_help() {
     let (disk, _) = ready(512);
     disk.poke(MIB, b"#");
     disk.poke(MIB + MIB / 2, b"#");
-    assert_eq!(commands(&disk), ["mount -o ro /dev/nvme0n1p2 /mnt"]);
+    assert_eq!(commands(&disk), ["mount -o ro,noload /dev/nvme0n1p2 /mnt"]);
     // With another sector size, the numbers would be wrong.
     let (disk, _) = ready(4096);
     disk.poke(0, &[0; 512]);

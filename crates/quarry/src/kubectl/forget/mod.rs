@@ -120,6 +120,7 @@ pub(super) fn run(access: &Access, args: &Args, terminal: Terminal) -> anyhow::R
         writeln!(stdout, "\nnothing was changed")?;
         return Ok(ExitCode::FAILURE);
     }
+    require_permission(access)?;
     confirm_all(access, &storage, &left)?;
     writeln!(stdout, "\nconfirmed on {}", plural(left.len(), "PersistentVolume"))?;
     Ok(ExitCode::SUCCESS)
@@ -186,6 +187,23 @@ fn consequences(storage: &Storage, volumes: &[Volume], left: usize) -> String {
         ));
     }
     text
+}
+
+/// Checks that this person may annotate PersistentVolumes, before an event says that it was done.
+///
+/// # Errors
+/// They may not, or kubectl fails.
+fn require_permission(access: &Access) -> anyhow::Result<()> {
+    for verb in ["get", "patch"] {
+        let (code, _) = access.kubectl().args(["auth", "can-i", verb, "persistentvolumes"]).quiet().output()?;
+        if code != 0 {
+            bail!(
+                "nothing was changed: you may not {verb} PersistentVolumes, or the cluster does not say so: see `kubectl \
+                 auth can-i {verb} persistentvolumes`"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Writes an event for each PersistentVolume, and then its annotation. So if this is interrupted, each one that has the
