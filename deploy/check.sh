@@ -250,7 +250,7 @@ pools:
     copyRate: 209715200
     disk: {select: {size: {atLeast: 1000000}}}
   - name: thin
-    lvm: {volumeGroup: g, reserve: 10737418240, archives: 1000000, thinPool: {name: t, size: 107374182400, chunkSize: 1048576, metadataSize: 1073741824}}
+    lvm: {volumeGroup: g, reserve: 10737418240, archives: 1000000, thinPool: {name: t, create: true, size: 107374182400, chunkSize: 1048576, metadataSize: 1073741824}}
 END
 lacks "no size is in powers of ten" '[0-9]e\+'
 holds "sizes of thin pools stay as they are" '^ *chunkSize: 1048576$'
@@ -317,7 +317,7 @@ refuses "a thin pool to make with two sizes" "thinPool" <<<'pools: [{name: a, lv
 refuses "a thin pool of no size" "thinPool" <<<'pools: [{name: a, lvm: {volumeGroup: b, thinPool: {name: t, create: true, size: 0Gi}}}]'
 refuses "a size for a thin pool that is there" "thinPool" <<<'pools: [{name: a, lvm: {volumeGroup: b, thinPool: {name: t, percent: 50}}}]'
 refuses "stripes of a linear thin pool" "thinPool" <<<'pools: [{name: a, lvm: {volumeGroup: b, thinPool: {name: t, create: true, percent: 50, stripes: 2}}}]'
-refuses "two pools that make a volume group" 'two pools make the volume group "b"' <<<'pools: [{name: a, lvm: {volumeGroup: b, create: {select: {byId: [x]}}}}, {name: c, lvm: {volumeGroup: b, create: {select: {byId: [y]}}, thinPool: {name: t}}}]'
+refuses "two pools that make a volume group" 'two pools make the volume group "b"' <<<'pools: [{name: a, lvm: {volumeGroup: b, create: {select: {byId: [one]}}}}, {name: c, lvm: {volumeGroup: b, create: {select: {byId: [two]}}, thinPool: {name: t}}}]'
 refuses "two numbers of archives" 'different archives' <<<'pools: [{name: a, lvm: {volumeGroup: b, archives: 5}}, {name: c, lvm: {volumeGroup: b, archives: 6, thinPool: {name: t}}}]'
 accepts "the same number of archives twice" <<<'pools: [{name: a, lvm: {volumeGroup: b, archives: 5}}, {name: c, lvm: {volumeGroup: b, archives: 5, thinPool: {name: t}}}]'
 accepts "a thin pool that is made, and sizes in all units" <<<'pools: [{name: a, copyRate: 200Mi, lvm: {volumeGroup: b, reserve: 0, thinPool: {name: t, create: true, size: 1Pi, layout: striped, stripes: 2}}}]'

@@ -135,21 +135,19 @@ fn mirror_health(group: &VolumeGroup, volume: &LogicalVolume) -> Health {
     health_from_report(volume, &full_name)
 }
 
-/// The problem of a mirror whose copies are on too few disks. A copy on a disk of its own is kept.
+/// The problem of a mirror whose copies are on too few disks. lvm adds no copy to a mirror that was created without a first
+/// synchronization, as Quarry's are. So the mirror is made again.
 fn shared_disks(volume: &LogicalVolume, full_name: &str, copies: usize, shared: &[String]) -> String {
-    let name = &volume.name;
-    let on = shared.join(", ");
-    if copies == 2 {
-        return format!(
-            "volume {name} is not mirrored, because its copies share the disk {on}; when another disk has space, run \
-             `lvconvert --type linear {full_name}`, then `lvconvert --type raid1 --mirrors 1 {full_name}`"
-        );
-    }
-    let disk = shared.first().map_or("DISK", |disk| disk.as_str());
+    let mirrored = match copies {
+        2 => "is not mirrored, because its copies",
+        _ => "has fewer disks than copies, because some of its copies",
+    };
     format!(
-        "volume {name} has fewer disks than copies, because some of its {copies} copies share the disk {on}; when another \
-         disk has space, run `lvconvert --mirrors -1 {full_name} {disk}`, which removes one of them, then `lvconvert \
-         --mirrors +1 {full_name}`"
+        "volume {} {mirrored} share the disk {}; when enough other disks have space, run `lvconvert --type linear \
+         {full_name}`, which leaves one copy for a while, then `lvconvert --type raid1 --mirrors {} {full_name}`",
+        volume.name,
+        shared.join(", "),
+        copies.saturating_sub(1).max(1)
     )
 }
 
@@ -396,14 +394,14 @@ mod tests {
         let mut group = mirror();
         lv(&mut group, "a_rimage_1").physical_volumes = BTreeSet::from([uuid("p")]);
         let why = degraded(&group);
-        assert!(why.contains("not mirrored") && why.contains("/dev/p"), "{why}");
+        assert!(why.contains("not mirrored") && why.contains("/dev/p") && why.contains("--mirrors 1 vg/a`"), "{why}");
         // A volume that was never handed out is created again.
         assert!(matches!(health_of(&group, "new"), Health::Incomplete(why) if why.contains("share a disk")));
-        // Two of three. The third one is kept.
+        // Two of three.
         let parts = [part("a_rimage_2", "linear", "q"), part("a_rmeta_2", "linear", "q")];
         group.logical_volumes.extend(parts);
         let why = degraded(&group);
-        assert!(why.contains("`lvconvert --mirrors -1 vg/a /dev/p`") && !why.contains("linear"), "{why}");
+        assert!(why.contains("fewer disks than copies") && why.contains("--mirrors 2 vg/a`"), "{why}");
         assert_eq!(health_of(&mirror(), "new"), Health::Whole);
     }
 

@@ -74,7 +74,6 @@ async fn settings() -> Passed {
 
     filters(&mut node).await.context("filters")?;
     let figures = devices_file(&mut node).await.context("the devices file")?;
-    // lvm reads no empty file.
     configure(&mut node, "devices { use_devicesfile=0 }").await?;
     retry(|| node.csi.delete(&raid.id)).await?;
     Ok(figures)
@@ -114,8 +113,33 @@ async fn filters(node: &mut Node) -> Result<()> {
         // Half of the mirrored volume is on it, and intact.
         gives_nothing_up(node, second).await.with_context(|| format!("devices/{key}"))?;
     }
+    // lvm reads no empty file.
+    configure(node, "devices { use_devicesfile=0 }").await?;
+    while_running(node, second).await.context("a filter that is set while Quarry runs")?;
     configure(node, &format!(r#"devices {{ filter=["r|^{first}$|","r|^{second}$|"] }}"#)).await?;
     refused("create", node.csi.create(&Ask::mount("hidden", "ext4")).await, Code::Unavailable, "devices/filter")
+}
+
+/// A disk that is hidden later is not written off by the next change of the group.
+async fn while_running(node: &Node, hidden: &str) -> Result<()> {
+    let ask = Ask::mount("staged-later", "ext4");
+    let made = retry(|| node.csi.create(&ask)).await?;
+    node.kubelet_folders(&made).await?;
+    for key in ["filter", "global_filter"] {
+        node.vm.write(LOCAL, format!("devices {{ {key}=[\"r|^{hidden}$|\"] }}\n").as_bytes(), 0o644).await?;
+        refused(
+            &format!("stage with devices/{key}"),
+            node.csi.stage(&made).await,
+            Code::Unavailable,
+            "physical volumes",
+        )?;
+        node.vm.sh(format!("rm {LOCAL}")).await?;
+        let missing = node.vm.sh(format!("vgs --noheadings -o vg_missing_pv_count {GROUP} 2>&1")).await?;
+        ensure!(missing.trim() == "0", "lvm has written a disk off: {missing}");
+    }
+    open(node, &made).await?;
+    close(node, &made).await?;
+    Ok(retry(|| node.csi.delete(&made.id)).await?)
 }
 
 /// `quarry doctor` prints no command that would give up what is on a hidden disk.

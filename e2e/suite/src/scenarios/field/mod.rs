@@ -14,6 +14,7 @@ mod idle;
 mod killed;
 mod room;
 mod systemd;
+mod under_lock;
 mod whole_disks;
 
 use crate::scenario::Scenario;
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Scenario> {
         killed::all(),
         room::all(),
         systemd::all(),
+        under_lock::all(),
         whole_disks::all(),
     ];
     subjects.into_iter().flatten().collect()

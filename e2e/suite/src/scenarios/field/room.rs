@@ -29,7 +29,7 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             name: "raid-one-disk",
-            about: "an lvm that puts both copies on one disk: rejected, no remnants; reported as not mirrored",
+            about: "an lvm that puts both copies on one disk: rejected, no remnants; reported as not mirrored, and repaired as printed",
             limit,
             run: |context| Box::pin(one_disk(context)),
         },
@@ -198,7 +198,13 @@ async fn one_disk(_context: Context) -> Passed {
              lvcreate -qqy -Wn -Zn --type raid1 -m 1 --nosync --alloc anywhere -L 32M -n mirror --addtag '{record}' {GROUP} {first}"
         ))
         .await?;
-    unhealthy(&node, &made, "not mirrored", VolumeHealthErrorType::Degraded).await?;
+    let health = unhealthy(&node, &made, "not mirrored", VolumeHealthErrorType::Degraded).await?;
+    let printed = commands(&health);
+    ensure!(printed.len() == 2, "the commands in {health:?} are {printed:?}");
+    for command in printed {
+        node.vm.sh(format!("{command} -qq -y")).await.with_context(|| command.clone())?;
+    }
+    healthy(&node, &made).await.context("after the printed commands")?;
     node.csi.delete(&made.id).await?;
     Ok(String::new())
 }
