@@ -100,6 +100,8 @@ async fn life(node: &Node, name: &str) -> Result<()> {
 
 /// The host's filters are honoured, and named where they hide a disk.
 async fn filters(node: &mut Node) -> Result<()> {
+    // For `quarry doctor`, from the next start on.
+    node.with_arguments("--view /run/quarry/view.sock");
     let (first, second) = (device("d1"), device("d2"));
     let paths = node.vm.sh(format!("readlink -f {first} {second}")).await?;
     let paths: Vec<&str> = paths.lines().collect();
@@ -120,10 +122,12 @@ async fn filters(node: &mut Node) -> Result<()> {
     refused("create", node.csi.create(&Ask::mount("hidden", "ext4")).await, Code::Unavailable, "devices/filter")
 }
 
-/// A disk that is hidden later is not written off by the next change of the group.
+/// A disk that is hidden later is not written off by the next change of a volume on another one.
 async fn while_running(node: &Node, hidden: &str) -> Result<()> {
     let ask = Ask::mount("staged-later", "ext4");
+    node.vm.sh(format!("pvchange -qq -xn {hidden}")).await?;
     let made = retry(|| node.csi.create(&ask)).await?;
+    node.vm.sh(format!("pvchange -qq -xy {hidden}")).await?;
     node.kubelet_folders(&made).await?;
     for key in ["filter", "global_filter"] {
         node.vm.write(LOCAL, format!("devices {{ {key}=[\"r|^{hidden}$|\"] }}\n").as_bytes(), 0o644).await?;
