@@ -17,6 +17,25 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a change may take before the pool is read nevertheless: the published state may be stale by then.
 const LONG: Duration = Duration::from_secs(30);
 
+/// The pause between two attempts to recover from a killed command.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Repeats a failed recovery until it succeeds, once the volume group can be read: pods wait for devices that are suspended.
+pub(super) fn recover_from_now_on(pool: &Arc<LvmPool>) {
+    let pool = Arc::downgrade(pool);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            let Some(pool) = pool.upgrade() else { return };
+            let recovered = pool.shared.change_lock.recovered.load(Ordering::SeqCst);
+            if !recovered && pool.group().await.is_ok() {
+                // With the lock, it recovers.
+                drop(pool.lock().await);
+            }
+        }
+    });
+}
+
 /// The pool lock, which serializes changes of the volume group.
 #[derive(Default)]
 pub(super) struct ChangeLock {
@@ -45,7 +64,7 @@ impl ChangeLock {
         self.since.lock()
     }
 
-    /// Keeps the result of a recovery. A failed one is repeated before the next change.
+    /// Keeps the result of a recovery. A failed one is repeated, see [`recover_from_now_on`], and before the next change.
     fn set_recovered(&self, result: Result<()>) {
         self.recovered.store(result.is_ok(), Ordering::SeqCst);
         *self.unrecovered.lock() = result.err().map(|error| error.message);
@@ -189,7 +208,8 @@ impl LvmPool {
         tracing::error!(pool = self.name, error = %why, "{what}");
         Error::unavailable(format!(
             "an lvm command was killed, and {what}: {why}. Pods wait for a suspended device (`dmsetup info` shows it; \
-             `dmsetup resume NAME` resumes it). Quarry tries again before the next change"
+             `dmsetup resume NAME` resumes it). Quarry tries again every {} seconds",
+            AGAIN.as_secs()
         ))
     }
 

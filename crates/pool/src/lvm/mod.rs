@@ -95,6 +95,7 @@ impl LvmPool {
         group::make_from_now_on(&pool);
         thin::maintain_from_now_on(&pool);
         snapshot::watch_from_now_on(&pool);
+        change::recover_from_now_on(&pool);
         pool
     }
 
@@ -268,7 +269,12 @@ impl Pool for LvmPool {
             kind: "lvm".to_owned(),
             on: self.config.volume_group.clone(),
             capabilities: CAPABILITIES,
-            problems: self.overdue().into_iter().chain(self.orphan()).collect(),
+            problems: self
+                .overdue()
+                .into_iter()
+                .chain(self.orphan())
+                .chain(self.shared.change_lock.problem())
+                .collect(),
             enlarge: match &self.shared.made_by {
                 None => "add a disk to it (vgextend)".to_owned(),
                 Some(pool) => format!("add a disk that pool {pool} selects"),
@@ -297,7 +303,6 @@ impl Pool for LvmPool {
         state.metadata_size = group.metadata_size;
         state.metadata_free = group.metadata_free;
         state.problems.extend(state.space.closed.clone().filter(|why| !state.problems.contains(why)));
-        state.problems.extend(self.shared.change_lock.problem());
         state.problems.extend(capacity::withheld(&group));
         state.problems.extend(self.maker.as_ref().and_then(group::Maker::problem));
         if self.shared.reporter == self.name {
