@@ -125,10 +125,11 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
     }
     if !lost.is_empty() || group.missing_pvs > 0 {
         return Some(format!(
-            "volume group {name} lacks {} of its physical volumes ({}): bring the disk back (if the group was changed \
-             without it, also run vgextend --restoremissing), or remove it with vgreduce --removemissing",
+            "volume group {name} lacks {} of its physical volumes ({}){}: bring the disk back (if the group was changed \
+             without it, also run vgextend --restoremissing), or give it up as `quarry doctor` says",
             group.missing_pvs.max(1),
-            lost.join(", ")
+            lost.join(", "),
+            silent(group)
         ));
     }
     if group.partial {
@@ -173,6 +174,15 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
 
 /// The problem with a volume group that has this physical volume: lvm neither changes it nor activates its
 /// volumes. Names all devices.
+/// The devices that may be the missing ones.
+fn silent(group: &VolumeGroup) -> String {
+    let devices: Vec<String> = group.silent.iter().map(|device| device.display().to_string()).collect();
+    match devices.is_empty() {
+        true => String::new(),
+        false => format!(", and {} does not answer", devices.join(", ")),
+    }
+}
+
 fn on_duplicates(pv: &PhysicalVolume) -> String {
     let mut devices: Vec<String> =
         pv.device.iter().chain(&pv.duplicates).map(|device| device.display().to_string()).collect();

@@ -228,10 +228,12 @@ fn many_volumes_are_annotated_in_batches() {
 
 #[test]
 fn a_user_who_may_not_annotate_writes_no_events() {
-    let cluster = Cluster::new();
-    cluster.put("patch-forbidden", "");
-    let error = cluster.refuses(&["--yes"]);
-    assert!(error.contains("nothing was changed: you may not patch PersistentVolumes"), "{error}");
+    for verb in ["get", "patch"] {
+        let cluster = Cluster::new();
+        cluster.put(&format!("{verb}-forbidden"), "");
+        let error = cluster.refuses(&["--yes"]);
+        assert!(error.contains(&format!("nothing was changed: you may not {verb} persistentvolumes/pv-a")), "{error}");
+    }
 }
 
 #[test]

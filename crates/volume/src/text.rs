@@ -66,7 +66,7 @@ pub fn printable_lines(text: &str) -> String {
 
 /// Marks of the direction of writing, separators of lines, and characters without a width.
 fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -107,6 +107,7 @@ mod tests {
         // It would show the size before the name.
         assert_eq!(printable("data\u{202e}iT1"), "data\\u{202e}iT1");
         assert_eq!(printable("\u{feff}\u{200b}\u{2028}\u{2069}"), "\\u{feff}\\u{200b}\\u{2028}\\u{2069}");
+        assert_eq!(printable("\u{61c}\u{ad}\u{180e}"), "\\u{61c}\\u{ad}\\u{180e}");
         assert_eq!(printable("日本 \u{a0}é"), "日本 \u{a0}é");
     }
 }

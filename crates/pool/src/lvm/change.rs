@@ -28,7 +28,8 @@ pub(super) fn recover_from_now_on(pool: &Arc<LvmPool>) {
             tokio::time::sleep(AGAIN).await;
             let Some(pool) = pool.upgrade() else { return };
             let recovered = pool.shared.change_lock.recovered.load(Ordering::SeqCst);
-            if !recovered && pool.group().await.is_ok() {
+            // A command of Quarry's that runs without the lock is one of the recovery at the start.
+            if !recovered && !pool.is_changing() && pool.group().await.is_ok() {
                 // With the lock, it recovers.
                 drop(pool.lock().await);
             }
@@ -45,6 +46,8 @@ pub(super) struct ChangeLock {
     recovered: AtomicBool,
     /// Why the last attempt to recover it failed.
     unrecovered: Mutex<Option<String>>,
+    /// Whether a recovery has begun to resume devices, and lvm has not yet loaded the tables that the metadata describes.
+    reload: AtomicBool,
 }
 
 /// Holds the pool lock until it is dropped.
@@ -195,7 +198,6 @@ impl LvmPool {
         // no command holds its lock, so devices that are like that both before and after it do not belong to a
         // running command.
         match quarry_lvm::suspended(group.uuid) {
-            Ok(found) if found.is_empty() => {}
             Ok(found) => self.resume(group, found).await?,
             Err(error) => return Err(self.not_recovered("cannot look for suspended devices", &error)),
         }
@@ -203,17 +205,44 @@ impl LvmPool {
         Ok(())
     }
 
-    /// The error of a recovery that is not complete.
+    /// Whether a command of this process that changes the volume group is running.
+    fn is_changing(&self) -> bool {
+        let group = Some(self.config.volume_group.as_str());
+        quarry_exec::running().iter().any(|command| command.mutation && command.subject.as_deref() == group)
+    }
+
+    /// The error of a recovery that is not complete. It names no command: a plain `dmsetup resume` would switch a device to
+    /// a table that was never committed.
     fn not_recovered(&self, what: &str, why: &dyn std::fmt::Display) -> Error {
         tracing::error!(pool = self.name, error = %why, "{what}");
         Error::unavailable(format!(
-            "an lvm command was killed, and {what}: {why}. Pods wait for a suspended device (`dmsetup info` shows it; \
-             `dmsetup resume NAME` resumes it). Quarry tries again every {} seconds",
+            "an lvm command was killed, or one that Quarry did not start hangs, and {what}: {why}. Pods may wait for \
+             suspended devices. Quarry tries again every {} seconds; see docs/troubleshooting.md, \"Suspended devices\"",
             AGAIN.as_secs()
         ))
     }
 
     async fn resume(&self, group: &VolumeGroup, suspended: Vec<Suspended>) -> Result<()> {
+        let orphaned = match suspended.is_empty() {
+            true => suspended,
+            false => self.still_suspended(group, suspended).await?,
+        };
+        let reload = &self.shared.change_lock.reload;
+        if orphaned.is_empty() && !reload.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let names: Vec<&str> = orphaned.iter().map(|device| device.name.as_str()).collect();
+        tracing::warn!(?names, "resuming devices that a killed lvm left suspended, and loading all tables again");
+        reload.store(true, Ordering::SeqCst);
+        if let Err(error) = quarry_lvm::resume(group, &orphaned).await {
+            return Err(self.not_recovered("cannot resume its devices with the tables of the metadata", &error));
+        }
+        reload.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Those of the devices that are suspended after the volume group was read again, too.
+    async fn still_suspended(&self, group: &VolumeGroup, suspended: Vec<Suspended>) -> Result<Vec<Suspended>> {
         self.shared.cache.invalidate();
         if let Err(error) = self.group().await {
             return Err(self.not_recovered("the volume group cannot be read to resume its devices", &error));
@@ -221,15 +250,7 @@ impl LvmPool {
         let still = quarry_lvm::suspended(group.uuid)
             .map_err(|error| self.not_recovered("cannot look for suspended devices", &error))?;
         let same = |one: &Suspended, other: &Suspended| (one.minor, &one.name) == (other.minor, &other.name);
-        let orphaned: Vec<_> =
-            suspended.into_iter().filter(|device| still.iter().any(|other| same(device, other))).collect();
-        if orphaned.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<&str> = orphaned.iter().map(|device| device.name.as_str()).collect();
-        tracing::warn!(?names, "resuming devices that a killed lvm left suspended");
-        let resumed = quarry_lvm::resume(group, &orphaned).await;
-        resumed.map_err(|error| self.not_recovered(&format!("cannot resume {}", names.join(", ")), &error))
+        Ok(suspended.into_iter().filter(|device| still.iter().any(|other| same(device, other))).collect())
     }
 
     /// Removes layers that the volumes do not have any more, also those that the resumption above left. As for

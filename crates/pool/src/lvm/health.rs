@@ -98,6 +98,8 @@ enum Copy {
     Whole,
     /// Its disk is missing, or too small.
     Missing(String),
+    /// Its disk is missing for lvm, but is in this host, or may be.
+    Hidden(String),
     /// An operator removed its disk from the volume group.
     Removed,
     /// It failed, and has not been written since.
@@ -176,7 +178,13 @@ fn copy(group: &VolumeGroup, volume: &LogicalVolume, image: &LogicalVolume, inde
     let disks = disks.join(", ");
     let absent = missing(group, image);
     if !absent.is_empty() {
-        return Copy::Missing(format!("physical volume {} is missing", absent.join(", ")));
+        let is_hidden =
+            |pv: &quarry_lvm::PhysicalVolume| pv.hidden_at.is_some() && image.physical_volumes.contains(&pv.uuid);
+        let why = format!("physical volume {} is missing", absent.join(", "));
+        return match !group.silent.is_empty() || group.physical_volumes.iter().any(is_hidden) {
+            true => Copy::Hidden(why),
+            false => Copy::Missing(why),
+        };
     }
     if image.segment_types.contains("error") {
         return Copy::Removed;
@@ -200,7 +208,7 @@ impl Copy {
     fn describe(&self) -> Option<String> {
         match self {
             Self::Whole => None,
-            Self::Missing(why) => Some(why.clone()),
+            Self::Missing(why) | Self::Hidden(why) => Some(why.clone()),
             Self::Removed => Some("one copy was removed together with its disk".to_owned()),
             Self::OutOfDate(disks) => Some(format!("the copy on {disks} failed and is out of date")),
             Self::Rebuilding(disks) => Some(format!("the copy on {disks} was not rebuilt completely")),
@@ -214,6 +222,9 @@ impl Copy {
             Self::Missing(why) => Some(format!(
                 "{why}; bring the disk back, or replace it and repair the volume (`lvconvert --repair {full_name}`)"
             )),
+            Self::Hidden(why) => {
+                Some(format!("{why}, but may be in this host: `quarry doctor` says where, and what to do"))
+            }
             Self::Removed => Some(format!(
                 "repair needed: one copy was removed together with its disk; when another disk has space, `lvconvert \
                  --repair {full_name}` creates a new copy"
@@ -350,6 +361,15 @@ mod tests {
         group.physical_volumes[0].missing = true;
         let missing = format!("runs on 1 of 2 copies: physical volume {} is missing", uuid::<PvUuid>("p"));
         assert!(degraded(&group).contains(&missing));
+        assert!(degraded(&group).contains("lvconvert --repair"));
+        // Its disk is in this host, or may be.
+        let hidden = |group: &mut VolumeGroup| group.physical_volumes[0].hidden_at = Some("/dev/p".into());
+        for change in [hidden, |group: &mut VolumeGroup| group.silent = vec!["/dev/z".into()]] {
+            let mut group = group.clone();
+            change(&mut group);
+            let why = degraded(&group);
+            assert!(why.contains("may be in this host") && !why.contains("lvconvert"), "{why}");
+        }
         // The remaining copy had failed before.
         let mut group = with_status("raid1 2 AD 100/100 idle 0 0 -");
         group.physical_volumes[0].missing = true;

@@ -28,7 +28,7 @@ pub(super) struct LostVolumes {
     /// The devices with their labels right after the report.
     visible: Vec<PathBuf>,
     pause: Duration,
-    /// When lvm is run again, if their labels are visible.
+    /// When lvm is run again, if their labels are visible, or a device does not answer.
     again: Instant,
 }
 
@@ -65,7 +65,9 @@ impl LostVolumes {
         counts: EventCounts,
     ) -> bool {
         let visible = search.find(&self.uuids, group, disks, counts).await;
-        visible != self.visible || (!visible.is_empty() && Instant::now() >= self.again)
+        // A device that did not answer for the report may have answered since, and hold none of them.
+        let may_differ = !visible.is_empty() || !group.silent.is_empty();
+        visible != self.visible || (may_differ && Instant::now() >= self.again)
     }
 }
 
@@ -206,6 +208,12 @@ mod tests {
         assert_eq!(third.pause, 2 * FIRST_PAUSE);
         let due = LostVolumes { again: Instant::now(), ..third };
         assert!(due.may_have_returned(&group, &search, &disks, none).await);
+        // None is visible, but one did not answer.
+        let silent = VolumeGroup { silent: vec![vde.clone()], ..group.clone() };
+        let nothing = LostVolumes { visible: Vec::new(), again: Instant::now(), ..due.clone() };
+        io.change(|state| state.labels.clear());
+        assert!(!nothing.may_have_returned(&group, &search, &disks, none).await);
+        assert!(nothing.may_have_returned(&silent, &search, &disks, none).await);
         // After an event of any device, all are read again.
         due.may_have_returned(&group, &search, &disks, one).await;
         assert_eq!(read(&vdd), 2);

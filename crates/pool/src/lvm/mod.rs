@@ -221,7 +221,7 @@ impl LvmPool {
         }
         Err(Error::unavailable(format!(
             "pool {}: no changes while volume group {} lacks {} of its physical volumes, because lvm would expel them \
-             with the change; bring the disk back, or remove it (vgreduce --removemissing)",
+             with the change; bring the disk back, or give it up as `quarry doctor` says",
             self.name, group.name, group.missing_pvs
         )))
     }

@@ -83,10 +83,10 @@ fn not_lost(group: &VolumeGroup, missing: &[&PhysicalVolume]) -> Option<String> 
     let hidden = paths(missing.iter().filter_map(|pv| pv.hidden_at.as_ref()));
     if !hidden.is_empty() {
         return Some(format!(
-            "{} is in this host and can be read, but lvm does not use it: {}. Correct that, or take the disk out if it is \
-             to be given up, and look again. {UNTIL}",
+            "{} is in this host and can be read, but lvm does not use it{}. Correct that, or take the disk out if it is to \
+             be given up, and look again. {UNTIL}",
             hidden.join(", "),
-            group.hidden.first().map_or("its reason is gone again", |why| why.as_str()),
+            group.hidden.iter().map(|why| format!("; {why}")).collect::<String>(),
         ));
     }
     let silent = paths(&group.silent);

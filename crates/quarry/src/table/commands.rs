@@ -1,25 +1,31 @@
 //! Commands in texts that are wrapped: what a user copies must be on one line.
 
+use textwrap::{Options, WordSeparator, WordSplitter};
+
 /// A space where no line is broken.
 const NO_BREAK: char = '\u{a0}';
 
+/// The lines of a text that is at most `width` columns wide (`None`: no limit). A command is on one line, and so is any
+/// other word, even if that line is longer.
+pub(crate) fn lines(text: &str, width: Option<u16>) -> Vec<String> {
+    let width = width.map_or(usize::MAX, usize::from);
+    let options = Options::new(width)
+        .break_words(false)
+        .word_separator(WordSeparator::AsciiSpace)
+        .word_splitter(WordSplitter::NoHyphenation);
+    let kept = keep_commands(text);
+    textwrap::wrap(&kept, options).into_iter().map(|line| line.replace(NO_BREAK, " ")).collect()
+}
+
 /// The text with spaces where no line is broken in each command, which is between two backticks.
-pub(crate) fn keep_commands(text: &str) -> String {
-    let parts = text.split('`').enumerate().map(|(number, part)| match number % 2 {
-        0 => part.to_owned(),
-        _ => part.replace(' ', &NO_BREAK.to_string()),
+fn keep_commands(text: &str) -> String {
+    // After the last backtick of an odd number, no command begins.
+    let commands = text.matches('`').count() / 2;
+    let parts = text.split('`').enumerate().map(|(number, part)| match number % 2 == 1 && number / 2 < commands {
+        false => part.to_owned(),
+        true => part.replace(' ', &NO_BREAK.to_string()),
     });
     parts.collect::<Vec<_>>().join("`")
-}
-
-/// The text with ordinary spaces again, after it was wrapped.
-pub(crate) fn break_commands(text: &str) -> String {
-    text.replace(NO_BREAK, " ")
-}
-
-/// The width of the longest part that is not broken, in columns.
-pub(crate) fn longest_word(text: &str) -> u16 {
-    text.split([' ', '\n']).map(super::width).max().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -29,12 +35,12 @@ mod tests {
     #[test]
     fn only_commands_are_kept_together() {
         let text = "run `lvs -a vg`, or `vgs`; then look";
-        let kept = keep_commands(text);
-        assert_eq!(kept, "run `lvs\u{a0}-a\u{a0}vg`, or `vgs`; then look");
-        assert_eq!(break_commands(&kept), text);
-        assert_eq!((longest_word(text), longest_word(&kept)), (6, 12));
+        assert_eq!(lines(text, Some(8)), ["run", "`lvs -a vg`,", "or", "`vgs`;", "then", "look"]);
+        assert_eq!(lines(text, Some(20)), ["run `lvs -a vg`, or", "`vgs`; then look"]);
+        assert_eq!(lines(text, None), [text]);
         // The last one does not end.
-        assert_eq!(break_commands(&keep_commands("a `b c")), "a `b c");
-        assert_eq!(longest_word(""), 0);
+        assert_eq!(lines("`a b` a `b c", Some(5)), ["`a b`", "a `b", "c"]);
+        assert_eq!(lines("two\nlines", Some(80)), ["two", "lines"]);
+        assert_eq!(lines("", Some(80)), [""]);
     }
 }

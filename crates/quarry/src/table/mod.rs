@@ -12,13 +12,13 @@ use anstyle::Style;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Width, presets};
 use unicode_width::UnicodeWidthStr as _;
 
-pub(crate) use commands::{break_commands, keep_commands, longest_word};
+pub(crate) use commands::lines;
 pub(crate) use paint::{BAD, NOTABLE, paint_start};
 
 use crate::terminal::Terminal;
 
 /// The number of spaces between two columns.
-pub(crate) const GAP: u16 = 2;
+const GAP: u16 = 2;
 
 /// A cell without a value.
 pub(crate) const NOTHING: &str = "-";
@@ -195,11 +195,8 @@ impl Table {
 /// The text in lines that fit the terminal; each ends with a newline. A command in backticks is on one line, even if the
 /// terminal has to break that.
 pub(crate) fn wrapped(text: &str, terminal: Terminal) -> String {
-    let text = keep_commands(text);
-    let limit = terminal.width.unwrap_or(u16::MAX).max(LEAST_BELOW).max(longest_word(&text));
-    let mut lines = String::new();
-    push_row(&mut lines, &[(Column::words(""), width(&text).min(limit))], vec![text], false);
-    break_commands(&lines)
+    let limit = terminal.width.map(|width| width.max(LEAST_BELOW));
+    lines(text, limit).into_iter().map(|line| line + "\n").collect()
 }
 
 /// Appends the lines of one row, whose columns have these widths.
@@ -230,7 +227,7 @@ fn push_row(text: &mut String, columns: &[(Column, u16)], row: Vec<String>, colo
 }
 
 /// The number of columns that a text has in a terminal.
-pub(crate) fn width(text: &str) -> u16 {
+fn width(text: &str) -> u16 {
     u16::try_from(text.width()).unwrap_or(u16::MAX)
 }
 

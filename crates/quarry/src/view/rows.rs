@@ -3,7 +3,6 @@
 mod snapshots;
 
 use anstyle::Style;
-use comfy_table::{ContentArrangement, presets};
 use quarry_pool::DiskReport;
 use quarry_proto::view::v2;
 use quarry_volume::{
@@ -13,15 +12,17 @@ use quarry_volume::{
 use quarry_wire::view::{ListedPool, ListedVolume, UnknownVolume};
 
 pub(super) use self::snapshots::{age, snapshot, snapshots};
-use crate::table::{
-    self, BAD, Column, GAP, NOTABLE, NOTHING, break_commands, keep_commands, longest_word, paint_start, wrapped,
-};
+use crate::table::{BAD, Column, NOTABLE, NOTHING, lines, paint_start, wrapped};
 use crate::terminal::Terminal;
 
 /// An unknown value.
 const UNKNOWN: &str = "?";
 /// The width at which text is wrapped, unless the terminal is narrower.
 const WIDTH: u16 = 120;
+/// The least width of its text, in a terminal that is too narrow.
+const LEAST: u16 = 20;
+/// The number of spaces between the level of a finding and its text.
+const GAP: usize = 2;
 /// The least width of a wrapped name of a node.
 const NODE: u16 = 16;
 /// The least width of a wrapped name of a pool.
@@ -335,39 +336,26 @@ pub(super) fn disk(report: &DiskReport) -> Vec<String> {
 /// The text of `quarry doctor`: the findings, and what was checked. A command is on one line, even if the terminal has to
 /// break that.
 pub(super) fn diagnosis(answer: &v2::DiagnoseResponse, terminal: Terminal) -> String {
-    let rows = answer.findings.iter().map(|finding| {
-        let text = format!(
-            "{}: {}\n-> {}",
-            printable(&finding.subject),
-            printable(&finding.problem),
-            printable(&finding.advice)
-        );
-        [level(finding.level()).to_uppercase(), keep_commands(&text)]
-    });
-    let rows: Vec<_> = rows.collect();
-    let mut table = comfy_table::Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    if let Some(width) = terminal.width {
-        let first = rows.iter().map(|[level, _]| table::width(level)).max().unwrap_or_default().saturating_add(GAP);
-        let second = rows.iter().map(|[_, text]| longest_word(text)).max().unwrap_or_default().saturating_add(GAP);
-        let width = width.min(WIDTH).max(first.saturating_add(second));
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-    }
-    table.add_rows(rows);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, GAP));
-    }
+    let levels: Vec<String> = answer.findings.iter().map(|finding| level(finding.level()).to_uppercase()).collect();
+    let column = levels.iter().map(String::len).max().unwrap_or_default().saturating_add(GAP);
+    let left = u16::try_from(column).unwrap_or(u16::MAX);
+    let width = terminal.width.map(|width| width.min(WIDTH).saturating_sub(left).max(LEAST));
     let mut text = String::new();
-    for line in table.trim_fmt().lines() {
-        let line = break_commands(line);
-        // The level is at the start of a finding's first line.
-        let style = match line.split(' ').next() {
-            Some("ERROR") if terminal.colors => BAD,
-            Some("WARNING") if terminal.colors => NOTABLE,
-            _ => Style::new(),
-        };
-        text.push_str(&paint_start(&line, style));
-        text.push('\n');
+    for (finding, level) in answer.findings.iter().zip(levels) {
+        let problem = format!("{}: {}", printable(&finding.subject), printable(&finding.problem));
+        let advice = format!("-> {}", printable(&finding.advice));
+        let all = lines(&problem, width).into_iter().chain(lines(&advice, width));
+        for (number, line) in all.enumerate() {
+            let first = if number == 0 { level.as_str() } else { "" };
+            // The level is at the start of a finding's first line.
+            let style = match first {
+                "ERROR" if terminal.colors => BAD,
+                "WARNING" if terminal.colors => NOTABLE,
+                _ => Style::new(),
+            };
+            text.push_str(&paint_start(format!("{first:column$}{line}").trim_end(), style));
+            text.push('\n');
+        }
     }
     if !text.is_empty() {
         text.push('\n');

@@ -419,11 +419,12 @@ fn long_advice_is_wrapped_in_a_terminal_and_its_commands_are_not() {
     let long = v2::Finding { advice, ..finding(v2::Level::Error, "node n") };
     let diagnosis = v2::DiagnoseResponse { findings: vec![long], ..Default::default() };
     let shown = |width| rows::diagnosis(&diagnosis, Terminal { width, ..Terminal::default() });
-    for (width, fits) in [(200, 120), (120, 120), (80, 80), (40, 9 + 64 + 2)] {
+    for (width, fits) in [(200, 120), (120, 120), (80, 80), (40, 40)] {
         let out = shown(Some(width));
         let lines: Vec<_> = out.lines().take_while(|line| !line.is_empty()).collect();
         assert!(lines.len() > 4, "{out}");
-        assert!(lines.iter().all(|line| line.len() <= fits), "{width}: {out}");
+        // Only the line with the command may be longer.
+        assert!(lines.iter().all(|line| line.len() <= fits || line.contains(&command)), "{width}: {out}");
         let beneath = |line: &&str| line.starts_with("       ");
         assert!(lines.iter().skip(1).all(beneath), "under the text, not under the level: {out}");
         assert!(lines.iter().any(|line| line.contains(&command)), "{width}: {out}");

@@ -120,7 +120,7 @@ pub(super) fn run(access: &Access, args: &Args, terminal: Terminal) -> anyhow::R
         writeln!(stdout, "\nnothing was changed")?;
         return Ok(ExitCode::FAILURE);
     }
-    require_permission(access)?;
+    require_permission(access, &left)?;
     confirm_all(access, &storage, &left)?;
     writeln!(stdout, "\nconfirmed on {}", plural(left.len(), "PersistentVolume"))?;
     Ok(ExitCode::SUCCESS)
@@ -193,13 +193,16 @@ fn consequences(storage: &Storage, volumes: &[Volume], left: usize) -> String {
 ///
 /// # Errors
 /// They may not, or kubectl fails.
-fn require_permission(access: &Access) -> anyhow::Result<()> {
+fn require_permission(access: &Access, volumes: &[&Volume]) -> anyhow::Result<()> {
+    let Some(first) = volumes.first() else { return Ok(()) };
+    // Some people may change only PersistentVolumes with certain names.
+    let volume = format!("persistentvolumes/{}", first.name);
     for verb in ["get", "patch"] {
-        let (code, _) = access.kubectl().args(["auth", "can-i", verb, "persistentvolumes"]).quiet().output()?;
+        let (code, _) = access.kubectl().args(["auth", "can-i", verb, &volume]).quiet().output()?;
         if code != 0 {
             bail!(
-                "nothing was changed: you may not {verb} PersistentVolumes, or the cluster does not say so: see `kubectl \
-                 auth can-i {verb} persistentvolumes`"
+                "nothing was changed: you may not {verb} {volume}, or the cluster does not say so: see `kubectl auth can-i \
+                 {verb} {volume}`"
             );
         }
     }
