@@ -114,8 +114,8 @@ impl Locator {
         Ok(Lookup::Unreadable("its physical volumes changed while they were read".to_owned()))
     }
 
-    /// Whether this host has the same devices and settings of lvm as at the last report, so that the volume group can only be on the same
-    /// ones. Lists them in sysfs. `disks` is as for [`Self::report`].
+    /// Whether this host has the same devices and settings of lvm as at the last report, so that the volume group can only
+    /// be on the same devices. Lists them in sysfs. `disks` is as for [`Self::report`].
     pub async fn has_same_devices(&self, disks: u64) -> bool {
         let known = self.known.lock().await;
         known.last_scan.as_ref().is_some_and(|last_scan| last_scan.is_current(disks).unwrap_or(false))

@@ -73,11 +73,6 @@ impl ChangeLock {
         *self.unrecovered.lock() = result.err().map(|error| error.message);
     }
 
-    /// The last recovery, if it failed, for the operator.
-    pub(super) fn problem(&self) -> Option<String> {
-        self.unrecovered.lock().clone()
-    }
-
     /// Whether the lock is held, but not for long.
     pub(super) fn is_held(&self) -> bool {
         self.since().is_some_and(|since| since.elapsed() < LONG)
@@ -118,6 +113,12 @@ impl Flushes {
 }
 
 impl LvmPool {
+    /// Why changes may not be possible now, whether the volume group can be read or not.
+    pub(super) fn problems_of_changes(&self) -> Vec<String> {
+        let unrecovered = self.shared.change_lock.unrecovered.lock().clone();
+        self.overdue().into_iter().chain(self.orphan()).chain(unrecovered).collect()
+    }
+
     /// Waits for the pool lock.
     ///
     /// While an earlier lvm command on the group or a disk below it hangs, it fails instead: the wait might

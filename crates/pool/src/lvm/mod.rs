@@ -269,12 +269,7 @@ impl Pool for LvmPool {
             kind: "lvm".to_owned(),
             on: self.config.volume_group.clone(),
             capabilities: CAPABILITIES,
-            problems: self
-                .overdue()
-                .into_iter()
-                .chain(self.orphan())
-                .chain(self.shared.change_lock.problem())
-                .collect(),
+            problems: self.problems_of_changes(),
             enlarge: match &self.shared.made_by {
                 None => "add a disk to it (vgextend)".to_owned(),
                 Some(pool) => format!("add a disk that pool {pool} selects"),

@@ -82,7 +82,7 @@ async fn recovery(_context: Context) -> Passed {
     let resumed = async || Ok(nothing_suspended(&node).await.is_ok());
     let after = steps::until("the device is resumed", Duration::from_secs(60), resumed).await?;
     let healthy = async || Ok(node.csi.storage_health().await?.iter().all(|pool| pool.message.is_empty()));
-    steps::until("the pool reports nothing any more", Duration::from_secs(60), healthy).await?;
+    steps::until("the pool reports no problem", Duration::from_secs(60), healthy).await?;
     steps::read(&node, &made).await?;
     steps::close(&node, &made).await?;
     node.csi.delete(&made.id).await?;
