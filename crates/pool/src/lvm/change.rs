@@ -182,9 +182,10 @@ impl LvmPool {
     pub(super) async fn recover_first(&self) -> Result<()> {
         let group = self.group().await?;
         let recovered = self.recover(&group).await;
+        // Before the removals: if one of their commands is killed, that needs a recovery of its own.
+        self.shared.change_lock.set_recovered(recovered);
         self.remove_left_over_space(&group).await;
         self.remove_left_over_snapshots(&group).await;
-        self.shared.change_lock.set_recovered(recovered);
         Ok(())
     }
 
