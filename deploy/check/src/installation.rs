@@ -243,7 +243,7 @@ mod tests {
         for (from, to, said) in [
             ("attachRequired: false", "attachRequired: true", "not attached"),
             ("helm.sh/resource-policy: keep", "a: b", "survives"),
-            ("name: local.csi.quarry.dev\n", "name: other.csi.quarry.dev\n", "CSIDriver has the name"),
+            ("name: \"local.csi.quarry.dev\"\n", "name: other.csi.quarry.dev\n", "CSIDriver has the name"),
             ("--strict-topology", "--no-topology", "--strict-topology"),
             ("--timeout=60s", "--timeout=10s", "--timeout=60s"),
             ("runAsNonRoot: true", "runAsNonRoot: false", "run as root"),
@@ -297,8 +297,8 @@ mod tests {
             ("  # RBAC cannot limit create to names.\n", "", "says why"),
             ("verbs: [get, update]", "verbs: [get, list, update]", "Secrets"),
             (
-                "resourceNames: [quarry-chooser, local-csi-quarry-dev, external-resizer-local-csi-quarry-dev]",
-                "resourceNames: [quarry-chooser, local-csi-quarry-dev]",
+                "resourceNames: [quarry-chooser, \"local-csi-quarry-dev\", external-resizer-local-csi-quarry-dev]",
+                "resourceNames: [quarry-chooser, \"local-csi-quarry-dev\"]",
                 "Leases",
             ),
             ("resources: [persistentvolumeclaims/status]", "resources: [persistentvolumes/status]", "status of claims"),

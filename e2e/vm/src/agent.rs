@@ -242,7 +242,12 @@ impl Guest {
         let shown = command.exec.argv.join(" ");
         let output = self.exec(command).await?;
         if !output.exit.success() {
-            bail!("in the guest, {shown} ended with {}:\n{}{}", output.exit, output.text(), output.error_text());
+            let (exit, printed) = (output.exit, format!("{}{}", output.text(), output.error_text()));
+            // What went wrong comes first: of a script of many lines, the end is cut off where errors are collected.
+            if shown.contains('\n') {
+                bail!("in the guest, a script ended with {exit}:\n{}\nthe script: {shown}", printed.trim_end());
+            }
+            bail!("in the guest, {shown} ended with {exit}:\n{printed}");
         }
         Ok(output.text().trim_end_matches('\n').to_owned())
     }

@@ -29,15 +29,15 @@ for folder in /sys/block/vd* /sys/block/sd* /sys/block/nvme*; do
 "#;
 
 /// A line for every disk that is not blank at its ends: name, bytes of the second partition (0: there is
-/// none), number of partitions, both copies of the record's slot in hexadecimal, and blkid's output.
+/// none), number of partitions, both copies of the record's slot in hexadecimal, and blkid's output. A partition
+/// that vanishes meanwhile is not counted: Quarry deletes in the background, and udev has tables read again.
 const LOOK: &str = r#"
     slot() { dd if=/dev/$disk bs=64 skip=$1 count=6 status=none | od -An -v -tx1 | tr -d ' \n'; }
     partitions=0 second=0
     for partition in $folder/$disk*/partition; do
-        [ -e $partition ] || continue
+        { read which <$partition && read length <${partition%/*}/size; } 2>/dev/null || continue
         partitions=$((partitions + 1))
-        read which <$partition
-        if [ $which = 2 ]; then read second <${partition%/*}/size; fi
+        if [ $which = 2 ]; then second=$length; fi
     done
     if [ $partitions = 0 ] && cmp -s -n 2097152 /dev/$disk /dev/zero &&
         cmp -s -n 1048576 -i $((sectors * 512 - 1048576)):0 /dev/$disk /dev/zero; then
