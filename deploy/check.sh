@@ -176,6 +176,11 @@ holds "a volume that is in use is tried again and again" '^ *- --handle-volume-i
 accepts "no page" <<<'controller: {pagePort: null}'
 lacks "the controller serves no page" '--page'
 refuses "a page on a port that does not exist" "pagePort" <<<'controller: {pagePort: 70000}'
+refuses "two containers of the controller pod on one port" "provisioner.httpPort and resizer.httpPort" <<<'resizer: {httpPort: 9811}'
+refuses "the page on the port of the metrics" "controller.httpPort and controller.pagePort" <<<'controller: {pagePort: 9808}'
+refuses "the agent on the port of the metrics" "node.agentPort and node.httpPort" <<<'node: {agentPort: 9808}'
+refuses "the snapshotter on the page's port" "controller.pagePort and snapshotter.httpPort" <<<'snapshotter: {enabled: true, httpPort: 9814}'
+accepts "the page on the port of a snapshotter that is off" <<<'controller: {pagePort: 9813}'
 accepts "another snapshotter" <<'END'
 driverName: disks.example.com
 snapshotter: {enabled: true, httpPort: 1813, image: {repository: registry.example.com/csi-snapshotter, tag: v9}, resources: {requests: {memory: 1Gi}}}

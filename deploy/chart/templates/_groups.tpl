@@ -85,3 +85,20 @@ rejected: it would run two node plugins over the same socket.
   {{- end -}}
 {{- end -}}
 {{- end }}
+
+{{/*
+Rejects equal ports in a pod: one of its containers could never start. Takes the kind of pod and a list of pairs: the name of
+a value, and the port, which may be null.
+*/}}
+{{- define "quarry.checkPorts" -}}
+{{- $seen := dict -}}
+{{- $pod := index . 0 -}}
+{{- range $pair := index . 1 -}}
+  {{- $name := index $pair 0 -}}
+  {{- with index $pair 1 -}}
+    {{- $port := int . | toString -}}
+    {{- if hasKey $seen $port -}}{{- fail (printf "%s and %s: the %s pod cannot use the port %s twice" (get $seen $port) $name $pod $port) -}}{{- end -}}
+    {{- $_ := set $seen $port $name -}}
+  {{- end -}}
+{{- end -}}
+{{- end }}

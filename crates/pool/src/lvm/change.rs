@@ -11,6 +11,7 @@ use quarry_lvm::{LogicalVolume, LvUuid, Suspended, VolumeGroup};
 use quarry_volume::{Error, Reason, Result};
 
 use super::LvmPool;
+use super::repeat::repeat;
 
 /// How often waiting callers check whether the running change hangs.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,18 +23,14 @@ const AGAIN: Duration = Duration::from_secs(10);
 
 /// Repeats a failed recovery until it succeeds, once the volume group can be read: pods wait for devices that are suspended.
 pub(super) fn recover_from_now_on(pool: &Arc<LvmPool>) {
-    let pool = Arc::downgrade(pool);
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(AGAIN).await;
-            let Some(pool) = pool.upgrade() else { return };
-            let recovered = pool.shared.change_lock.recovered.load(Ordering::SeqCst);
-            // A command of Quarry's that runs without the lock is one of the recovery at the start.
-            if !recovered && !pool.is_changing() && pool.group().await.is_ok() {
-                // With the lock, it recovers.
-                drop(pool.lock().await);
-            }
+    repeat(pool, AGAIN, async |pool| {
+        let recovered = pool.shared.change_lock.recovered.load(Ordering::SeqCst);
+        // A command of Quarry's that runs without the lock is one of the recovery at the start.
+        if !recovered && !pool.is_changing() && pool.group().await.is_ok() {
+            // With the lock, it recovers.
+            drop(pool.lock().await);
         }
+        AGAIN
     });
 }
 

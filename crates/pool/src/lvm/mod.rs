@@ -16,6 +16,7 @@ mod name;
 mod observe;
 mod removal;
 mod repair;
+mod repeat;
 mod scratch;
 mod snapshot;
 mod state_file;

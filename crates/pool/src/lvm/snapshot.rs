@@ -13,6 +13,7 @@ use quarry_volume::{Result, SnapshotMethod, StorageId, safe_name, show_size, som
 
 pub(super) use self::change::Purpose;
 pub(crate) use self::invalid::InvalidSnapshots;
+use super::repeat::repeat;
 use super::volume::Storages;
 use super::{LvmPool, thin, volume};
 use crate::key::VolumeKey;
@@ -31,17 +32,13 @@ const WATCH: Duration = Duration::from_secs(10);
 /// Looks at the snapshots of a volume group again and again, until the pool is dropped, so that [`InvalidSnapshots`] has
 /// each that is lost, also while no controller reads the pool.
 pub(super) fn watch_from_now_on(pool: &Arc<LvmPool>) {
-    let pool = Arc::downgrade(pool);
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(WATCH).await;
-            let Some(pool) = pool.upgrade() else { return };
-            if pool.shared.observer.has_snapshots()
-                && let Err(error) = pool.group().await
-            {
-                tracing::debug!(pool = pool.name, %error, "the state of the snapshots is not known");
-            }
+    repeat(pool, WATCH, async |pool| {
+        if pool.shared.observer.has_snapshots()
+            && let Err(error) = pool.group().await
+        {
+            tracing::debug!(pool = pool.name, %error, "the state of the snapshots is not known");
         }
+        WATCH
     });
 }
 

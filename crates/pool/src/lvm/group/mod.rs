@@ -26,6 +26,7 @@ use self::settled::FreeSince;
 use super::LvmPool;
 use super::cache::View;
 use super::change::ChangeGuard;
+use super::repeat::repeat;
 use crate::disk::{Selected, Selection, Space};
 
 /// How often it is checked whether disks have appeared or changed.
@@ -154,18 +155,9 @@ struct Prepared {
 
 /// Looks for disks again and again, until the pool is dropped.
 pub(super) fn make_from_now_on(pool: &Arc<LvmPool>) {
-    if pool.maker.is_none() {
-        return;
+    if pool.maker.is_some() {
+        repeat(pool, Duration::ZERO, async |pool| pool.make_group().await);
     }
-    let pool = Arc::downgrade(pool);
-    tokio::spawn(async move {
-        loop {
-            let Some(pool) = pool.upgrade() else { return };
-            let pause = pool.make_group().await;
-            drop(pool);
-            tokio::time::sleep(pause).await;
-        }
-    });
 }
 
 impl LvmPool {

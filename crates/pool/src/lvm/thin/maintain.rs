@@ -9,6 +9,7 @@ use quarry_lvm::commands::{self, thin};
 use quarry_lvm::{LogicalVolume, VolumeGroup, thin_pool_status};
 use quarry_volume::{Error, Result};
 
+use super::super::repeat::repeat;
 use super::super::{LvmPool, device};
 use super::make::{Step, steps};
 use crate::ThinPoolConfig;
@@ -26,18 +27,9 @@ const MAGIC: u64 = 27_022_010;
 
 /// Looks at the thin pool again and again, until the pool is dropped.
 pub(in crate::lvm) fn maintain_from_now_on(pool: &Arc<LvmPool>) {
-    if pool.config.thin_pool.is_none() {
-        return;
+    if pool.config.thin_pool.is_some() {
+        repeat(pool, Duration::ZERO, async |pool| pool.maintain().await);
     }
-    let pool = Arc::downgrade(pool);
-    tokio::spawn(async move {
-        loop {
-            let Some(pool) = pool.upgrade() else { return };
-            let pause = pool.maintain().await;
-            drop(pool);
-            tokio::time::sleep(pause).await;
-        }
-    });
 }
 
 impl LvmPool {
