@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::log::intervals;
+use crate::log::{Kind, intervals};
 use crate::node::{LOG, Node, WHOLE};
 use crate::{median, say};
 
@@ -203,7 +203,7 @@ pub async fn foreign(node: &Node, rounds: usize) -> Result<Vec<Foreign>> {
             node.settle().await?;
             let log = intervals(&node.sh(format!("set -e; {script}")).await?);
             for ((_, method), found) in methods.iter().zip(&mut found) {
-                let call = log.iter().find(|one| one.call && one.what == *method);
+                let call = log.iter().find(|one| one.kind == Kind::Call && one.what == *method);
                 let call = call.with_context(|| format!("the log has no {method}"))?;
                 found[kind].push((call.ended - call.began) * 1e3);
             }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::log::{Interval, intervals};
+use crate::log::{Interval, Kind, intervals};
 use crate::node::{LOG, Node};
 use crate::timeline;
 
@@ -20,31 +20,45 @@ pub struct Step {
     pub call: Interval,
     /// The commands that ended while it ran.
     pub commands: Vec<Interval>,
+    /// How often Quarry read the volume group while it ran.
+    pub readings: Vec<Interval>,
     /// The commands that ended after its answer: it went on in the background.
     pub afterwards: Vec<Interval>,
 }
 
-/// The lives of some volumes.
-pub struct Lives {
-    /// Each filesystem's name, and the calls.
-    pub lives: Vec<(&'static str, Vec<Step>)>,
+/// The life of one volume.
+pub struct Life {
+    pub filesystem: &'static str,
+    /// How many other volumes were there.
+    pub beside: usize,
+    pub steps: Vec<Step>,
 }
 
-impl Lives {
-    /// Draws them.
-    pub fn draw(&self, into: &Path) -> Result<()> {
-        for (filesystem, steps) in &self.lives {
-            let path = into.join("plots").join(timeline(filesystem));
-            std::fs::write(&path, timeline::svg(filesystem, steps))
-                .with_context(|| format!("cannot write {}", path.display()))?;
+impl Life {
+    /// What it is the life of, for headings.
+    pub fn title(&self) -> String {
+        let Self { filesystem, beside, .. } = self;
+        match beside {
+            0 => format!("A volume with {filesystem}"),
+            _ => format!("A volume with {filesystem} beside {beside} others"),
         }
-        Ok(())
     }
-}
 
-/// The file with the picture of a life.
-pub fn timeline(filesystem: &str) -> String {
-    format!("life-{filesystem}.svg")
+    /// The file with its picture.
+    pub fn plot(&self) -> String {
+        let Self { filesystem, beside, .. } = self;
+        match beside {
+            0 => format!("life-{filesystem}.svg"),
+            _ => format!("life-{filesystem}-beside-others.svg"),
+        }
+    }
+
+    /// Draws it.
+    pub fn draw(&self, into: &Path) -> Result<()> {
+        let path = into.join("plots").join(self.plot());
+        std::fs::write(&path, timeline::svg(&self.title(), &self.steps))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
 }
 
 /// The calls after CreateVolume: their names here, Quarry's name of the method, and the command that makes each.
@@ -68,16 +82,25 @@ fn calls(filesystem: &str, id: &str) -> Vec<(&'static str, &'static str, String)
 }
 
 /// Follows one volume of each filesystem. Quarry's log must have the level `debug`.
-pub async fn lives(node: &Node) -> Result<Lives> {
+pub async fn lives(node: &Node) -> Result<Vec<Life>> {
     let mut lives = Vec::new();
     for (filesystem, size) in FILESYSTEMS {
-        // A program that runs for the first time is read from the disk: the second life counts.
-        one(node, filesystem, size).await?;
-        let steps =
-            one(node, filesystem, size).await.with_context(|| format!("the life of a volume with {filesystem}"))?;
-        lives.push((filesystem, steps));
+        lives.push(life(node, filesystem, size, 0).await?);
     }
-    Ok(Lives { lives })
+    Ok(lives)
+}
+
+/// Follows one volume beside this number of others. Quarry's log must have the level `debug`.
+pub async fn life_beside(node: &Node, others: usize) -> Result<Life> {
+    let [(filesystem, size), ..] = FILESYSTEMS;
+    life(node, filesystem, size, others).await
+}
+
+async fn life(node: &Node, filesystem: &'static str, size: &str, beside: usize) -> Result<Life> {
+    // A program that runs for the first time is read from the disk: the second life counts.
+    one(node, filesystem, size).await?;
+    let steps = one(node, filesystem, size).await.with_context(|| format!("the life of a volume with {filesystem}"))?;
+    Ok(Life { filesystem, beside, steps })
 }
 
 async fn one(node: &Node, filesystem: &str, size: &str) -> Result<Vec<Step>> {
@@ -108,11 +131,13 @@ async fn step(node: &Node, name: &'static str, method: &str, command: &str) -> R
 
 /// Divides the commands of a log into those of a call, and those after its answer.
 fn assign(name: &'static str, method: &str, found: Vec<Interval>) -> Option<Step> {
-    let call = found.iter().find(|one| one.call && one.what == method)?.clone();
+    let call = found.iter().find(|one| one.kind == Kind::Call && one.what == method)?.clone();
     // The two clocks are read one after the other.
-    let since = |one: &Interval| !one.call && one.began >= call.began - 0.01;
-    let (commands, afterwards) = found.into_iter().filter(since).partition(|one| one.ended <= call.ended);
-    Some(Step { name, call, commands, afterwards })
+    let since = |one: &&Interval| one.began >= call.began - 0.01;
+    let of = |kind| found.iter().filter(since).filter(move |one| one.kind == kind).cloned();
+    let (commands, afterwards) = of(Kind::Command).partition(|one| one.ended <= call.ended);
+    let readings = of(Kind::Reading).filter(|one| one.ended <= call.ended).collect();
+    Some(Step { name, call, commands, readings, afterwards })
 }
 
 #[cfg(test)]
@@ -121,18 +146,21 @@ mod tests {
 
     #[test]
     fn what_ends_after_the_answer_is_not_part_of_the_call() {
-        let interval = |what: &str, call, began, ended| Interval { what: what.to_owned(), call, began, ended };
+        let interval = |what: &str, kind, began, ended| Interval { what: what.to_owned(), kind, began, ended };
         let found = vec![
-            interval("lvm vgs", false, 1.0, 1.2),
-            interval("umount", false, 2.1, 2.3),
-            interval("NodeUnstageVolume", true, 2.0, 2.4),
-            interval("lvm lvchange", false, 2.35, 2.9),
-            interval("GetCapacity", true, 2.5, 2.6),
+            interval("lvm vgs", Kind::Command, 1.0, 1.2),
+            interval("umount", Kind::Command, 2.1, 2.3),
+            interval("fast", Kind::Reading, 2.3, 2.31),
+            interval("NodeUnstageVolume", Kind::Call, 2.0, 2.4),
+            interval("lvm lvchange", Kind::Command, 2.35, 2.9),
+            interval("fast", Kind::Reading, 2.45, 2.46),
+            interval("GetCapacity", Kind::Call, 2.5, 2.6),
         ];
         let step = assign("unstage", "NodeUnstageVolume", found).unwrap();
         let names = |commands: &[Interval]| commands.iter().map(|one| one.what.clone()).collect::<Vec<_>>();
         assert_eq!(names(&step.commands), ["umount"]);
         assert_eq!(names(&step.afterwards), ["lvm lvchange"]);
+        assert_eq!(step.readings, [interval("fast", Kind::Reading, 2.3, 2.31)]);
         assert!(assign("stage", "NodeStageVolume", Vec::new()).is_none());
     }
 }

@@ -1,11 +1,23 @@
-//! Quarry's log at the level `debug`, read for times: when each call and each command ended, and how long it took.
+//! Quarry's log at the level `debug`, read for times: when each call, each command and each reading of a volume group
+//! ended, and how long it took.
+
+/// What took time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A call such as `CreateVolume`.
+    Call,
+    /// A command such as `lvm lvcreate`.
+    Command,
+    /// Quarry read a volume group from its disks.
+    Reading,
+}
 
 /// Something that took time, in seconds of the guest's clock.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Interval {
-    /// A call such as `CreateVolume`, or a command such as `lvm lvcreate`.
+    /// The call or the command; of a reading, the volume group.
     pub what: String,
-    pub call: bool,
+    pub kind: Kind,
     pub began: f64,
     pub ended: f64,
 }
@@ -18,16 +30,19 @@ pub fn intervals(log: &str) -> Vec<Interval> {
 fn interval(line: &str) -> Option<Interval> {
     let (time, rest) = line.split_once(' ')?;
     let ended = seconds_of_day(time)?;
-    let (what, call, took) = if let Some((before, figures)) = rest.split_once(": call ended ") {
+    let (what, kind, took) = if let Some((before, figures)) = rest.split_once(": call ended ") {
         let method = between(before, "call{method=", "}")?;
         let took: f64 = figures.split_once("seconds=")?.1.trim().parse().ok()?;
-        (method.rsplit('/').next()?.to_owned(), true, took)
+        (method.rsplit('/').next()?, Kind::Call, took)
+    } else if let Some((_, figures)) = rest.split_once(": the volume group was read without lvm ") {
+        let took = duration(figures.rsplit_once("duration=")?.1)?;
+        (between(figures, "volume_group=\"", "\"")?, Kind::Reading, took)
     } else {
         let (before, figures) = rest.split_once(": a command ended ")?;
         let took = duration(figures.rsplit_once("duration=")?.1)?;
-        (between(before, "command{label=\"", "\"")?.to_owned(), false, took)
+        (between(before, "command{label=\"", "\"")?, Kind::Command, took)
     };
-    Some(Interval { what, call, began: ended - took, ended })
+    Some(Interval { what: what.to_owned(), kind, began: ended - took, ended })
 }
 
 fn between<'a>(text: &'a str, left: &str, right: &str) -> Option<&'a str> {
@@ -66,15 +81,18 @@ mod tests {
 2026-11-30T09:42:45.909560Z DEBUG call{method=Node/NodeStageVolume}:task{what=\"stage\" volume=\"pvc-0\"}:command{label=\"mkfs.ext4\" command=\"mkfs.ext4 -q /dev/dm-0\"}: quarry_exec::process: a command ended command=\"mkfs.ext4 -q /dev/dm-0\" code=0 duration=130.5ms
 2026-11-30T09:42:46.292838Z DEBUG call{method=Node/NodeStageVolume}: quarry_transport::call: call ended code=\"OK\" seconds=0.75
 2026-11-30T09:42:46.300000Z  INFO quarry: something else
+2026-11-30T09:42:46.400000Z DEBUG quarry_pool::lvm::cache::read: the volume group was read without lvm volume_group="fast" duration=25ms
 ";
 
     #[test]
-    fn calls_and_commands_are_read() {
+    fn calls_commands_and_readings_are_read() {
         let found = intervals(LOG);
-        let [mkfs, stage] = found.as_slice() else { panic!("{found:?}") };
-        assert_eq!((mkfs.what.as_str(), mkfs.call), ("mkfs.ext4", false));
+        let [mkfs, stage, reading] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!((mkfs.what.as_str(), mkfs.kind), ("mkfs.ext4", Kind::Command));
         assert!((mkfs.ended - mkfs.began - 0.1305).abs() < 1e-6);
-        assert_eq!((stage.what.as_str(), stage.call), ("NodeStageVolume", true));
+        assert_eq!((stage.what.as_str(), stage.kind), ("NodeStageVolume", Kind::Call));
+        assert_eq!((reading.what.as_str(), reading.kind), ("fast", Kind::Reading));
+        assert!((reading.ended - reading.began - 0.025).abs() < 1e-6);
         assert!((stage.began - (9.0 * 3600.0 + 42.0 * 60.0 + 45.542_838)).abs() < 1e-6);
     }
 

@@ -74,9 +74,7 @@ async fn run() -> Result<()> {
 
     say("one volume's life: processes and times of each step");
     node.serve("debug").await?;
-    let lives = life::lives(&node).await?;
-    lives.draw(&into)?;
-    results.lives = Some(lives);
+    results.lives = life::lives(&node).await?;
     say("changes by others between the calls");
     results.foreign = calls::foreign(&node, if quick { 2 } else { 15 }).await?;
     results.memory.push(memory::at(&mut node, 0).await?);
@@ -88,13 +86,21 @@ async fn run() -> Result<()> {
     say("fio on a volume, on a bare logical volume and on another disk");
     results.data_path = data_path::measure(&node, if quick { 1 } else { 3 }).await?;
     let mut there = 0;
-    for count in if quick { [3, 6] } else { [100, 1000] } {
+    let counts @ [_, most] = if quick { [3, 6] } else { [100, 1000] };
+    for count in counts {
         say(&format!("{count} volumes are there"));
         calls::background(&node, there, count).await?;
         there = count;
         results.parts.push(calls::measure(&node, &calls::with_background(count, quick), &into).await?);
+        if count == most {
+            node.serve("debug").await?;
+            results.lives.push(life::life_beside(&node, count).await?);
+        }
         results.memory.push(memory::at(&mut node, count).await?);
         results.write(&into, began)?;
+    }
+    for life in &results.lives {
+        life.draw(&into)?;
     }
     results.complete = true;
     let path = results.write(&into, began)?;

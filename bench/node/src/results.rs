@@ -9,7 +9,7 @@ use quarry_vm::Accelerator;
 
 use crate::calls::{Foreign, Measured};
 use crate::data_path::Access;
-use crate::life::{self, Lives, Step};
+use crate::life::{Life, Step};
 use crate::log::Interval;
 use crate::memory::Memory;
 use crate::node::Node;
@@ -22,7 +22,7 @@ pub struct Results {
     machine: String,
     /// Whether the guest's processors are emulated.
     emulated: bool,
-    pub lives: Option<Lives>,
+    pub lives: Vec<Life>,
     pub parts: Vec<Measured>,
     pub memory: Vec<Memory>,
     pub foreign: Vec<Foreign>,
@@ -52,7 +52,7 @@ impl Results {
             complete: false,
             machine,
             emulated: node.vm.accelerator() == Accelerator::Tcg,
-            lives: None,
+            lives: Vec::new(),
             parts: Vec::new(),
             memory: Vec::new(),
             foreign: Vec::new(),
@@ -146,25 +146,34 @@ impl Results {
     }
 
     fn lives(&self, text: &mut String) {
-        let Some(lives) = &self.lives else { return };
+        if self.lives.is_empty() {
+            return;
+        }
         text.push_str(
             "## One volume: processes and time\n\nWhat a call leaves to the background is named as *after the answer*, and \
-             is in neither of the times.\n\n",
+             is in none of the times. The last\ntwo columns of times can overlap: a reading of the volume group may run beside \
+             a command.\n\n",
         );
-        for (filesystem, steps) in &lives.lives {
+        for life in &self.lives {
             let _ = write!(
                 text,
-                "A volume with {filesystem}, one call after the other, with nothing else on the node.\n\n\
-                 | call | ms | in commands | processes |\n|---|---:|---:|---|\n"
+                "{}, one call after the other, with no other call at the same time.\n\n\
+                 | call | ms | in commands | in readings of the volume group | processes |\n|---|---:|---:|---:|---|\n",
+                life.title()
             );
-            for step in steps {
+            for step in &life.steps {
                 // Without a command, a sum would be -0.
-                let commands = step.commands.iter().fold(0.0, |sum, command| sum + command.ended - command.began);
+                let sum = |all: &[Interval]| all.iter().fold(0.0, |sum, one| sum + one.ended - one.began) * 1e3;
+                let readings = match step.readings.len() {
+                    0 => "–".to_owned(),
+                    count => format!("{:.1} ({count})", sum(&step.readings)),
+                };
                 let names = names(step);
-                let took = step.call.ended - step.call.began;
-                let _ = writeln!(text, "| {} | {:.1} | {:.1} | {names} |", step.name, took * 1e3, commands * 1e3);
+                let took = (step.call.ended - step.call.began) * 1e3;
+                let _ =
+                    writeln!(text, "| {} | {took:.1} | {:.1} | {readings} | {names} |", step.name, sum(&step.commands));
             }
-            let _ = writeln!(text, "\n![The time of each call](plots/{})\n", life::timeline(filesystem));
+            let _ = writeln!(text, "\n![The time of each call](plots/{})\n", life.plot());
         }
     }
 
@@ -289,6 +298,7 @@ fn host() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Kind;
 
     #[test]
     fn a_missed_goal_is_bold() {
@@ -311,19 +321,20 @@ mod tests {
         };
         // The parts need not be in the order of their numbers, and a run may end before any part with other volumes.
         let beside = [part("Beside 100", 100, "3.0,"), part("Beside 1000", 1000, "4.0,"), part("Later", 0, "5.0,")];
-        let interval = |what: &str, call, began, ended| Interval { what: what.to_owned(), call, began, ended };
+        let interval = |what: &str, kind, began, ended| Interval { what: what.to_owned(), kind, began, ended };
         let step = Step {
             name: "unstage",
-            call: interval("NodeUnstageVolume", true, 1.0, 1.5),
-            commands: vec![interval("umount", false, 1.1, 1.3)],
-            afterwards: vec![interval("lvm lvchange", false, 1.4, 1.9)],
+            call: interval("NodeUnstageVolume", Kind::Call, 1.0, 1.5),
+            commands: vec![interval("umount", Kind::Command, 1.1, 1.3)],
+            readings: vec![interval("fast", Kind::Reading, 1.3, 1.35), interval("fast", Kind::Reading, 1.35, 1.4)],
+            afterwards: vec![interval("lvm lvchange", Kind::Command, 1.4, 1.9)],
         };
         let mut results = Results {
             quick: true,
             complete: true,
             machine: "A machine.".to_owned(),
             emulated: true,
-            lives: Some(Lives { lives: vec![("ext4", vec![step])] }),
+            lives: vec![Life { filesystem: "ext4", beside: 1000, steps: vec![step] }],
             parts: vec![part("Linear", 0, "2.0,")],
             memory: vec![Memory { volumes: 0, resident: 19.5, own: 6.2 }],
             foreign: vec![Foreign { call: "create", alone: 10.0, after_another: 10.5, after_own: 11.0 }],
@@ -343,7 +354,8 @@ mod tests {
             "![Linear](plots/a.svg)",
             "| create | 10.0 | 10.5 | 11.0 | 1.10 | 1.05 |",
             "| 0 | 19.5 | 6.2 |",
-            "| unstage | 500.0 | 200.0 | umount; after the answer: lvm lvchange |",
+            "\nA volume with ext4 beside 1000 others, one call",
+            "| unstage | 500.0 | 200.0 | 100.0 (2) | umount; after the answer: lvm lvchange |",
             "| resident memory in MiB, beside 0 volumes | ≤ 10.00 | **19.50** |",
             "| reads | 9 | 10 | 10 | 0.99 |",
         ] {

@@ -14,7 +14,7 @@ const TOP: f64 = 40.0;
 const SHORTEST: f64 = 0.02;
 
 /// Draws the calls below each other, on one scale.
-pub fn svg(filesystem: &str, steps: &[Step]) -> String {
+pub fn svg(title: &str, steps: &[Step]) -> String {
     let longest = steps.iter().map(|step| step.call.ended - step.call.began).fold(0.0, f64::max);
     let drawn: Vec<&Step> =
         steps.iter().filter(|step| step.call.ended - step.call.began >= SHORTEST * longest).collect();
@@ -23,8 +23,7 @@ pub fn svg(filesystem: &str, steps: &[Step]) -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0}\" height=\"{height:.0}\" viewBox=\"0 0 {0:.0} {height:.0}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
-         <text x=\"12\" y=\"22\" font-size=\"15\">One volume with {filesystem}: the time of each call in ms, and the commands \
-         in it</text>\n",
+         <text x=\"12\" y=\"22\" font-size=\"15\">{title}: the time of each call in ms, and the commands in it</text>\n",
         LEFT + WIDTH + 90.0
     );
     for (row, step) in drawn.iter().enumerate() {
@@ -66,23 +65,24 @@ pub fn svg(filesystem: &str, steps: &[Step]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::Interval;
+    use crate::log::{Interval, Kind};
 
-    fn interval(what: &str, call: bool, began: f64, ended: f64) -> Interval {
-        Interval { what: what.to_owned(), call, began, ended }
+    fn interval(what: &str, kind: Kind, began: f64, ended: f64) -> Interval {
+        Interval { what: what.to_owned(), kind, began, ended }
     }
 
     #[test]
     fn each_call_has_a_bar_with_its_commands() {
         let create = Step {
             name: "create",
-            call: interval("CreateVolume", true, 10.0, 10.5),
-            commands: vec![interval("lvm lvcreate", false, 10.1, 10.4)],
+            call: interval("CreateVolume", Kind::Call, 10.0, 10.5),
+            commands: vec![interval("lvm lvcreate", Kind::Command, 10.1, 10.4)],
+            readings: vec![],
             afterwards: vec![],
         };
-        let call = interval("NodeGetVolumeStats", true, 11.0, 11.001);
-        let short = Step { name: "stats", call, commands: vec![], afterwards: vec![] };
-        let svg = svg("ext4", &[create, short]);
+        let call = interval("NodeGetVolumeStats", Kind::Call, 11.0, 11.001);
+        let short = Step { name: "stats", call, commands: vec![], readings: vec![], afterwards: vec![] };
+        let svg = svg("A volume with ext4", &[create, short]);
         assert!(
             svg.contains(">create</text>") && svg.contains("lvm lvcreate 300") && svg.contains(">500</text>"),
             "{svg}"

@@ -93,6 +93,7 @@ impl Cache {
         }
         let checked = Instant::now();
         let read = self.read_disks(&last).await?;
+        tracing::debug!(volume_group = self.group, duration = ?checked.elapsed(), "the volume group was read without lvm");
         if quarry_fault::takes_notes() && reads_without_lvm().is_multiple_of(COMPARED) {
             self.compare_with_lvm(&last, &read).await;
         }
