@@ -81,7 +81,7 @@ mod tests {
 2026-11-30T09:42:45.909560Z DEBUG call{method=Node/NodeStageVolume}:task{what=\"stage\" volume=\"pvc-0\"}:command{label=\"mkfs.ext4\" command=\"mkfs.ext4 -q /dev/dm-0\"}: quarry_exec::process: a command ended command=\"mkfs.ext4 -q /dev/dm-0\" code=0 duration=130.5ms
 2026-11-30T09:42:46.292838Z DEBUG call{method=Node/NodeStageVolume}: quarry_transport::call: call ended code=\"OK\" seconds=0.75
 2026-11-30T09:42:46.300000Z  INFO quarry: something else
-2026-11-30T09:42:46.400000Z DEBUG quarry_pool::lvm::cache::read: the volume group was read without lvm volume_group="fast" duration=25ms
+2026-11-30T09:42:46.400000Z DEBUG quarry_pool::lvm::cache::read: the volume group was read without lvm volume_group=\"fast\" duration=25ms
 ";
 
     #[test]

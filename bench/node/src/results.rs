@@ -233,10 +233,10 @@ impl Results {
         text.push_str(
             "## Memory\n\nResident memory of `quarry standalone` (controller and node in one process), just started and\n\
              idle. The rest of what is resident are pages of the program's file, which all processes of a host share.\n\n\
-             | volumes | MiB | of that its own |\n|---:|---:|---:|\n",
+             | volumes | MiB | of that its own | its own after ten creates and deletes |\n|---:|---:|---:|---:|\n",
         );
-        for Memory { volumes, resident, own } in &self.memory {
-            let _ = writeln!(text, "| {volumes} | {resident:.1} | {own:.1} |");
+        for Memory { volumes, resident, own, own_after_changes } in &self.memory {
+            let _ = writeln!(text, "| {volumes} | {resident:.1} | {own:.1} | {own_after_changes:.1} |");
         }
         text.push('\n');
     }
@@ -336,7 +336,7 @@ mod tests {
             emulated: true,
             lives: vec![Life { filesystem: "ext4", beside: 1000, steps: vec![step] }],
             parts: vec![part("Linear", 0, "2.0,")],
-            memory: vec![Memory { volumes: 0, resident: 19.5, own: 6.2 }],
+            memory: vec![Memory { volumes: 0, resident: 19.5, own: 6.2, own_after_changes: 7.1 }],
             foreign: vec![Foreign { call: "create", alone: 10.0, after_another: 10.5, after_own: 11.0 }],
             data_path: vec![Access { name: "reads", disk: 9.0, logical: 10.0, volume: 9.9 }],
             took: Duration::from_secs(125),
@@ -353,7 +353,7 @@ mod tests {
             "| create | 1 | 3 | 20.0 | 30.0 | 10.0 | 2.00 |",
             "![Linear](plots/a.svg)",
             "| create | 10.0 | 10.5 | 11.0 | 1.10 | 1.05 |",
-            "| 0 | 19.5 | 6.2 |",
+            "| 0 | 19.5 | 6.2 | 7.1 |",
             "\nA volume with ext4 beside 1000 others, one call",
             "| unstage | 500.0 | 200.0 | 100.0 (2) | umount; after the answer: lvm lvchange |",
             "| resident memory in MiB, beside 0 volumes | ≤ 10.00 | **19.50** |",

@@ -168,7 +168,10 @@ fn everywhere(cluster: &Cluster, first: Vec<String>) -> Result<Vec<String>> {
         .members()
         .iter()
         .filter(|member| !first.contains(&member.name))
-        .map(|member| (member.memory().pools().map(|pool| pool.space.available()).sum(), member.name.clone()))
+        .map(|member| {
+            let free = member.memory().pools().fold(0_u64, |sum, pool| sum.saturating_add(pool.space.available()));
+            (free, member.name.clone())
+        })
         .collect();
     rest.sort_by_key(|(free, name)| (std::cmp::Reverse(*free), name.clone()));
     let mut nodes: Vec<String> = first;

@@ -160,8 +160,6 @@ impl Host {
             if let Some(active) = device::active_in_kernel(&**self.kernel(), id) {
                 self.require_unused(id, active).await?;
             }
-        }
-        if is_absent {
             self.require_layer_unused(id).await?;
         }
         let Some(Located { pool, volume }) = located? else {

@@ -15,6 +15,8 @@ use quarry_volume::{Error, Reason, Result};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use crate::errors;
+
 /// How long a check may take before its caller gets an error: a sleeping disk has to spin up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -85,7 +87,7 @@ impl Checks {
         });
         match timeout_at(began + patience, work).await {
             Ok(Ok(result)) => result,
-            Ok(Err(error)) => Err(Error::host(format!("cannot check the volume on a thread: {error}"))),
+            Ok(Err(error)) => Err(errors::no_answer_of_thread(&error)),
             Err(_) => Err(no_answer(began.elapsed())),
         }
     }

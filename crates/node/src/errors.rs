@@ -50,12 +50,10 @@ pub(crate) fn filesystem(error: quarry_filesystem::Error) -> Error {
         | Fs::NotCopied { .. }
         | Fs::Uncopyable { .. } => Reason::Precondition,
         Fs::Options(_) => Reason::InvalidRequest,
-        Fs::Io { source, .. } if source.raw_os_error().is_some_and(is_device_failure) => Reason::Unavailable,
-        // The medium is gone, the tool was killed while it waited for the disk, or it was not started any more.
-        Fs::NoSize { .. }
-        | Fs::Command { source: quarry_exec::Error::Deadline { .. } | quarry_exec::Error::Stopping { .. }, .. } => {
-            Reason::Unavailable
-        }
+        Fs::Io { source, .. } if source.raw_os_error().is_some_and(may_end) => Reason::Unavailable,
+        // The medium is gone.
+        Fs::NoSize { .. } => Reason::Unavailable,
+        Fs::Command { source, .. } | Fs::Mkfs { source, .. } if may_succeed_later(source) => Reason::Unavailable,
         Fs::Unverified { .. }
         | Fs::Mkfs { .. }
         | Fs::UuidUnchanged { .. }
@@ -68,6 +66,11 @@ pub(crate) fn filesystem(error: quarry_filesystem::Error) -> Error {
         Fs::Busy { device, .. } => Error::new(reason, format!("{error}{}", held_by(device))),
         _ => Error::new(reason, error.to_string()),
     }
+}
+
+/// Whether a command was killed while it waited for its disk, or was not started because this process stops.
+fn may_succeed_later(error: &quarry_exec::Error) -> bool {
+    matches!(error, quarry_exec::Error::Deadline { .. } | quarry_exec::Error::Stopping { .. })
 }
 
 /// A failed operation on an encrypted device.
@@ -87,6 +90,7 @@ pub(crate) fn encryption(error: quarry_encryption::Error) -> Error {
         Encryption::Io { ref source, .. } if source.raw_os_error().is_some_and(is_device_failure) => {
             Reason::Unavailable
         }
+        Encryption::Command { ref source, .. } if may_succeed_later(source) => Reason::Unavailable,
         Encryption::Unverified { .. }
         | Encryption::Command { .. }
         | Encryption::Mapping { .. }
@@ -143,6 +147,12 @@ fn is_device_failure(errno: i32) -> bool {
     )
 }
 
+/// Whether a retry may succeed after this errno: of a device, see [`is_device_failure`], or because the kernel gave no
+/// thread for the operation.
+fn may_end(errno: i32) -> bool {
+    is_device_failure(errno) || Errno::from_raw(errno) == Errno::EAGAIN
+}
+
 /// Runs blocking work (mounts, ioctls) on its own thread. The caller is a task, and each volume has only one
 /// task at a time.
 pub(crate) async fn blocking<T: Send + 'static>(
@@ -150,7 +160,16 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     match quarry_filesystem::on_own_thread(work).await {
         Ok(result) => result,
-        Err(error) => Err(Error::host(format!("cannot run a blocking operation on a thread: {error}"))),
+        Err(error) => Err(no_answer_of_thread(&error)),
+    }
+}
+
+/// The error of an operation whose thread gave no answer.
+pub(crate) fn no_answer_of_thread(error: &io::Error) -> Error {
+    match error.raw_os_error() {
+        // The kernel gave no thread. Others end: a retry may get one.
+        Some(_) => Error::unavailable(format!("cannot start a thread for an operation: {error}; retry")),
+        None => Error::host(format!("an operation gave no answer: {error}")),
     }
 }
 

@@ -408,6 +408,13 @@ async fn adopt(kernel: &Arc<dyn Kernel>, volume: &PoolVolume, kind: Filesystem, 
         held.flush().map_err(|error| Error::host(format!("cannot flush the filesystem: {error}")))
     })
     .await?;
+    // An mkfs that failed may have left it only in the cache.
+    if own_superblock(kernel, volume, kind, device).await?.is_none() {
+        return Err(Error::new(
+            Reason::UnderWay,
+            "an earlier mkfs failed: its filesystem was in memory and is not on the disk; retry",
+        ));
+    }
     kernel.check_before_adoption(kind, device).await?;
     tracing::info!(volume = volume.name, "adopted the filesystem that an interrupted stage made");
     Ok(())

@@ -76,7 +76,7 @@ pub(crate) async fn open(args: &Args) -> anyhow::Result<Host> {
     let rates: Vec<_> = configured.iter().filter_map(|pool| Some((pool.name.clone(), pool.copy_rate?))).collect();
     let intervals: Vec<_> =
         configured.iter().filter_map(|pool| Some((pool.name.clone(), pool.trim_interval?))).collect();
-    let pools = quarry_pool::open(configured, &state_folder(args), &uevents).await;
+    let pools = quarry_pool::open(configured, &state_folder(args.state.as_ref(), &args.endpoint)?, &uevents).await;
     let host = Host::in_pod(node, pools, args.pod_uid.as_str());
     rates.iter().for_each(|(pool, rate)| host.limit_copies(pool, *rate));
     intervals.iter().for_each(|(pool, interval)| host.set_trim_interval(pool, *interval));
@@ -85,11 +85,13 @@ pub(crate) async fn open(args: &Args) -> anyhow::Result<Host> {
     Ok(host)
 }
 
-fn state_folder(args: &Args) -> PathBuf {
-    let socket = Path::new(args.endpoint.strip_prefix("unix://").unwrap_or(&args.endpoint));
-    // A relative path without a folder has an empty one.
-    let folder = socket.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    args.state.clone().unwrap_or_else(|| folder.to_owned())
+/// The folder of the notes about pools: the one in the arguments, or that of the socket.
+fn state_folder(state: Option<&PathBuf>, endpoint: &str) -> anyhow::Result<PathBuf> {
+    if let Some(folder) = state {
+        return Ok(folder.clone());
+    }
+    let socket = quarry_transport::unix::path_of(endpoint)?;
+    Ok(socket.parent().unwrap_or(Path::new("/")).to_owned())
 }
 
 /// The node's name, checked: it becomes the value of a label and a part of every volume's identifier.
@@ -167,6 +169,17 @@ mod tests {
     use quarry_volume::Result;
 
     use super::*;
+
+    #[test]
+    fn the_notes_are_beside_the_socket() {
+        for endpoint in ["unix:///run/quarry/csi.sock", "unix:/run/quarry/csi.sock", "/run/quarry/csi.sock"] {
+            assert_eq!(state_folder(None, endpoint).unwrap(), Path::new("/run/quarry"), "{endpoint}");
+        }
+        assert_eq!(state_folder(None, "/csi.sock").unwrap(), Path::new("/"));
+        assert!(state_folder(None, "tcp://127.0.0.1:1").is_err());
+        let given = PathBuf::from("/var/lib/quarry");
+        assert_eq!(state_folder(Some(&given), "unix:///run/quarry/csi.sock").unwrap(), given);
+    }
 
     #[tokio::test]
     async fn a_role_that_fails_first_waits_for_the_running_calls() {

@@ -12,6 +12,7 @@ mod host;
 mod kubectl;
 mod kubernetes;
 mod logging;
+mod memory;
 mod node;
 mod observe;
 mod page;
@@ -137,12 +138,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let page = generated::manual(&[definition(), kubectl::definition()], &args)?;
             let _ = std::io::stdout().write_all(&page);
         }
-        Command::Node(args) => serve(node::run(args))?,
+        Command::Node(args) => {
+            memory::keep_little();
+            serve(node::run(args))?;
+        }
         Command::Nodes(args) => return ask(view::Question::Nodes(args)),
         Command::Orphans(args) => return ask(view::Question::Orphans(args)),
         Command::Pools(args) => return ask(view::Question::Pools(args)),
         Command::Snapshots(args) => return ask(view::Question::Snapshots(args)),
-        Command::Standalone(args) => serve(standalone::run(args))?,
+        Command::Standalone(args) => {
+            memory::keep_little();
+            serve(standalone::run(args))?;
+        }
         Command::Volumes(args) => return ask(view::Question::Volumes(args)),
     }
     Ok(ExitCode::SUCCESS)

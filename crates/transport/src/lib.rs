@@ -19,6 +19,7 @@ pub mod deadline;
 pub mod http;
 pub mod metrics;
 pub mod open_files;
+mod room;
 pub mod shutdown;
 pub mod tls;
 pub mod unix;

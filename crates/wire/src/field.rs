@@ -1,6 +1,6 @@
 //! Fields that all requests have in common.
 
-use quarry_volume::{Error, MAX_ID, Result, SnapshotId, VolumeId};
+use quarry_volume::{Error, MAX_ID, Result, SnapshotId, VolumeId, is_of_later_version};
 
 /// Checks a required string.
 ///
@@ -20,11 +20,12 @@ pub fn required<'a>(field: &str, value: &'a str) -> Result<&'a str> {
 /// Parses the identifier of a volume that must exist. An identifier in another format names no volume.
 ///
 /// # Errors
-/// `InvalidRequest` as for [`required`]; `NotFound` if the identifier has another format.
+/// `InvalidRequest` as for [`required`]; `NotFound` if the identifier has another format; `Unavailable` as for
+/// [`not_of_later_version`].
 pub fn existing_volume(value: &str) -> Result<VolumeId> {
-    required("volume_id", value)?
-        .parse()
-        .map_err(|error| Error::not_found(format!("volume {value:?} does not exist: {error}")))
+    required("volume_id", value)?;
+    not_of_later_version('v', value)?;
+    value.parse().map_err(|error| Error::not_found(format!("volume {value:?} does not exist: {error}")))
 }
 
 /// Parses the identifier of a snapshot that must exist, as [`existing_volume`] does.
@@ -32,9 +33,22 @@ pub fn existing_volume(value: &str) -> Result<VolumeId> {
 /// # Errors
 /// As for [`existing_volume`].
 pub fn existing_snapshot(value: &str) -> Result<SnapshotId> {
-    required("snapshot_id", value)?.parse().map_err(|_| {
+    required("snapshot_id", value)?;
+    not_of_later_version('s', value)?;
+    value.parse().map_err(|_| {
         Error::not_found(format!("snapshot {value:?} does not exist: not a snapshot identifier of Quarry"))
     })
+}
+
+/// Checks that an identifier of this kind (see [`is_of_later_version`]) is not one that only a later version issues.
+///
+/// # Errors
+/// `Unavailable` if it is: it may name something that exists.
+pub fn not_of_later_version(kind: char, id: &str) -> Result<()> {
+    if is_of_later_version(kind, id) {
+        return Err(Error::unavailable(format!("{id:?} was issued by a later version of Quarry: upgrade Quarry")));
+    }
+    Ok(())
 }
 
 /// CSI uses signed numbers.
@@ -59,5 +73,8 @@ mod tests {
         assert_eq!(existing_volume("").unwrap_err().reason, Reason::InvalidRequest);
         assert_eq!(existing_snapshot("v1:aaaaaaaaaa:n:v").unwrap_err().reason, Reason::NotFound);
         assert_eq!(existing_snapshot("").unwrap_err().reason, Reason::InvalidRequest);
+        // After a downgrade: this version cannot know that they do not exist.
+        assert_eq!(existing_volume("v2:x").unwrap_err().reason, Reason::Unavailable);
+        assert_eq!(existing_snapshot("s2:x").unwrap_err().reason, Reason::Unavailable);
     }
 }

@@ -14,12 +14,12 @@ use quarry_volume::{
     SnapshotId, Usage, Volume, VolumeId,
 };
 use quarry_wire::csi::{capabilities, capability};
-use quarry_wire::field::{existing_snapshot, existing_volume, required, signed};
+use quarry_wire::field::{existing_snapshot, existing_volume, not_of_later_version, required, signed};
 use quarry_wire::status::{self, answer, unsupported};
 use tonic::{Request, Response, Status};
 
 pub(crate) use self::request::content_source;
-use self::request::{check_all_options, class, confirm, context, map, not_of_later_version, spec};
+use self::request::{check_all_options, class, confirm, context, map, spec};
 use crate::cluster::Cluster;
 use crate::{health, paging, placement};
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use quarry_proto::csi::v1 as csi;
 use quarry_volume::{
     Capability, ContentSource, Error, MKFS_OPTIONS, MutableParameters, ON_NODE_LOSS, Parameters, RELEASE, Result,
-    SizeRange, Usage, Volume, VolumeSpec, check_options, is_of_later_version,
+    SizeRange, Usage, Volume, VolumeSpec, check_options,
 };
 use quarry_wire::csi::capabilities;
 use quarry_wire::field::{existing_snapshot, existing_volume, required};
@@ -24,17 +24,6 @@ pub(super) fn check_all_options(capabilities: &[Capability], usage: Usage, class
     };
     for capability in capabilities {
         check_options(filesystem, &capability.mount_flags, class)?;
-    }
-    Ok(())
-}
-
-/// Fails for an identifier that only a later version issues: it may name something that exists. See
-/// [`is_of_later_version`].
-pub(super) fn not_of_later_version(kind: char, id: &str) -> Result<()> {
-    if is_of_later_version(kind, id) {
-        return Err(Error::unavailable(format!(
-            "{id:?} was issued by a later version of Quarry: upgrade the controller"
-        )));
     }
     Ok(())
 }

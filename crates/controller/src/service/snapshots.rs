@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use quarry_proto::csi::v1 as csi;
 use quarry_volume::{Result, Snapshot, SnapshotId, SnapshotParameters, SnapshotSpec, VolumeId};
-use quarry_wire::field::{existing_volume, required, signed};
+use quarry_wire::field::{existing_volume, not_of_later_version, required, signed};
 
 use super::request::map;
 use crate::cluster::Cluster;
@@ -23,8 +23,8 @@ pub(super) fn spec(request: &csi::CreateSnapshotRequest) -> Result<SnapshotSpec>
 /// A page of the snapshots that the nodes reported. A filter that names nothing of Quarry's matches nothing.
 pub(super) async fn list(cluster: &Cluster, request: &csi::ListSnapshotsRequest) -> Result<csi::ListSnapshotsResponse> {
     let (after, most) = (paging::after(&request.starting_token)?, paging::most(request.max_entries)?);
-    let id = filter::<SnapshotId>("snapshot_id", &request.snapshot_id)?;
-    let source = filter::<VolumeId>("source_volume_id", &request.source_volume_id)?;
+    let id = filter::<SnapshotId>("snapshot_id", 's', &request.snapshot_id)?;
+    let source = filter::<VolumeId>("source_volume_id", 'v', &request.source_volume_id)?;
     let (Ok(id), Ok(source)) = (id, source) else { return Ok(csi::ListSnapshotsResponse::default()) };
     let only = Only { id, source };
     let (snapshots, more) = cluster.snapshots(&only, after.as_ref(), most).await?;
@@ -37,11 +37,13 @@ pub(super) async fn list(cluster: &Cluster, request: &csi::ListSnapshotsRequest)
 }
 
 /// The identifier to filter by, if there is one; the inner error is about an identifier in another format.
-fn filter<T: FromStr>(field: &str, value: &str) -> Result<Result<Option<T>, T::Err>> {
-    match value {
-        "" => Ok(Ok(None)),
-        value => Ok(required(field, value)?.parse().map(Some)),
+fn filter<T: FromStr>(field: &str, kind: char, value: &str) -> Result<Result<Option<T>, T::Err>> {
+    if value.is_empty() {
+        return Ok(Ok(None));
     }
+    required(field, value)?;
+    not_of_later_version(kind, value)?;
+    Ok(value.parse().map(Some))
 }
 
 /// A snapshot, as CSI describes it.
@@ -53,5 +55,20 @@ pub(super) fn describe(snapshot: &Snapshot) -> csi::Snapshot {
         creation_time: Some(prost_types::Timestamp { seconds: signed(snapshot.created), nanos: 0 }),
         ready_to_use: snapshot.ready,
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quarry_volume::Reason;
+
+    use super::*;
+
+    #[test]
+    fn a_filter_by_an_identifier_of_a_later_version_finds_nothing_out() {
+        assert!(filter::<SnapshotId>("snapshot_id", 's', "").unwrap().unwrap().is_none());
+        assert!(filter::<SnapshotId>("snapshot_id", 's', "snapshot-of-another-driver").unwrap().is_err());
+        let later = filter::<SnapshotId>("snapshot_id", 's', "s2:a:b:c");
+        assert_eq!(later.unwrap_err().reason, Reason::Unavailable);
     }
 }

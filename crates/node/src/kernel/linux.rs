@@ -267,6 +267,7 @@ impl HeldDevice for Exclusive {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.sync_all()
+        quarry_block::flush(self)?;
+        quarry_block::drop_clean_pages(self)
     }
 }

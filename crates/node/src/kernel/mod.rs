@@ -211,7 +211,8 @@ pub(crate) trait HeldDevice: Send + Sync {
     /// Zeroes these bytes; not flushed.
     fn zero_range(&self, bytes: Range<u64>) -> Result<()>;
 
-    /// Flushes all writes to the disk.
+    /// Flushes all writes to the disk, and drops the cached pages, so that the next read gets what the disk has: after a
+    /// write that failed, the cache has what the disk does not have, and a flush succeeds.
     fn flush(&self) -> io::Result<()>;
 }
 

@@ -180,6 +180,16 @@ fn an_encrypted_volume_that_is_published_is_not_unstaged() {
     }
 }
 
+/// Its disk was pulled while it was mounted, and this process was started after that: no pool has the volume.
+#[test]
+fn a_volume_that_no_pool_has_is_not_deleted_while_its_open_device_is_used() {
+    let world = after(&[Call::Create, Call::Stage, Call::Publish]);
+    assert!(world.pool.remove_by_hand(&world.id.volume));
+    let raw = node(&world.id.volume);
+    world.machine.state().disks.remove(&raw);
+    rejects(&world, Call::Delete, Reason::InUse);
+}
+
 /// Its CreateSnapshot was never answered, and is not repeated: nothing else would remove it.
 #[test]
 fn an_interrupted_snapshot_does_not_prevent_the_deletion() {

@@ -197,6 +197,29 @@ fn a_damaged_filesystem_is_neither_adopted_nor_made_again() {
     }
 }
 
+/// mkfs got an error from the disk, and so the next flush does not: Linux returns it once. What mkfs wrote is still cached.
+#[test]
+fn a_filesystem_that_is_only_in_memory_is_not_adopted() {
+    for usage in Use::ALL.into_iter().filter(|usage| usage.access == AccessType::Mount) {
+        let mut lost = 0;
+        for world in killed(usage, Call::Stage) {
+            world.machine.end_orphans(true);
+            let ready = world.disk().ready;
+            world.machine.state().lost_writes = true;
+            if let Answer::Rejected(error) = world.call(Call::Stage)
+                && error.message.contains("is not on the disk")
+            {
+                assert_eq!((error.reason, world.disk().ready, ready), (Reason::UnderWay, false, false));
+                lost += 1;
+            }
+            world.machine.state().lost_writes = false;
+            from(Call::Stage).for_each(|call| world.succeeds(call));
+            world.is_clean();
+        }
+        assert!(lost > 0, "{usage:?}");
+    }
+}
+
 /// The unpublish may never come, so a deletion removes the mapping too.
 #[test]
 fn a_mapping_that_a_killed_publish_left_does_not_prevent_a_deletion() {

@@ -6,17 +6,17 @@
 //! oldest unfinished one is closed for the newest connection. Connections that send nothing then only close
 //! one another.
 
-use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::task::JoinSet;
 use tokio_stream::Stream;
 
 use super::{Acceptor, Reason, Refusal, ServerStream};
 use crate::accept::Pauses;
+use crate::room::Room;
 
 /// How many handshakes may run. For each further one, the oldest is closed.
 #[derive(Debug, Clone, Copy)]
@@ -44,9 +44,8 @@ where
     Incoming {
         listener: Some(listener),
         acceptor,
-        limits,
         handshakes: JoinSet::new(),
-        under_way: UnderWay::default(),
+        under_way: Room::new(limits.handshakes, limits.per_peer),
         pauses: Pauses::new("controllers"),
     }
 }
@@ -57,9 +56,8 @@ pub struct Incoming<L, IO> {
     /// Yields connections with their peer addresses. `None` once it has ended.
     listener: Option<L>,
     acceptor: Acceptor,
-    limits: Limits,
     handshakes: JoinSet<Option<ServerStream<IO>>>,
-    under_way: UnderWay,
+    under_way: Room,
     pauses: Pauses,
 }
 
@@ -70,7 +68,7 @@ where
 {
     /// Starts a handshake; closes an older one if there are too many.
     fn begin(&mut self, io: IO, peer: String) {
-        if let Some(closed) = self.under_way.make_room(&peer, self.limits) {
+        if let Some(closed) = self.under_way.make_for(&peer) {
             let detail =
                 "closed as the oldest unfinished handshake, to make room for newer ones; a controller finishes sooner";
             self.acceptor.refuse(&closed, &Refusal::new(Reason::Displaced, detail));
@@ -78,7 +76,7 @@ where
         let acceptor = self.acceptor.clone();
         let from = peer.clone();
         let handshake = self.handshakes.spawn(async move { acceptor.accept(io, from).await.ok() });
-        self.under_way.0.push(Handshake { peer, handle: handshake });
+        self.under_way.add(peer, handshake);
     }
 }
 
@@ -116,50 +114,5 @@ where
                 None => this.listener = None,
             }
         }
-    }
-}
-
-/// A handshake that has not finished yet.
-#[derive(Debug)]
-struct Handshake {
-    peer: String,
-    handle: AbortHandle,
-}
-
-/// The running handshakes, oldest first.
-#[derive(Debug, Default)]
-struct UnderWay(Vec<Handshake>);
-
-impl UnderWay {
-    /// Closes a handshake for a new connection from `peer` if the limits require it. Returns the address of
-    /// the closed one.
-    fn make_room(&mut self, peer: &str, limits: Limits) -> Option<String> {
-        let of_peer = self.0.iter().filter(|handshake| handshake.peer == peer).count();
-        let loser = if of_peer >= limits.per_peer.max(1) {
-            peer.to_owned()
-        } else if self.0.len() >= limits.handshakes.max(1) {
-            self.crowd()?
-        } else {
-            return None;
-        };
-        // A handshake that has finished meanwhile needs no closing.
-        let oldest = self.0.iter().position(|handshake| handshake.peer == loser && !handshake.handle.is_finished())?;
-        self.0.remove(oldest).handle.abort();
-        Some(loser)
-    }
-
-    /// The address with the most handshakes; if there are several, the one with the oldest.
-    fn crowd(&self) -> Option<String> {
-        let mut counts: HashMap<&str, usize> = HashMap::new();
-        for handshake in &self.0 {
-            *counts.entry(&handshake.peer).or_default() += 1;
-        }
-        let most = counts.values().max().copied()?;
-        let of_crowd = |handshake: &&Handshake| counts.get(handshake.peer.as_str()) == Some(&most);
-        self.0.iter().find(of_crowd).map(|handshake| handshake.peer.clone())
-    }
-
-    fn ended(&mut self, id: Id) {
-        self.0.retain(|handshake| handshake.handle.id() != id);
     }
 }

@@ -329,4 +329,11 @@ impl State {
             disk.durable = disk.bytes.clone();
         }
     }
+
+    /// The writes since the last flush failed, and another process got the error: what is cached goes.
+    pub(super) fn forget_cached(&mut self, node: &Path) {
+        if let Some(disk) = self.disks.get_mut(node) {
+            disk.bytes = disk.durable.clone();
+        }
+    }
 }

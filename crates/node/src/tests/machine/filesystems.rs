@@ -78,7 +78,10 @@ impl HeldDevice for Held {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.process.effect("flush", |state| state.flush(&self.device));
+        self.process.effect("flush", |state| match state.lost_writes {
+            true => state.forget_cached(&self.device),
+            false => state.flush(&self.device),
+        });
         Ok(())
     }
 }

@@ -93,6 +93,8 @@ pub(super) struct State {
     pub(super) fails: Option<&'static str>,
     /// The storage of the pool has no space for zeros, or for more than the beginning of a copy.
     pub(super) is_full: bool,
+    /// Whether what was written since the last flush of a device is lost, although a flush succeeds.
+    pub(super) lost_writes: bool,
     /// Changes that must never be made.
     pub(super) violations: Vec<String>,
     /// The effects of all processes.
