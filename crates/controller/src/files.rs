@@ -1,11 +1,12 @@
 //! Without Kubernetes: the nodes come from a file, and a lock file elects one of the controllers on a host.
 
-use std::fs::File;
-use std::io::{Read as _, Seek as _, Write as _};
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{Flock, FlockArg};
 use quarry_volume::{Error, MAX_NODE, Result};
@@ -17,6 +18,8 @@ use crate::environment::{Election, Endpoint, Roster, RosterSource};
 
 /// How often the list of agents is checked for changes.
 const READ_EVERY: Duration = Duration::from_secs(5);
+/// 1 January 2025 in seconds since 1970.
+const EPOCH: u64 = 1_735_689_600;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,11 +104,11 @@ fn changed(path: &Path, before: Option<Vec<u8>>) -> Option<(Option<Vec<u8>>, Res
 }
 
 /// An election between the controllers on one host: the process that locks the file is elected until it
-/// exits. The file contains the number of the term.
+/// exits, or the file is removed or replaced. The file contains the number of the term.
 #[derive(Debug)]
 pub struct FileElection {
     path: PathBuf,
-    held: Mutex<Option<(Flock<File>, u64)>>,
+    held: Mutex<Option<Held>>,
 }
 
 impl FileElection {
@@ -115,10 +118,12 @@ impl FileElection {
         Self { path: path.to_owned(), held: Mutex::default() }
     }
 
-    /// Locks the file and increments the term in it.
-    fn take(path: &Path) -> Result<(Flock<File>, u64)> {
+    /// Locks the file and increments the term in it. A new file begins with the clock: nodes reject terms below those that
+    /// they have seen, and the terms in a file that was removed lasted longer than a second on average.
+    fn take(path: &Path) -> Result<Held> {
+        // Not final: an earlier attempt of the request may have made the volume.
         let failed = |what: &str, error: &dyn std::fmt::Display| {
-            Error::host(format!("lock file {} cannot be {what}: {error}", path.display()))
+            Error::unavailable(format!("lock file {} cannot be {what}: {error}", path.display()))
         };
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(|error| failed("opened", &error))?;
@@ -128,18 +133,51 @@ impl FileElection {
             ),
             errno => failed("locked", &errno),
         })?;
+        let identity = lock.metadata().map(|file| Identity::of(&file)).map_err(|error| failed("read", &error))?;
+        if !Identity::at(path).is_ok_and(|now| now == identity) {
+            return Err(Error::unavailable(format!("lock file {} has just been replaced: retry", path.display())));
+        }
         let mut text = String::new();
         lock.read_to_string(&mut text).map_err(|error| failed("read", &error))?;
         let before: u64 = match text.trim() {
-            "" => 0,
+            "" => first_term(SystemTime::now()),
             number => number.parse().map_err(|error| failed("understood", &error))?,
         };
-        let term = before + 1;
+        let term = before.saturating_add(1);
         lock.rewind()
             .and_then(|()| lock.write_all(format!("{term}\n").as_bytes()))
             .and_then(|()| lock.sync_all())
             .map_err(|error| failed("written", &error))?;
-        Ok((lock, term))
+        Ok(Held { _lock: lock, identity, term })
+    }
+}
+
+/// The seconds since 2025, with which the terms of a new lock file begin.
+fn first_term(now: SystemTime) -> u64 {
+    now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().saturating_sub(EPOCH)
+}
+
+/// The lock of an elected process.
+#[derive(Debug)]
+struct Held {
+    /// Locked as long as it is open.
+    _lock: Flock<File>,
+    identity: Identity,
+    term: u64,
+}
+
+/// What tells a file from another one that takes its path: its filesystem and its inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity(u64, u64);
+
+impl Identity {
+    /// Of the file at that path.
+    fn at(path: &Path) -> io::Result<Self> {
+        std::fs::metadata(path).map(|found| Self::of(&found))
+    }
+
+    fn of(file: &Metadata) -> Self {
+        Self(file.dev(), file.ino())
     }
 }
 
@@ -147,22 +185,30 @@ impl FileElection {
 impl Election for FileElection {
     async fn fence(&self) -> Result<u64> {
         let mut held = self.held.lock().await;
-        if let Some((_, term)) = &*held {
-            return Ok(*term);
+        if let Some(Held { identity, term, .. }) = &*held {
+            let (path, identity) = (self.path.clone(), *identity);
+            let in_place = tokio::task::spawn_blocking(move || Identity::at(&path).is_ok_and(|now| now == identity));
+            if in_place.await.unwrap_or(false) {
+                return Ok(*term);
+            }
+            // Another controller may have locked a new file.
+            *held = None;
         }
         let path = self.path.clone();
         // The term is flushed to a disk, which may take some time. If the caller gives up meanwhile, dropping
         // the result releases the lock.
         let taken = tokio::task::spawn_blocking(move || Self::take(&path)).await;
-        let (lock, term) =
-            taken.map_err(|error| Error::host(format!("locking {}: {error}", self.path.display())))??;
-        *held = Some((lock, term));
+        let taken = taken.map_err(|error| Error::unavailable(format!("locking {}: {error}", self.path.display())))??;
+        let term = taken.term;
+        *held = Some(taken);
         Ok(term)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use quarry_volume::Reason;
+
     use super::*;
 
     #[test]
@@ -191,10 +237,34 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("chooser");
         let (one, two) = (FileElection::new(&path), FileElection::new(&path));
-        assert_eq!(one.fence().await.unwrap(), 1);
-        assert_eq!(one.fence().await.unwrap(), 1);
-        assert_eq!(two.fence().await.unwrap_err().reason, quarry_volume::Reason::Unavailable);
+        let first = one.fence().await.unwrap();
+        assert_eq!(one.fence().await.unwrap(), first);
+        assert_eq!(two.fence().await.unwrap_err().reason, Reason::Unavailable);
         drop(one);
-        assert_eq!(two.fence().await.unwrap(), 2);
+        assert_eq!(two.fence().await.unwrap(), first + 1);
+    }
+
+    /// As `systemd-tmpfiles` or an operator may do, or a restart of a host with the file in memory.
+    #[tokio::test]
+    async fn a_controller_whose_lock_file_is_gone_is_no_longer_elected() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chooser");
+        let (one, two) = (FileElection::new(&path), FileElection::new(&path));
+        std::fs::write(&path, "7").unwrap();
+        assert_eq!(one.fence().await.unwrap(), 8);
+        std::fs::remove_file(&path).unwrap();
+        let second = two.fence().await.unwrap();
+        assert!(second > 8, "{second}");
+        assert_eq!(one.fence().await.unwrap_err().reason, Reason::Unavailable);
+        drop(two);
+        assert_eq!(one.fence().await.unwrap(), second + 1);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_lock_file_is_an_error_that_is_retried() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chooser");
+        std::fs::write(&path, "garbage").unwrap();
+        assert_eq!(FileElection::new(&path).fence().await.unwrap_err().reason, Reason::Unavailable);
     }
 }

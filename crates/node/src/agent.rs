@@ -29,8 +29,9 @@ impl Agent for Host {
         let host = self.clone();
         let key = safe_name(&spec.name);
         let name = spec.name.clone();
+        let request = format!("{spec:?}");
         self.tasks()
-            .run_long(&key, CREATE, wait, |handle| async move {
+            .run_long(&key, CREATE, &request, wait, |handle| async move {
                 // The task holds the name now.
                 if let Some(token) = &token {
                     host.check_token(token)?;
@@ -88,6 +89,7 @@ impl Agent for Host {
             .run_long(
                 &new_space(id),
                 EXPAND,
+                &format!("{size:?}"),
                 wait,
                 |handle| async move { host.expand_now(&wanted, size, handle).await },
             )

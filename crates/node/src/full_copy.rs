@@ -98,7 +98,7 @@ impl Host {
                 let (host, pool, name) = (self.clone(), Arc::clone(&pool), name.clone());
                 |handle: Handle| async move { host.copy_now(&pool, &name, &handle).await }
             };
-            match self.tasks().run_long(&copying(&name), COPY, COPY_WAIT, work).await {
+            match self.tasks().run_long(&copying(&name), COPY, "", COPY_WAIT, work).await {
                 Ok(()) => {}
                 // It continues.
                 Err(error) if matches!(error.reason, Reason::UnderWay | Reason::TimedOut) => {}

@@ -123,12 +123,12 @@ impl Tasks {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        self.start(volume, what, Kind::Call, wait, work).await
+        self.start(volume, what, Kind::Call, "", wait, work).await
     }
 
     /// Like [`Tasks::run`], for work that can take hours. If it fails when its caller has given up, the next caller of
     /// the same kind gets that error, once, and nothing is run: otherwise the work would begin again, and could fail
-    /// again, and no caller would see why.
+    /// again, and no caller would see why. A caller with another `request` does not: what it asks for may be possible.
     ///
     /// # Errors
     /// As [`Tasks::run`]; or the error of an earlier task.
@@ -136,6 +136,7 @@ impl Tasks {
         &self,
         volume: &str,
         what: &'static str,
+        request: &str,
         wait: Duration,
         work: impl FnOnce(Handle) -> F,
     ) -> Result<T>
@@ -143,7 +144,7 @@ impl Tasks {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        self.start(volume, what, Kind::LongCall, wait, work).await
+        self.start(volume, what, Kind::LongCall, request, wait, work).await
     }
 
     /// Like [`Tasks::run`], for work that Quarry does by itself, such as cleaning up. Callers know nothing of it, and wait
@@ -162,7 +163,7 @@ impl Tasks {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        self.start(volume, what, Kind::Background, wait, work).await
+        self.start(volume, what, Kind::Background, "", wait, work).await
     }
 
     /// Forgets the error that [`Tasks::run_long`] keeps for the next caller: what it was about does not exist any more.
@@ -175,6 +176,7 @@ impl Tasks {
         volume: &str,
         what: &'static str,
         kind: Kind,
+        request: &str,
         wait: Duration,
         work: impl FnOnce(Handle) -> F,
     ) -> Result<T>
@@ -207,7 +209,7 @@ impl Tasks {
                 return Err(in_progress(volume, entry));
             }
             // Work in the background changes nothing that the next caller would want to know.
-            let earlier = (kind != Kind::Background).then(|| self.failures.lock().take(volume, what)).flatten();
+            let earlier = (kind != Kind::Background).then(|| self.failures.lock().take(volume, what, request)).flatten();
             if let Some(error) = earlier {
                 return Err(error.context("an earlier call failed, and a retry tries again"));
             }
@@ -221,8 +223,8 @@ impl Tasks {
         let registered = Registered { tasks: self.clone(), volume: key, _ended: ended_sender };
         let future = work(Handle { progress: Arc::new(progress_sender), cancel });
         let span = tracing::debug_span!("task", what, volume);
-        let kept_in = (kind == Kind::LongCall).then(|| Arc::clone(&self.failures));
-        let outcome = Outcome::new(volume, what, kept_in);
+        let kept = (kind == Kind::LongCall).then(|| (Arc::clone(&self.failures), request.to_owned()));
+        let outcome = Outcome::new(volume, what, kept);
         let waiting = outcome.wait();
         let task = tokio::spawn(
             async move {

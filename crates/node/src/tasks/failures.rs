@@ -22,15 +22,18 @@ pub(super) struct Failures {
 
 struct Failure {
     what: &'static str,
+    /// What the caller had requested.
+    request: String,
     error: Error,
     at: Instant,
 }
 
 impl Failures {
     /// Keeps the error of a task of that kind for the next caller.
-    pub(super) fn keep(&mut self, volume: &str, what: &'static str, error: Error) {
+    fn keep(&mut self, volume: &str, what: &'static str, request: &str, error: Error) {
         self.by_volume.retain(|_, failure| failure.at.elapsed() < KEPT);
-        self.by_volume.insert(volume.to_owned(), Failure { what, error, at: Instant::now() });
+        let failure = Failure { what, request: request.to_owned(), error, at: Instant::now() };
+        self.by_volume.insert(volume.to_owned(), failure);
     }
 
     /// Forgets the error of the last task.
@@ -38,11 +41,13 @@ impl Failures {
         self.by_volume.remove(volume);
     }
 
-    /// The error that an earlier task of that kind left, once. The error of another kind is forgotten, because a task of
-    /// that kind would find another state now.
-    pub(super) fn take(&mut self, volume: &str, what: &str) -> Option<Error> {
+    /// The error that an earlier task of that kind left for the same request, once. The error of another kind is forgotten,
+    /// because a task of that kind would find another state now; and so is that of another request, such as a size that
+    /// has been lowered since.
+    pub(super) fn take(&mut self, volume: &str, what: &str, request: &str) -> Option<Error> {
         let failure = self.by_volume.remove(volume)?;
-        (failure.what == what && failure.at.elapsed() < KEPT).then_some(failure.error)
+        let is_same = failure.what == what && failure.request == request;
+        (is_same && failure.at.elapsed() < KEPT).then_some(failure.error)
     }
 }
 
@@ -53,8 +58,8 @@ pub(super) struct Outcome {
     state: Arc<Mutex<State>>,
     volume: String,
     what: &'static str,
-    /// Where it is kept.
-    failures: Option<Arc<Mutex<Failures>>>,
+    /// Where it is kept, and for which request.
+    kept: Option<(Arc<Mutex<Failures>>, String)>,
 }
 
 enum State {
@@ -67,8 +72,8 @@ enum State {
 }
 
 impl Outcome {
-    pub(super) fn new(volume: &str, what: &'static str, failures: Option<Arc<Mutex<Failures>>>) -> Self {
-        Self { state: Arc::new(Mutex::new(State::Waiting)), volume: volume.to_owned(), what, failures }
+    pub(super) fn new(volume: &str, what: &'static str, kept: Option<(Arc<Mutex<Failures>>, String)>) -> Self {
+        Self { state: Arc::new(Mutex::new(State::Waiting)), volume: volume.to_owned(), what, kept }
     }
 
     /// The task has failed, and ends now.
@@ -87,8 +92,8 @@ impl Outcome {
 
     fn keep(&self, error: &Error) {
         tracing::warn!(what = self.what, volume = self.volume, %error, "failed after its caller had given up");
-        if let Some(failures) = &self.failures {
-            failures.lock().keep(&self.volume, self.what, error.clone());
+        if let Some((failures, request)) = &self.kept {
+            failures.lock().keep(&self.volume, self.what, request, error.clone());
         }
     }
 }

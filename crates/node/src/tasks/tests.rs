@@ -65,7 +65,7 @@ async fn a_timed_out_wait_reports_the_progress() {
 /// Lets a task fail after its caller has given up.
 async fn fail(tasks: &Tasks, what: &'static str, reason: Reason) {
     let (go, gate) = tokio::sync::oneshot::channel::<()>();
-    let work = tasks.run_long("v", what, Duration::from_millis(10), |_| async move {
+    let work = tasks.run_long("v", what, "", Duration::from_millis(10), |_| async move {
         let _ = gate.await;
         Err::<(), _>(Error::new(reason, "the disk is broken"))
     });
@@ -77,9 +77,9 @@ async fn fail(tasks: &Tasks, what: &'static str, reason: Reason) {
 #[tokio::test(start_paused = true)]
 async fn the_next_caller_gets_an_error_that_no_caller_has_seen() {
     let tasks = Tasks::default();
-    let run = async |what| tasks.run_long("v", what, LONG, |_| async { Ok(7) }).await;
+    let run = async |what| tasks.run_long("v", what, "", LONG, |_| async { Ok(7) }).await;
     fail(&tasks, "create", Reason::Host).await;
-    assert!(tasks.run_long("w", "create", LONG, |_| async { Ok(()) }).await.is_ok(), "another volume");
+    assert!(tasks.run_long("w", "create", "", LONG, |_| async { Ok(()) }).await.is_ok(), "another volume");
     let error = run("create").await.unwrap_err();
     assert!(error.reason == Reason::Host && error.message.ends_with(": the disk is broken"), "{error}");
     assert_eq!(run("create").await.unwrap(), 7, "only once");
@@ -87,6 +87,11 @@ async fn the_next_caller_gets_an_error_that_no_caller_has_seen() {
     fail(&tasks, "create", Reason::Host).await;
     assert_eq!(run("delete").await.unwrap(), 7, "another kind");
     assert_eq!(run("create").await.unwrap(), 7, "another state");
+
+    fail(&tasks, "create", Reason::Host).await;
+    let smaller = tasks.run_long("v", "create", "1 GiB", LONG, |_| async { Ok(8) }).await;
+    assert_eq!(smaller.unwrap(), 8, "another request");
+    assert_eq!(run("create").await.unwrap(), 7, "it was forgotten");
 
     fail(&tasks, "create", Reason::UnderWay).await;
     assert_eq!(run("create").await.unwrap(), 7, "it only asks for a retry");
@@ -96,7 +101,7 @@ async fn the_next_caller_gets_an_error_that_no_caller_has_seen() {
     assert_eq!(run("create").await.unwrap(), 7, "too old");
 
     // A caller that waits gets the error itself.
-    let failing = tasks.run_long("v", "create", LONG, |_| async { Err::<(), _>(Error::host("broken")) });
+    let failing = tasks.run_long("v", "create", "", LONG, |_| async { Err::<(), _>(Error::host("broken")) });
     assert_eq!(failing.await.unwrap_err().message, "broken");
     assert_eq!(run("create").await.unwrap(), 7);
 }
@@ -105,13 +110,13 @@ async fn the_next_caller_gets_an_error_that_no_caller_has_seen() {
 #[tokio::test]
 async fn an_error_that_its_caller_did_not_take_is_kept() {
     let tasks = Tasks::default();
-    let mut call = Box::pin(tasks.run_long("v", "create", LONG, |_| async { Err::<(), _>(Error::host("broken")) }));
+    let mut call = Box::pin(tasks.run_long("v", "create", "", LONG, |_| async { Err::<(), _>(Error::host("broken")) }));
     assert!(futures::poll!(call.as_mut()).is_pending());
     while !tasks.list().is_empty() {
         tokio::task::yield_now().await;
     }
     drop(call);
-    let next = async || tasks.run_long("v", "create", LONG, |_| async { Ok(()) }).await;
+    let next = async || tasks.run_long("v", "create", "", LONG, |_| async { Ok(()) }).await;
     let error = next().await.unwrap_err();
     assert!(error.reason == Reason::Host && error.message.ends_with(": broken"), "{error}");
     next().await.unwrap();
@@ -122,7 +127,7 @@ async fn work_in_the_background_leaves_an_error_to_the_next_caller() {
     let tasks = Tasks::default();
     fail(&tasks, "create", Reason::Host).await;
     tasks.run_in_background("v", "clean-up", LONG, |_| async { Ok(()) }).await.unwrap();
-    let error = tasks.run_long("v", "create", LONG, |_| async { Ok(()) }).await.unwrap_err();
+    let error = tasks.run_long("v", "create", "", LONG, |_| async { Ok(()) }).await.unwrap_err();
     assert!(error.message.ends_with(": the disk is broken"), "{error}");
 }
 
@@ -198,7 +203,7 @@ async fn a_call_waits_for_work_in_the_background_and_that_waits_for_nothing() {
     assert_eq!((short.reason, began.elapsed().as_secs()), (Reason::UnderWay, 2));
     // What is left of its time is for its own work.
     let work = |_| async { std::future::pending::<Result<()>>().await };
-    let late = tasks.run_long("v (snapshot)", "create snapshot", 4 * second, work).await.unwrap_err();
+    let late = tasks.run_long("v (snapshot)", "create snapshot", "", 4 * second, work).await.unwrap_err();
     assert_eq!((late.reason, began.elapsed().as_secs()), (Reason::TimedOut, 6));
     assert!(background.await.unwrap().is_ok());
 }
@@ -208,5 +213,5 @@ async fn a_task_that_begins_while_the_process_ends_is_asked_to_stop() {
     let tasks = Tasks::default();
     assert_eq!(tasks.drain(LONG).await, 0);
     let work = |handle: Handle| async move { Ok(handle.cancel.is_cancelled()) };
-    assert!(tasks.run_long("v", "create", LONG, work).await.unwrap());
+    assert!(tasks.run_long("v", "create", "", LONG, work).await.unwrap());
 }
