@@ -198,7 +198,8 @@ impl Election for FileElection {
         // The term is flushed to a disk, which may take some time. If the caller gives up meanwhile, dropping
         // the result releases the lock.
         let taken = tokio::task::spawn_blocking(move || Self::take(&path)).await;
-        let taken = taken.map_err(|error| Error::unavailable(format!("locking {}: {error}", self.path.display())))??;
+        let taken =
+            taken.map_err(|error| Error::unavailable(format!("locking {}: {error}", self.path.display())))??;
         let term = taken.term;
         *held = Some(taken);
         Ok(term)

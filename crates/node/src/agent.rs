@@ -86,13 +86,9 @@ impl Agent for Host {
         let (host, wanted) = (self.clone(), id.clone());
         self.tasks().require_none(&id.volume, &[CREATE, DELETE])?;
         self.tasks()
-            .run_long(
-                &new_space(id),
-                EXPAND,
-                &format!("{size:?}"),
-                wait,
-                |handle| async move { host.expand_now(&wanted, size, handle).await },
-            )
+            .run_long(&new_space(id), EXPAND, &format!("{size:?}"), wait, |handle| async move {
+                host.expand_now(&wanted, size, handle).await
+            })
             .await
             .map_err(|error| error.context(format_args!("expanding volume {id}")))
     }

@@ -209,7 +209,8 @@ impl Tasks {
                 return Err(in_progress(volume, entry));
             }
             // Work in the background changes nothing that the next caller would want to know.
-            let earlier = (kind != Kind::Background).then(|| self.failures.lock().take(volume, what, request)).flatten();
+            let earlier =
+                (kind != Kind::Background).then(|| self.failures.lock().take(volume, what, request)).flatten();
             if let Some(error) = earlier {
                 return Err(error.context("an earlier call failed, and a retry tries again"));
             }
